@@ -1,0 +1,182 @@
+"""Blocking, thread-safe client of the ESXi data path's control socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lab.control import ControlClient, ControlError
+from lab.esxi.model import ChangedAreas, DiskFault, DiskState, EsxiError, SnapshotDisk
+
+__all__ = [
+    "ChangedAreas",
+    "DiskFault",
+    "DiskState",
+    "EsxiClient",
+    "EsxiError",
+    "SnapshotDisk",
+]
+
+DEFAULT_MAX_AREAS = 2000
+"""vCenter answers QueryChangedDiskAreas in pages; about 2,000 areas a page were seen."""
+
+
+class EsxiClient:
+    """What a vCenter asks of its hosts. Every method raises EsxiError; see its kinds."""
+
+    def __init__(self, control_socket: Path) -> None:
+        self._control = ControlClient(control_socket)
+
+    def _call(self, op: str, **arguments: object) -> dict[str, Any]:
+        try:
+            return self._control.call(op, **arguments)
+        except ControlError as error:
+            raise EsxiError(error.kind, error.message) from error
+
+    def add_disk(
+        self,
+        vm: str,
+        key: int,
+        path: str,
+        capacity_bytes: int,
+        image: Path | None = None,
+    ) -> None:
+        """Create a disk. ``path`` is its "[datastore] dir/file.vmdk" name, unique among disks.
+
+        ``image`` is raw content to adopt (copied, holes stay holes); it may be shorter than the
+        capacity, never longer. Without one the disk is one hole. The VM counts as powered on
+        until set_power says otherwise.
+        """
+        self._call(
+            "add_disk",
+            vm=vm,
+            key=key,
+            path=path,
+            capacity_bytes=capacity_bytes,
+            image=None if image is None else str(image.absolute()),
+        )
+
+    def remove_disk(self, vm: str, key: int) -> None:
+        """Forget the disk and delete its content, snapshots included."""
+        self._call("remove_disk", vm=vm, key=key)
+
+    def resize_disk(self, vm: str, key: int, capacity_bytes: int) -> None:
+        """Grow the disk. Refused (``invalid_state``) under a snapshot, like the real one."""
+        self._call("resize_disk", vm=vm, key=key, capacity_bytes=capacity_bytes)
+
+    def set_tracking(self, vm: str, key: int, enabled: bool) -> None:
+        """Switch changed block tracking; effective for snapshots made from now on.
+
+        Switching on begins a new life of tracking (new uuid); repeating a state changes nothing.
+        """
+        self._call("set_tracking", vm=vm, key=key, enabled=enabled)
+
+    def reset_tracking(self, vm: str, key: int) -> None:
+        """Begin a new life of tracking: every earlier changeId gives ``file_fault``."""
+        self._call("reset_tracking", vm=vm, key=key)
+
+    def create_snapshot(
+        self, vm: str, snapshot: str, keys: list[int]
+    ) -> dict[int, SnapshotDisk]:
+        """Freeze the disks ``keys`` at one instant; afterwards writes go beside the frozen state."""
+        answer = self._call("create_snapshot", vm=vm, snapshot=snapshot, keys=keys)
+        return _snapshot_disks(answer)
+
+    def remove_snapshot(self, vm: str, snapshot: str) -> None:
+        """Drop the snapshot; an older one that relied on its copies takes them over."""
+        self._call("remove_snapshot", vm=vm, snapshot=snapshot)
+
+    def snapshot_disks(self, vm: str, snapshot: str) -> dict[int, SnapshotDisk]:
+        """The snapshot's disks as they are now: removing an older snapshot renames files."""
+        return _snapshot_disks(self._call("snapshot_disks", vm=vm, snapshot=snapshot))
+
+    def current_path(self, vm: str, key: int) -> str:
+        """The live disk's file: the base name, or "…-00000N.vmdk" while snapshots exist."""
+        path: str = self._call("current_path", vm=vm, key=key)["path"]
+        return path
+
+    def changed_areas(
+        self,
+        vm: str,
+        snapshot: str,
+        key: int,
+        change_id: str,
+        start_offset: int,
+        max_areas: int = DEFAULT_MAX_AREAS,
+    ) -> ChangedAreas:
+        """A page of what changed between ``change_id`` and the snapshot, exactly, in 64 KiB blocks.
+
+        ``"*"`` asks for the areas in use at the snapshot; if tracking was switched on while a
+        snapshot existed, that is the whole disk. ``file_fault`` for a stale or unknown id.
+        """
+        return _areas(
+            self._call(
+                "changed_areas",
+                vm=vm,
+                snapshot=snapshot,
+                key=key,
+                change_id=change_id,
+                start_offset=start_offset,
+                max_areas=max_areas,
+            )
+        )
+
+    def allocated_areas(
+        self,
+        vm: str,
+        snapshot: str | None,
+        key: int,
+        start_offset: int = 0,
+        max_areas: int = DEFAULT_MAX_AREAS,
+    ) -> ChangedAreas:
+        """A page of the blocks in use, in the snapshot or (None) in the live disk."""
+        return _areas(
+            self._call(
+                "allocated_areas",
+                vm=vm,
+                snapshot=snapshot,
+                key=key,
+                start_offset=start_offset,
+                max_areas=max_areas,
+            )
+        )
+
+    def set_power(self, vm: str, on: bool) -> None:
+        """Off: the live exports turn read-only; a writer still connected gets EIO from now on."""
+        self._call("set_power", vm=vm, on=on)
+
+    def disks(self) -> list[DiskState]:
+        """Every disk, in order of VM and key."""
+        return [
+            DiskState(**{**disk, "snapshots": tuple(disk["snapshots"])})
+            for disk in self._call("disks")["disks"]
+        ]
+
+    def inject_fault(self, fault: DiskFault) -> int:
+        """Arm a fault for VDDK readers and return its number for clear_faults."""
+        number: int = self._call("inject_fault", **asdict(fault))["number"]
+        return number
+
+    def clear_faults(self, number: int | None = None) -> None:
+        """Disarm one fault, or all of them."""
+        self._call("clear_faults", number=number)
+
+
+def _areas(answer: Mapping[str, Any]) -> ChangedAreas:
+    return ChangedAreas(
+        start=answer["start"],
+        length=answer["length"],
+        areas=tuple((offset, length) for offset, length in answer["areas"]),
+    )
+
+
+def _snapshot_disks(answer: Mapping[str, Any]) -> dict[int, SnapshotDisk]:
+    # JSON has no integer keys, so the disks travel as a list with their keys inside.
+    return {
+        disk["key"]: SnapshotDisk(
+            disk["path"], disk["change_id"], disk["capacity_bytes"]
+        )
+        for disk in answer["disks"]
+    }
