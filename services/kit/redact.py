@@ -1,0 +1,113 @@
+"""Keeps secrets out of whatever a process writes: by key, by registered value, by pattern."""
+
+import base64
+import json
+import re
+import threading
+import urllib.parse
+import xml.sax.saxutils
+from collections.abc import Mapping
+
+MASK = "***"
+
+# Compared after lower-casing and removing "_", "-" and spaces; a key that ends in one of them
+# counts too ("vcenter_password").
+_SECRET_KEYS = (
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "secretkey",
+    "apikey",
+    "token",
+    "authorization",
+    "privatekey",
+    "cookie",
+    "signature",
+    "credentials",
+)
+# Shorter values would mask half of every line; they are only masked where they are a whole value.
+_MIN_SEARCHED_LENGTH = 4
+
+_NAMED_VALUE = re.compile(
+    r"(?i)\b((?:[a-z0-9]+[_-])*(?:password|passwd|secret_?key|api_?key|token|signature)"
+    r"[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s&,;]+)"
+)
+_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@]+:)[^\s/@]+(@)", re.IGNORECASE)
+_BEARER = re.compile(r"(?i)\b(bearer\s+|basic\s+)[A-Za-z0-9._~+/=-]{8,}")
+
+
+def is_secret_key(key: str) -> bool:
+    """Whether a mapping's key names a secret, however it is spelled ("apiKey", "VC_PASSWORD")."""
+    plain = re.sub(r"[\s_-]", "", key).lower()
+    return plain.endswith(_SECRET_KEYS)
+
+
+class Redactor:
+    """Replaces secrets with ``***`` in strings and in nested values. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._exact: frozenset[str] = frozenset()
+        self._pattern: re.Pattern[str] | None = None
+
+    def register(self, secret: str) -> None:
+        """Mask `secret` from now on, anywhere in text, also URL-, JSON-, XML- or base64-encoded.
+
+        The empty string is ignored, so that an optional password can be registered as it is.
+        """
+        if not secret:
+            return
+        with self._lock:
+            self._exact |= {secret, *_encodings(secret)}
+            searched = sorted(
+                (value for value in self._exact if len(value) >= _MIN_SEARCHED_LENGTH),
+                key=len,
+                reverse=True,
+            )
+            if searched:
+                self._pattern = re.compile("|".join(map(re.escape, searched)))
+
+    def text(self, text: str) -> str:
+        """`text` with registered secrets, ``password=…`` pairs and credentials in URLs masked."""
+        if text in self._exact:
+            return MASK
+        if self._pattern is not None:
+            text = self._pattern.sub(MASK, text)
+        text = _BEARER.sub(rf"\1{MASK}", text)
+        text = _URL_PASSWORD.sub(rf"\1{MASK}\2", text)
+        return _NAMED_VALUE.sub(rf"\1{MASK}", text)
+
+    def value(self, value: object) -> object:
+        """A copy of a nested value, masked; what is neither text nor a container stays itself."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {key: self.item(str(key), entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.value(entry) for entry in value]
+        if isinstance(value, bytes | bytearray | memoryview):
+            return f"<{len(value)} bytes>"
+        return value
+
+    def item(self, key: str, value: object) -> object:
+        """The masked value of one entry of a mapping; a secret's key hides all of it."""
+        if value not in (None, "") and is_secret_key(key):
+            return MASK
+        return self.value(value)
+
+
+def _encodings(secret: str) -> set[str]:
+    return {
+        urllib.parse.quote(secret, safe=""),
+        urllib.parse.quote(secret),
+        urllib.parse.quote_plus(secret),
+        json.dumps(secret)[1:-1],
+        xml.sax.saxutils.escape(secret),
+        repr(secret)[1:-1],
+        base64.b64encode(secret.encode()).decode(),
+    }
+
+
+# One per process: configuration registers its secrets here, logging and error mapping mask them.
+redactor = Redactor()

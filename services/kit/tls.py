@@ -1,0 +1,111 @@
+"""Mutual TLS from three PEM files. When TLS is on, both sides show a certificate, always."""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+from services.kit.errors import ServiceError, StatusCode
+
+Field = Literal["ca", "certificate", "key"]
+
+
+class TlsFilesInvalid(ServiceError):
+    """One of the three files is missing, unreadable, expired or does not belong to the others.
+
+    ``metadata["field"]`` is ca, certificate or key; ``metadata["file"]`` its path.
+    """
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "TLS_FILES_INVALID"
+    hint = "point the tls section to PEM files of one CA, or create them with `v2c pki init`"
+
+    def __init__(self, field: Field, path: Path, problem: str) -> None:
+        super().__init__(
+            message=f"tls.{field}: {path}: {problem}",
+            metadata={"field": field, "file": str(path)},
+        )
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """Paths of PEM files: the CA both sides trust, this side's certificate (chain) and its key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """Credentials of a gRPC server that refuses clients without a certificate of the CA.
+
+        Raises TlsFilesInvalid.
+        """
+        ca, certificate, key = self._checked()
+        return grpc.ssl_server_credentials(
+            [(key, certificate)], root_certificates=ca, require_client_auth=True
+        )
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """Credentials of a gRPC client that shows its certificate. Raises TlsFilesInvalid."""
+        ca, certificate, key = self._checked()
+        return grpc.ssl_channel_credentials(
+            root_certificates=ca, private_key=key, certificate_chain=certificate
+        )
+
+    def check(self) -> None:
+        """Read and check all three files. Raises TlsFilesInvalid naming the field and the file."""
+        self._checked()
+
+    def _checked(self) -> tuple[bytes, bytes, bytes]:
+        ca = _read("ca", self.ca)
+        certificate = _read("certificate", self.certificate)
+        key = _read("key", self.key)
+        _load_certificate("ca", self.ca, ca)
+        leaf = _load_certificate("certificate", self.certificate, certificate)
+        if _public_bytes(_load_key(self.key, key)) != leaf.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        ):
+            raise TlsFilesInvalid(
+                "key", self.key, f"does not belong to the certificate in {self.certificate}"
+            )
+        return ca, certificate, key
+
+
+def _read(field: Field, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise TlsFilesInvalid(field, path, exc.strerror or str(exc)) from exc
+
+
+def _load_certificate(field: Field, path: Path, pem: bytes) -> x509.Certificate:
+    try:
+        certificate = x509.load_pem_x509_certificates(pem)[0]
+    except (ValueError, IndexError) as exc:
+        raise TlsFilesInvalid(field, path, "holds no PEM certificate") from exc
+    now = datetime.datetime.now(datetime.UTC)
+    if certificate.not_valid_after_utc < now:
+        raise TlsFilesInvalid(field, path, f"expired at {certificate.not_valid_after_utc}")
+    if certificate.not_valid_before_utc > now:
+        raise TlsFilesInvalid(
+            field, path, f"is not valid before {certificate.not_valid_before_utc}"
+        )
+    return certificate
+
+
+def _load_key(path: Path, pem: bytes) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as exc:
+        raise TlsFilesInvalid("key", path, "holds no PEM private key without password") from exc
+
+
+def _public_bytes(key: PrivateKeyTypes) -> bytes:
+    return key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
