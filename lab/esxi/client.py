@@ -77,10 +77,8 @@ class EsxiClient:
         """Begin a new life of tracking: every earlier changeId gives ``file_fault``."""
         self._call("reset_tracking", vm=vm, key=key)
 
-    def create_snapshot(
-        self, vm: str, snapshot: str, keys: list[int]
-    ) -> dict[int, SnapshotDisk]:
-        """Freeze the disks ``keys`` at one instant; afterwards writes go beside the frozen state."""
+    def create_snapshot(self, vm: str, snapshot: str, keys: list[int]) -> dict[int, SnapshotDisk]:
+        """Freeze the disks ``keys`` at one instant; the guest goes on writing."""
         answer = self._call("create_snapshot", vm=vm, snapshot=snapshot, keys=keys)
         return _snapshot_disks(answer)
 
@@ -175,8 +173,6 @@ def _areas(answer: Mapping[str, Any]) -> ChangedAreas:
 def _snapshot_disks(answer: Mapping[str, Any]) -> dict[int, SnapshotDisk]:
     # JSON has no integer keys, so the disks travel as a list with their keys inside.
     return {
-        disk["key"]: SnapshotDisk(
-            disk["path"], disk["change_id"], disk["capacity_bytes"]
-        )
+        disk["key"]: SnapshotDisk(disk["path"], disk["change_id"], disk["capacity_bytes"])
         for disk in answer["disks"]
     }
