@@ -1,0 +1,133 @@
+"""Building a micro-guest, and keeping what was built."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+from lab.guest import grub, tree
+from lab.guest.kernel import GUEST_MODULES, HostKernel, find_kernel
+from lab.guest.layout import DISK_BYTES, Firmware, Layout, layout_for
+from lab.guest.tools import find_tool, run_tool
+
+_ROOT_UUID_NAMESPACE = uuid5(NAMESPACE_URL, "v2c:lab:micro-guest")
+# No metadata_csum: GRUB 2.06 does not read what newer versions of mke2fs switch on.
+_EXT4_FEATURES = "none,has_journal,ext_attr,dir_index,filetype,extent,sparse_super,large_file"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A micro-guest's disk.
+
+    ``image`` is a sparse raw file of 256 MiB. ``scratch_area`` is (start, length) in bytes of a
+    partition without file system, where anything may be written while the guest "runs".
+    """
+
+    image: Path
+    scratch_area: tuple[int, int]
+    firmware: Firmware
+
+
+def cache_directory() -> Path:
+    """Where built guests are kept: ``$V2C_CACHE_DIR``, else ``~/.cache/v2c``, and ``lab``."""
+    base = os.environ.get("V2C_CACHE_DIR") or os.path.expanduser("~/.cache/v2c")
+    return Path(base) / "lab"
+
+
+def build_micro_guest(
+    dest: Path, firmware: Firmware = "bios", *, cache: Path | None = None
+) -> Guest:
+    """Write a micro-guest's disk to the file ``dest``; takes about 2 s, 50 ms from the cache.
+
+    The cache is keyed by a digest of everything that goes in. ``dest`` appears complete or not
+    at all. Raises MissingToolError for a missing program or package, GuestBuildError when one
+    of the tools fails.
+    """
+    kernel = find_kernel()
+    layout = layout_for(firmware)
+    kept = (cache or cache_directory()) / f"guest-{firmware}-{_digest(kernel, firmware)}.raw"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="build-", dir=kept.parent) as scratch:
+            built = _build(Path(scratch), kernel, layout, firmware)
+            # Two builders may race: both results are good, the last one stays.
+            built.rename(kept)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    partial = dest.with_name(f".{dest.name}.{os.getpid()}")
+    try:
+        _copy_sparse(kept, partial)
+        partial.rename(dest)
+    finally:
+        partial.unlink(missing_ok=True)
+    scratch_area = (layout.scratch.start_bytes, layout.scratch.size_bytes)
+    return Guest(image=dest, scratch_area=scratch_area, firmware=firmware)
+
+
+def _build(scratch: Path, kernel: HostKernel, layout: Layout, firmware: Firmware) -> Path:
+    root = scratch / "root"
+    root.mkdir()
+    root_uuid = uuid5(_ROOT_UUID_NAMESPACE, firmware)
+    tree.populate(root, kernel, layout, root_uuid)
+    grub.install_modules(root, firmware)
+    config = tree.grub_config_path(firmware)
+    tree.write_grub_config(root, config)
+    disk = scratch / "disk.raw"
+    with disk.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    run_tool("sfdisk", ["--quiet", "--no-reread", "--no-tell-kernel", disk], stdin=layout.sfdisk_script)
+    if firmware == "bios":
+        grub.install_bios(disk, layout, scratch)
+    else:
+        esp_config = scratch / "grub.cfg"
+        # In the guest it lives on the ESP, below the mount point.
+        shutil.move(root / config.lstrip("/"), esp_config)
+        shutil.rmtree(root / "boot/efi/EFI")
+        grub.write_esp(disk, layout, esp_config, scratch)
+    _make_root_file_system(disk, layout, root, str(root_uuid))
+    return disk
+
+
+def _make_root_file_system(disk: Path, layout: Layout, root: Path, uuid: str) -> None:
+    start, size = layout.root.start_bytes, layout.root.size_bytes
+    options = f"offset={start},nodiscard,lazy_itable_init=1,root_owner=0:0"
+    run_tool(
+        "mke2fs",
+        [
+            *("-q", "-F", "-t", "ext4", "-O", _EXT4_FEATURES, "-b", "4096", "-I", "256"),
+            *("-m", "0", "-N", "2048", "-J", "size=4", "-L", "micro-root", "-U", uuid),
+            *("-E", options, "-d", root, disk, f"{size // 1024}k"),
+        ],
+    )
+
+
+def _digest(kernel: HostKernel, firmware: Firmware) -> str:
+    digest = hashlib.sha256(f"{firmware} {kernel.version} {GUEST_MODULES}".encode())
+    for path in (kernel.image, kernel.config, find_tool("busybox"), find_tool("grub-mkimage")):
+        status = path.stat()
+        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+    package = Path(__file__).parent
+    for path in sorted([*package.glob("*.py"), *package.glob("rootfs/**/*")]):
+        if path.is_file():
+            digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _copy_sparse(source: Path, target: Path) -> None:
+    size = source.stat().st_size
+    with source.open("rb") as reader, target.open("wb") as writer:
+        writer.truncate(size)
+        offset = 0
+        while offset < size:
+            try:
+                start = os.lseek(reader.fileno(), offset, os.SEEK_DATA)
+            except OSError:
+                # ENXIO: only a hole is left.
+                break
+            offset = os.lseek(reader.fileno(), start, os.SEEK_HOLE)
+            while start < offset:
+                start += os.copy_file_range(
+                    reader.fileno(), writer.fileno(), offset - start, start, start
+                )

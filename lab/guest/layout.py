@@ -1,0 +1,67 @@
+"""Where things are on a micro-guest's disk."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Firmware = Literal["bios", "uefi"]
+
+MIB = 1 << 20
+SECTOR_BYTES = 512
+DISK_BYTES = 256 * MIB
+
+ESP_GUID = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+LINUX_GUID = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One partition: number from 1, place in bytes, and the table's type code."""
+
+    number: int
+    start_bytes: int
+    size_bytes: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Partition table of a micro-guest. ``esp`` exists with UEFI firmware only."""
+
+    label: Literal["dos", "gpt"]
+    root: Partition
+    scratch: Partition
+    esp: Partition | None
+
+    @property
+    def sfdisk_script(self) -> str:
+        """Input of sfdisk: https://man7.org/linux/man-pages/man8/sfdisk.8.html"""
+        lines = [f"label: {self.label}"]
+        if self.label == "dos":
+            lines.append("label-id: 0x76326331")
+        for part in filter(None, (self.esp, self.root, self.scratch)):
+            start, size = part.start_bytes // SECTOR_BYTES, part.size_bytes // SECTOR_BYTES
+            bootable = ", bootable" if self.label == "dos" and part is self.root else ""
+            lines.append(f"{part.number}: start={start}, size={size}, type={part.kind}{bootable}")
+        return "\n".join(lines) + "\n"
+
+
+def layout_for(firmware: Firmware) -> Layout:
+    """The layout for a firmware.
+
+    The root file system must keep 50 MiB free, which virt-v2v asks for on ``/``, and the ESP
+    10 MiB. The scratch partition belongs to the lab's writer and holds no file system.
+    """
+    if firmware == "bios":
+        return Layout(
+            label="dos",
+            root=Partition(1, 1 * MIB, 95 * MIB, "83"),
+            scratch=Partition(2, 96 * MIB, 160 * MIB, "da"),
+            esp=None,
+        )
+    return Layout(
+        label="gpt",
+        esp=Partition(1, 1 * MIB, 31 * MIB, ESP_GUID),
+        root=Partition(2, 32 * MIB, 96 * MIB, LINUX_GUID),
+        # The last MiB holds the second copy of the partition table.
+        scratch=Partition(3, 128 * MIB, 127 * MIB, LINUX_GUID),
+    )
