@@ -19,6 +19,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
+from services.kit.redact import redactor
+
 __all__ = [
     "ERROR_DOMAIN",
     "ErrorStatus",
@@ -143,18 +145,22 @@ def to_status(exc: BaseException) -> ErrorStatus:
     """Translate an exception to a gRPC status with ErrorInfo (domain ``v2c``).
 
     ErrorInfo.metadata is the error's metadata plus ``retryable`` ("true"/"false") and, if there is
-    one, ``hint``. Long texts are cut, so that the trailers stay below gRPC's size limit. An
-    exception that is no ServiceError is logged and becomes INTERNAL (see `internal_error`).
+    one, ``hint``. Registered secrets are masked, and long texts are cut, so that the trailers stay
+    below gRPC's size limit. An exception that is no ServiceError is logged and becomes INTERNAL
+    (see `internal_error`).
     """
     error = exc if isinstance(exc, ServiceError) else internal_error(exc)
-    metadata = {key: _cut(value, _VALUE_LIMIT) for key, value in error.metadata.items()}
+    metadata = {
+        key: _cut(str(redactor.item(key, value)), _VALUE_LIMIT)
+        for key, value in error.metadata.items()
+    }
     metadata[_RETRYABLE_KEY] = "true" if error.retryable else "false"
     if error.hint:
-        metadata[_HINT_KEY] = _cut(error.hint, _HINT_LIMIT)
+        metadata[_HINT_KEY] = _cut(redactor.text(error.hint), _HINT_LIMIT)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)
     packed = any_pb2.Any()
     packed.Pack(info)
-    message = _cut(error.message, _MESSAGE_LIMIT)
+    message = _cut(redactor.text(error.message), _MESSAGE_LIMIT)
     status = status_pb2.Status(code=error.code.value[0], message=message, details=[packed])
     return ErrorStatus(
         code=error.code,

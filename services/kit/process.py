@@ -1,0 +1,102 @@
+"""A child process among others: its life bound to its parent's, its readiness in a file."""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.kit.errors import ServiceError, StatusCode
+
+# PR_SET_PDEATHSIG in linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
+_POLL_SECONDS = 0.5
+# How long a process that was told to stop may take before the kernel ends it.
+_KILL_AFTER_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What a service writes to its ready file: the address it is bound to and its process id."""
+
+    address: str
+    pid: int
+
+
+class ReadyFileInvalid(ServiceError):
+    """A ready file holds something else than a service wrote."""
+
+    code = StatusCode.INTERNAL
+    reason = "READY_FILE_INVALID"
+
+
+def write_ready_file(path: Path, address: str) -> None:
+    """Write ``{"address": …, "pid": …}`` atomically: whoever sees the file sees all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump({"address": address, "pid": os.getpid()}, file)
+    os.replace(temporary, path)
+
+
+def read_ready_file(path: Path) -> Readiness | None:
+    """What the service wrote, or None while it has not. Raises ReadyFileInvalid."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        document = json.loads(text)
+        return Readiness(address=str(document["address"]), pid=int(document["pid"]))
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ReadyFileInvalid(message=f"{path} is no ready file") from exc
+
+
+def exit_with_parent(parent_pid: int | None = None) -> None:
+    """Bind this process's life to its parent's: SIGTERM when the parent is gone, SIGKILL later.
+
+    Call it from the main thread, early. `parent_pid` is the parent's pid as the parent knows it
+    (handed over in argv or the environment); with it, a parent that died before this call is
+    noticed. Without it the present parent counts.
+
+    The kernel's own signal (prctl(2), PR_SET_PDEATHSIG) comes when the *thread* that started this
+    process ends, which may be earlier than the parent's end; a parent that starts children from
+    short-lived threads must not rely on it. So a daemon thread watches the parent's pid instead,
+    and the kernel's signal is asked for only when the parent is a single-threaded one.
+    """
+    expected = os.getppid() if parent_pid is None else parent_pid
+    if _thread_count(expected) == 1:
+        _signal_on_parent_death(signal.SIGTERM)
+    watcher = threading.Thread(
+        target=_watch_parent, args=(expected,), name="parent-watch", daemon=True
+    )
+    watcher.start()
+
+
+def _signal_on_parent_death(signum: signal.Signals) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
+
+
+def _thread_count(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except FileNotFoundError:
+        return 0
+
+
+def _watch_parent(parent_pid: int) -> None:
+    # An orphan is adopted by init or a subreaper, so its getppid() changes.
+    while os.getppid() == parent_pid:
+        time.sleep(_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_KILL_AFTER_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(os.getpid(), signal.SIGKILL)
