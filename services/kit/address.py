@@ -16,7 +16,7 @@ _UNIX_PATH_LIMIT = 107
 _PROBE_TIMEOUT_SECONDS = 1.0
 
 
-class InvalidAddress(ServiceError):
+class InvalidAddressError(ServiceError):
     """The text is no address, or no address for this use."""
 
     code = StatusCode.INVALID_ARGUMENT
@@ -24,7 +24,7 @@ class InvalidAddress(ServiceError):
     hint = "write unix:/path, host:port or [ipv6]:port"
 
 
-class AddressInUse(ServiceError):
+class AddressInUseError(ServiceError):
     """Somebody else listens there, or something that is no socket is in the way."""
 
     code = StatusCode.FAILED_PRECONDITION
@@ -77,24 +77,26 @@ Address = UnixAddress | TcpAddress
 
 
 def parse_address(text: str) -> Address:
-    """Parse an address. Raises InvalidAddress, which quotes the text and says what is wrong."""
+    """Parse an address. Raises InvalidAddressError, which quotes the text and says what is wrong."""
     if text.startswith("unix:"):
         return _parse_unix(text)
     host, colon, port_text = text.rpartition(":")
     if not colon:
-        raise InvalidAddress(message=f"address {text!r} has no port")
+        raise InvalidAddressError(message=f"address {text!r} has no port")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         try:
             ipaddress.IPv6Address(host)
         except ValueError as exc:
-            raise InvalidAddress(message=f"address {text!r}: {host!r} is not IPv6") from exc
+            raise InvalidAddressError(message=f"address {text!r}: {host!r} is not IPv6") from exc
     elif ":" in host:
-        raise InvalidAddress(message=f"address {text!r}: an IPv6 host goes in brackets")
+        raise InvalidAddressError(message=f"address {text!r}: an IPv6 host goes in brackets")
     elif "/" in host or any(character.isspace() for character in host):
-        raise InvalidAddress(message=f"address {text!r}: {host!r} is not a host name")
+        raise InvalidAddressError(message=f"address {text!r}: {host!r} is not a host name")
     if not (port_text.isascii() and port_text.isdigit()) or int(port_text) > 65535:
-        raise InvalidAddress(message=f"address {text!r}: {port_text!r} is not a port (0-65535)")
+        raise InvalidAddressError(
+            message=f"address {text!r}: {port_text!r} is not a port (0-65535)"
+        )
     return TcpAddress(host, int(port_text))
 
 
@@ -102,7 +104,9 @@ def parse_target(text: str) -> Address:
     """Parse an address to connect to: as `parse_address`, but a host and a port are needed."""
     address = parse_address(text)
     if isinstance(address, TcpAddress) and not (address.host and address.port):
-        raise InvalidAddress(message=f"address {text!r} cannot be connected to: name host and port")
+        raise InvalidAddressError(
+            message=f"address {text!r} cannot be connected to: name host and port"
+        )
     return address
 
 
@@ -113,7 +117,7 @@ def private_unix_socket(address: UnixAddress) -> Iterator[None]:
     Missing directories are created with mode 0700; a socket bound inside gets mode 0600. A socket
     file nobody answers on, left by a process that was killed, is removed.
 
-    Raises AddressInUse when somebody answers or the path is not a socket, InvalidAddress when the
+    Raises AddressInUseError when somebody answers or the path is not a socket, InvalidAddressError when the
     directory cannot be made.
     """
     path = address.path
@@ -121,7 +125,7 @@ def private_unix_socket(address: UnixAddress) -> Iterator[None]:
         _make_private_directory(path.parent)
         _remove_stale_socket(path)
     except OSError as exc:
-        raise InvalidAddress(
+        raise InvalidAddressError(
             message=f"cannot listen on {address}: {exc.strerror or exc}",
             hint="choose a path in a directory this user can write",
         ) from exc
@@ -138,9 +142,9 @@ def _parse_unix(text: str) -> UnixAddress:
     if path.startswith("//"):  # gRPC also writes unix:///absolute
         path = path[2:]
     if not path.startswith("/"):
-        raise InvalidAddress(message=f"address {text!r}: the socket's path must be absolute")
+        raise InvalidAddressError(message=f"address {text!r}: the socket's path must be absolute")
     if len(os.fsencode(path)) > _UNIX_PATH_LIMIT:
-        raise InvalidAddress(
+        raise InvalidAddressError(
             message=f"address {text!r}: a unix socket's path holds {_UNIX_PATH_LIMIT} bytes",
             hint="choose a shorter directory",
         )
@@ -160,7 +164,7 @@ def _remove_stale_socket(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise AddressInUse(message=f"{path} exists and is not a socket")
+        raise AddressInUseError(message=f"{path} exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT_SECONDS)
         try:
@@ -170,4 +174,4 @@ def _remove_stale_socket(path: Path) -> None:
             return
         except TimeoutError:
             pass  # a full backlog: somebody listens
-    raise AddressInUse(message=f"another process listens on unix:{path}")
+    raise AddressInUseError(message=f"another process listens on unix:{path}")

@@ -49,7 +49,7 @@ def connect(
     use it as an async context manager. Calls raise grpc.aio.AioRpcError: put them in `call`,
     `stream` or a `remote_errors` block.
 
-    Raises InvalidAddress, TlsFilesInvalid. Must be called with a running event loop.
+    Raises InvalidAddressError, TlsFilesError. Must be called with a running event loop.
     """
     target, options = _target(address, tls)
     interceptors = (
@@ -71,7 +71,7 @@ def connect(
 def connect_sync(address: str, tls: TlsFiles | None) -> grpc.Channel:
     """A blocking channel for small programs; pass ``timeout=`` with every unary call.
 
-    Errors are translated by `remote_errors` too. Raises InvalidAddress, TlsFilesInvalid.
+    Errors are translated by `remote_errors` too. Raises InvalidAddressError, TlsFilesError.
     """
     target, options = _target(address, tls)
     if tls is None:
@@ -200,20 +200,20 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
 
     async def intercept_unary_unary(
         self,
-        continuation: Any,  # noqa: ANN401
+        continuation: Any,
         client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        request: Any,
+    ) -> Any:
         return await continuation(_details(client_call_details, self._default), request)
 
 
 class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self,
-        continuation: Any,  # noqa: ANN401
+        continuation: Any,
         client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        request: Any,
+    ) -> Any:
         return await continuation(_details(client_call_details, None), request)
 
 
@@ -223,18 +223,18 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
 
     async def intercept_stream_unary(
         self,
-        continuation: Any,  # noqa: ANN401
+        continuation: Any,
         client_call_details: grpc.aio.ClientCallDetails,
-        request_iterator: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        request_iterator: Any,
+    ) -> Any:
         return await continuation(_details(client_call_details, self._default), request_iterator)
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(
         self,
-        continuation: Any,  # noqa: ANN401
+        continuation: Any,
         client_call_details: grpc.aio.ClientCallDetails,
-        request_iterator: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        request_iterator: Any,
+    ) -> Any:
         return await continuation(_details(client_call_details, None), request_iterator)

@@ -30,7 +30,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-class DeadlineRequired(ServiceError):
+class DeadlineRequiredError(ServiceError):
     """A unary call came without a deadline: its caller might wait for ever."""
 
     code = StatusCode.INVALID_ARGUMENT
@@ -38,14 +38,14 @@ class DeadlineRequired(ServiceError):
     hint = "set a deadline on the call (grpcurl: -max-time 10)"
 
 
-class MethodNotImplemented(ServiceError):
+class MethodNotImplementedError(ServiceError):
     """The service's definition has the method, this version of the service has not."""
 
     code = StatusCode.UNIMPLEMENTED
     reason = "METHOD_NOT_IMPLEMENTED"
 
 
-class ShuttingDown(ServiceError):
+class ShuttingDownError(ServiceError):
     """The server stops and ended a stream; the client watches again once it is back."""
 
     code = StatusCode.UNAVAILABLE
@@ -54,7 +54,7 @@ class ShuttingDown(ServiceError):
     hint = "connect again"
 
 
-class BlockingHandler(TypeError):
+class BlockingHandlerError(TypeError):
     """A handler is no coroutine function: it would block or leave the event loop."""
 
 
@@ -115,7 +115,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             streaming = handler.stream_stream or handler.unary_stream
 
-            async def serve_stream(request: Any, context: Context) -> None:  # noqa: ANN401
+            async def serve_stream(request: Any, context: Context) -> None:
                 async def run() -> None:
                     responses = _checked(streaming, method)(request, context)
                     if inspect.isawaitable(responses):
@@ -135,10 +135,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
         unary = handler.stream_unary or handler.unary_unary
 
-        async def serve_unary(request: Any, context: Context) -> Any:  # noqa: ANN401
-            async def run() -> Any:  # noqa: ANN401
+        async def serve_unary(request: Any, context: Context) -> Any:
+            async def run() -> Any:
                 if context.time_remaining() is None:
-                    raise DeadlineRequired(message=f"{method.path} was called without a deadline")
+                    raise DeadlineRequiredError(
+                        message=f"{method.path} was called without a deadline"
+                    )
                 return await _checked(unary, method)(request, context)
 
             return await self._serve(method, context, run)
@@ -162,14 +164,14 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
         async def run_until_shutdown() -> None:
             if self._ending:
-                raise ShuttingDown(message="the service is shutting down")
+                raise ShuttingDownError(message="the service is shutting down")
             try:
                 await run()
             except asyncio.CancelledError:
                 if not self._ending:
                     raise
                 task.uncancel()
-                raise ShuttingDown(message="the service is shutting down") from None
+                raise ShuttingDownError(message="the service is shutting down") from None
 
         try:
             await self._serve(method, context, run_until_shutdown)
@@ -179,7 +181,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     async def _serve(
         self, method: _Method, context: Context, run: Callable[[], Awaitable[Any]]
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         request_id = _request_id(context)
         # gRPC handles each RPC in a task of its own: what is bound here ends with it.
         structlog.contextvars.bind_contextvars(request_id=request_id, rpc=method.path)
@@ -210,8 +212,8 @@ def _checked(function: Callable[..., Any] | None, method: _Method) -> Callable[.
         return function
     # The generated base class answers in plain functions what a service does not implement.
     if getattr(function, "__module__", "").endswith("_pb2_grpc"):
-        raise MethodNotImplemented(message=f"{method.path} is not implemented by this version")
-    raise BlockingHandler(f"the handler of {method.path} must be declared with async def")
+        raise MethodNotImplementedError(message=f"{method.path} is not implemented by this version")
+    raise BlockingHandlerError(f"the handler of {method.path} must be declared with async def")
 
 
 def _translated(exc: Exception) -> Exception:

@@ -7,7 +7,7 @@ from typing import Self
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.kit.address import AddressInUse, InvalidAddress, TcpAddress, parse_address
+from services.kit.address import AddressInUseError, InvalidAddressError, TcpAddress, parse_address
 
 # From a cached lookup to a call that waits for a vCenter task.
 _SECONDS_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -25,19 +25,19 @@ RPC_STREAMS = Gauge("v2c_rpc_open_streams", "Streams being served now", ("servic
 class MetricsServer:
     """Serves ``GET /metrics`` in a thread of its own, so that a busy event loop can be seen.
 
-    Raises InvalidAddress for a unix socket, AddressInUse when the port is taken.
+    Raises InvalidAddressError for a unix socket, AddressInUseError when the port is taken.
     """
 
     def __init__(self, listen: str) -> None:
         address = parse_address(listen)
         if not isinstance(address, TcpAddress):
-            raise InvalidAddress(message=f"metrics need host:port, not {listen!r}")
+            raise InvalidAddressError(message=f"metrics need host:port, not {listen!r}")
         try:
             self._server, self._thread = prometheus_client.start_http_server(
                 address.port, addr=address.host or _every_interface()
             )
         except OSError as exc:
-            raise AddressInUse(message=f"metrics cannot listen on {listen}: {exc}") from exc
+            raise AddressInUseError(message=f"metrics cannot listen on {listen}: {exc}") from exc
         self.address = TcpAddress(address.host, self._server.server_port)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ _ALWAYS_REACHED_AS = ("localhost", "127.0.0.1", "::1")
 Clock = Callable[[], datetime.datetime]
 
 
-class PkiUnusable(ServiceError):
+class PkiError(ServiceError):
     """The directory holds a CA that cannot be used to issue certificates."""
 
     code = StatusCode.FAILED_PRECONDITION
@@ -56,7 +56,7 @@ def create_pki(
     certificates stay good, and the certificates of `names` are issued anew. Only ``ca.crt`` and
     a service's own two files need to be on that service's host.
 
-    Raises PkiUnusable when the CA in the directory is damaged or expired, OSError when files
+    Raises PkiError when the CA in the directory is damaged or expired, OSError when files
     cannot be written.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,11 +85,11 @@ def _load_or_create_ca(
         loaded = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
         ca = x509.load_pem_x509_certificate(certificate_file.read_bytes())
     except (OSError, ValueError, TypeError) as exc:
-        raise PkiUnusable(message=f"the CA in {directory} cannot be read: {exc}") from exc
+        raise PkiError(message=f"the CA in {directory} cannot be read: {exc}") from exc
     if not isinstance(loaded, ec.EllipticCurvePrivateKey) or loaded.public_key() != ca.public_key():
-        raise PkiUnusable(message=f"{key_file} is not the key of {certificate_file}")
+        raise PkiError(message=f"{key_file} is not the key of {certificate_file}")
     if ca.not_valid_after_utc <= now:
-        raise PkiUnusable(message=f"{certificate_file} expired at {ca.not_valid_after_utc}")
+        raise PkiError(message=f"{certificate_file} expired at {ca.not_valid_after_utc}")
     return loaded, ca
 
 

@@ -28,7 +28,7 @@ class Readiness:
     pid: int
 
 
-class ReadyFileInvalid(ServiceError):
+class ReadyFileError(ServiceError):
     """A ready file holds something else than a service wrote."""
 
     code = StatusCode.INTERNAL
@@ -45,7 +45,7 @@ def write_ready_file(path: Path, address: str) -> None:
 
 
 def read_ready_file(path: Path) -> Readiness | None:
-    """What the service wrote, or None while it has not. Raises ReadyFileInvalid."""
+    """What the service wrote, or None while it has not. Raises ReadyFileError."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def read_ready_file(path: Path) -> Readiness | None:
         document = json.loads(text)
         return Readiness(address=str(document["address"]), pid=int(document["pid"]))
     except (ValueError, KeyError, TypeError) as exc:
-        raise ReadyFileInvalid(message=f"{path} is no ready file") from exc
+        raise ReadyFileError(message=f"{path} is no ready file") from exc
 
 
 def exit_with_parent(parent_pid: int | None = None) -> None:

@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection as grpc_reflection
 
 from services.kit.address import (
     Address,
-    AddressInUse,
-    InvalidAddress,
+    AddressInUseError,
+    InvalidAddressError,
     TcpAddress,
     UnixAddress,
     parse_address,
@@ -49,7 +49,7 @@ _SERVER_OPTIONS = (
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class TlsRequired(InvalidAddress):
+class TlsRequiredError(InvalidAddressError):
     """Plain gRPC was asked for on an address other machines reach."""
 
     reason = "TLS_REQUIRED"
@@ -80,7 +80,7 @@ async def serving(
 
     The arguments are those of `run_service`.
 
-    Raises InvalidAddress, TlsRequired, AddressInUse, TlsFilesInvalid and whatever `register` and
+    Raises InvalidAddressError, TlsRequiredError, AddressInUseError, TlsFilesError and whatever `register` and
     `on_start` raise; nothing is left bound then.
     """
     address = parse_address(listen)
@@ -99,7 +99,8 @@ async def serving(
             stack.callback(bound.path.unlink, missing_ok=True)
         stack.push_async_callback(server.stop, None)
         if metrics_listen is not None:
-            stack.callback(MetricsServer(metrics_listen).close)
+            # Closing waits for the server thread's poll: not on the event loop.
+            stack.push_async_callback(asyncio.to_thread, MetricsServer(metrics_listen).close)
         await server.start()
         if on_start is not None:
             await on_start()
@@ -180,7 +181,9 @@ async def run_service(
 
 def _bind(server: grpc.aio.Server, address: Address, tls: TlsFiles | None) -> Address:
     if tls is None and not address.is_local:
-        raise TlsRequired(message=f"{address} is reachable from other machines but tls is not set")
+        raise TlsRequiredError(
+            message=f"{address} is reachable from other machines but tls is not set"
+        )
     try:
         if isinstance(address, UnixAddress):
             with private_unix_socket(address):
@@ -188,7 +191,9 @@ def _bind(server: grpc.aio.Server, address: Address, tls: TlsFiles | None) -> Ad
             return address
         return TcpAddress(address.host, _add_port(server, address.bind_target, tls))
     except RuntimeError as exc:  # all that gRPC tells
-        raise AddressInUse(message=f"cannot listen on {address}: it is in use or not ours") from exc
+        raise AddressInUseError(
+            message=f"cannot listen on {address}: it is in use or not ours"
+        ) from exc
 
 
 def _add_port(server: grpc.aio.Server, target: str, tls: TlsFiles | None) -> int:

@@ -15,7 +15,7 @@ from services.kit.errors import ServiceError, StatusCode
 Field = Literal["ca", "certificate", "key"]
 
 
-class TlsFilesInvalid(ServiceError):
+class TlsFilesError(ServiceError):
     """One of the three files is missing, unreadable, expired or does not belong to the others.
 
     ``metadata["field"]`` is ca, certificate or key; ``metadata["file"]`` its path.
@@ -43,7 +43,7 @@ class TlsFiles:
     def server_credentials(self) -> grpc.ServerCredentials:
         """Credentials of a gRPC server that refuses clients without a certificate of the CA.
 
-        Raises TlsFilesInvalid.
+        Raises TlsFilesError.
         """
         ca, certificate, key = self._checked()
         return grpc.ssl_server_credentials(
@@ -51,14 +51,14 @@ class TlsFiles:
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Credentials of a gRPC client that shows its certificate. Raises TlsFilesInvalid."""
+        """Credentials of a gRPC client that shows its certificate. Raises TlsFilesError."""
         ca, certificate, key = self._checked()
         return grpc.ssl_channel_credentials(
             root_certificates=ca, private_key=key, certificate_chain=certificate
         )
 
     def check(self) -> None:
-        """Read and check all three files. Raises TlsFilesInvalid naming the field and the file."""
+        """Read and check all three files. Raises TlsFilesError naming the field and the file."""
         self._checked()
 
     def _checked(self) -> tuple[bytes, bytes, bytes]:
@@ -70,7 +70,7 @@ class TlsFiles:
         if _public_bytes(_load_key(self.key, key)) != leaf.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         ):
-            raise TlsFilesInvalid(
+            raise TlsFilesError(
                 "key", self.key, f"does not belong to the certificate in {self.certificate}"
             )
         return ca, certificate, key
@@ -80,21 +80,19 @@ def _read(field: Field, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise TlsFilesInvalid(field, path, exc.strerror or str(exc)) from exc
+        raise TlsFilesError(field, path, exc.strerror or str(exc)) from exc
 
 
 def _load_certificate(field: Field, path: Path, pem: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificates(pem)[0]
     except (ValueError, IndexError) as exc:
-        raise TlsFilesInvalid(field, path, "holds no PEM certificate") from exc
+        raise TlsFilesError(field, path, "holds no PEM certificate") from exc
     now = datetime.datetime.now(datetime.UTC)
     if certificate.not_valid_after_utc < now:
-        raise TlsFilesInvalid(field, path, f"expired at {certificate.not_valid_after_utc}")
+        raise TlsFilesError(field, path, f"expired at {certificate.not_valid_after_utc}")
     if certificate.not_valid_before_utc > now:
-        raise TlsFilesInvalid(
-            field, path, f"is not valid before {certificate.not_valid_before_utc}"
-        )
+        raise TlsFilesError(field, path, f"is not valid before {certificate.not_valid_before_utc}")
     return certificate
 
 
@@ -102,7 +100,7 @@ def _load_key(path: Path, pem: bytes) -> PrivateKeyTypes:
     try:
         return serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as exc:
-        raise TlsFilesInvalid("key", path, "holds no PEM private key without password") from exc
+        raise TlsFilesError("key", path, "holds no PEM private key without password") from exc
 
 
 def _public_bytes(key: PrivateKeyTypes) -> bytes:
