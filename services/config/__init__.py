@@ -1,0 +1,42 @@
+"""The two files a user writes: config.yaml, and specs that say which VMs go where.
+
+Loading refuses what it does not understand and reports all problems at once, with line numbers.
+"""
+
+from services.config.config_model import Config
+from services.config.loader import (
+    default_config_path,
+    load_config,
+    load_specs,
+    parse_config,
+    parse_specs,
+    refuse_duplicates,
+)
+from services.config.problems import ConfigError, Problem
+from services.config.resolve import DiskPlacement, ResolvedVm, resolve
+from services.config.secret import Secret
+from services.config.service_args import ServiceArgs, service_main_args
+from services.config.show import dump_spec, show_config
+from services.config.spec_model import NicMapping, VmSpec
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DiskPlacement",
+    "NicMapping",
+    "Problem",
+    "ResolvedVm",
+    "Secret",
+    "ServiceArgs",
+    "VmSpec",
+    "default_config_path",
+    "dump_spec",
+    "load_config",
+    "load_specs",
+    "parse_config",
+    "parse_specs",
+    "refuse_duplicates",
+    "resolve",
+    "service_main_args",
+    "show_config",
+]

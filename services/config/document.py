@@ -1,0 +1,247 @@
+"""YAML text to plain values that know where they were written.
+
+Scalars stay the text the user wrote: the model, not YAML, decides what is a number or a boolean.
+So a VM called ``007``, ``no`` or ``1e3`` keeps its name, and dates are not converted behind our
+back. Only a plain empty scalar, ``~`` and ``null`` become None.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import yaml
+
+from services.config.problems import ConfigError, Problem
+
+__all__ = ["Document", "FieldPath", "Mark", "Value", "field_name", "parse_document", "read_text"]
+
+Value: TypeAlias = "str | list[Value] | dict[str, Value] | None"
+FieldPath: TypeAlias = tuple[str | int, ...]
+
+# A spec of 1,000 VMs has about 50,000 nodes. Aliases can multiply a few lines into millions.
+_NODE_LIMIT = 1_000_000
+_PLAIN_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_STANDARD_TAG = "tag:yaml.org,2002:"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+# libyaml's parser composes a fleet's spec ten times faster than the pure Python one.
+_Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A position in a file; both count from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed file: its value, and the position of every key and value by field path."""
+
+    source: str
+    value: Value
+    value_marks: Mapping[FieldPath, Mark]
+    key_marks: Mapping[FieldPath, Mark]
+
+    def mark(self, path: FieldPath, *, key: bool = False) -> Mark:
+        """The position of `path`, or of its nearest enclosing value that was written."""
+        if key and path in self.key_marks:
+            return self.key_marks[path]
+        while path and path not in self.value_marks:
+            path = path[:-1]
+        return self.value_marks.get(path, Mark(1, 1))
+
+    def problem(
+        self, path: FieldPath, message: str, *, value: str = "", hint: str = "", key: bool = False
+    ) -> Problem:
+        """A problem at `path`; `key` points at the key instead of its value."""
+        mark = self.mark(path, key=key)
+        return Problem(
+            source=self.source,
+            line=mark.line,
+            column=mark.column,
+            field=field_name(path),
+            value=value,
+            message=message,
+            hint=hint,
+        )
+
+
+def field_name(path: FieldPath) -> str:
+    """``("vms", 1, "vm", "name")`` as ``vms[1].vm.name``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def read_text(path: Path) -> str:
+    """A file's text; a byte order mark is dropped.
+
+    Raises ConfigError when the file is missing, not readable or not UTF-8.
+    """
+    source = str(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as exc:
+        hint = f"Give the right path; the current directory is {os.getcwd()}."
+        raise _whole_file(source, "there is no such file", hint) from exc
+    except OSError as exc:
+        reason = (exc.strerror or type(exc).__name__).lower()
+        raise _whole_file(source, f"cannot be read: {reason}") from exc
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        before = data[: exc.start]
+        problem = Problem(
+            source=source,
+            line=before.count(b"\n") + 1,
+            column=exc.start - before.rfind(b"\n"),
+            field="",
+            value=f"byte 0x{data[exc.start]:02x}",
+            message=f"byte 0x{data[exc.start]:02x} is not UTF-8",
+            hint="Save the file with the encoding UTF-8.",
+        )
+        raise ConfigError((problem,)) from exc
+
+
+def parse_document(text: str, source: str) -> Document:
+    """Parse one YAML (or JSON) document; `source` is the name used in problems.
+
+    Raises ConfigError for broken YAML, duplicated keys, tags other than YAML's own, and an empty
+    file.
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+        finally:
+            loader.dispose()
+        if node is None:
+            raise _whole_file(source, "the file is empty")
+        builder = _Builder(source)
+        value = builder.build(node, ())
+    except yaml.YAMLError as exc:
+        raise ConfigError((_syntax_problem(exc, source),)) from exc
+    except RecursionError as exc:
+        raise _whole_file(source, "is nested too deeply") from exc
+    if builder.problems:
+        raise ConfigError(tuple(builder.problems))
+    if value is None or value == {}:
+        raise _whole_file(source, "the file is empty")
+    return Document(source, value, builder.value_marks, builder.key_marks)
+
+
+def _whole_file(source: str, message: str, hint: str = "") -> ConfigError:
+    return ConfigError((Problem(source, 0, 0, "", "", message, hint),))
+
+
+def _syntax_problem(exc: yaml.YAMLError, source: str) -> Problem:
+    """Never quotes the text around the error: it may hold a password."""
+    mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
+    line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+    reason = getattr(exc, "problem", None) or getattr(exc, "reason", None) or "broken"
+    hint = "Put values with : # { [ or quotes in them between quotes; indent with spaces."
+    if "\\t" in reason or "cannot start any token" in reason:
+        reason = "a tab, or another character that no value can start with"
+        hint = "Indent with spaces, and put the value between quotes if it starts with @ or `."
+    elif "single document" in reason or "another document" in reason:
+        reason = "a second document starts here"
+        hint = "Remove the line with ---; several VMs go in one list under vms:."
+    return Problem(source, line, column, "", "", f"is not valid YAML: {reason}", hint)
+
+
+class _Builder:
+    """Turns a node tree into values, noting positions and problems on the way."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.problems: list[Problem] = []
+        self.value_marks: dict[FieldPath, Mark] = {}
+        self.key_marks: dict[FieldPath, Mark] = {}
+        self._open: set[int] = set()
+        self._count = 0
+
+    def build(self, node: yaml.Node, path: FieldPath) -> Value:
+        self._count += 1
+        if self._count > _NODE_LIMIT or id(node) in self._open:
+            raise yaml.MarkedYAMLError(
+                problem="its aliases expand without end", problem_mark=node.start_mark
+            )
+        self.value_marks[path] = _mark(node)
+        if not node.tag.startswith(_STANDARD_TAG):
+            self._problem(node, path, f"has the unknown tag {node.tag}", "Remove the tag.")
+            return None
+        if isinstance(node, yaml.ScalarNode):
+            return _scalar(node)
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
+            return self._mapping(node, path)
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, node: yaml.CollectionNode, path: FieldPath) -> dict[str, Value]:
+        own: dict[str, Value] = {}
+        merged: dict[str, Value] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE_TAG:
+                for source in _merge_sources(value_node):
+                    for key, value in self._mapping(source, path).items():
+                        merged.setdefault(key, value)
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._problem(key_node, path, "has a key that is not text", "")
+                continue
+            key = _text(key_node)
+            key_path = (*path, key)
+            if key in own:
+                first = self.key_marks[key_path].line
+                self._problem(
+                    key_node, key_path, f"is given twice, first in line {first}", "Keep one."
+                )
+                continue
+            self.key_marks[key_path] = _mark(key_node)
+            own[key] = self.build(value_node, key_path)
+        return merged | own
+
+    def _problem(self, node: yaml.Node, path: FieldPath, message: str, hint: str) -> None:
+        mark = _mark(node)
+        self.problems.append(
+            Problem(self.source, mark.line, mark.column, field_name(path), "", message, hint)
+        )
+
+
+def _merge_sources(node: yaml.Node) -> Iterator[yaml.MappingNode]:
+    """The mappings behind ``<<: *a`` or ``<<: [*a, *b]``; earlier ones win."""
+    candidates = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    for candidate in candidates:
+        if not isinstance(candidate, yaml.MappingNode):
+            raise yaml.MarkedYAMLError(
+                problem="<<: needs a mapping", problem_mark=candidate.start_mark
+            )
+        yield candidate
+
+
+def _scalar(node: yaml.ScalarNode) -> str | None:
+    if node.style is None and node.value in _PLAIN_NULLS:
+        return None
+    return _text(node)
+
+
+def _text(node: yaml.ScalarNode) -> str:
+    text: str = node.value
+    # JSON writes characters beyond the basic plane as two surrogates, YAML does not join them.
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _mark(node: yaml.Node) -> Mark:
+    return Mark(node.start_mark.line + 1, node.start_mark.column + 1)
