@@ -1,6 +1,7 @@
 """The two files a user writes: config.yaml, and specs that say which VMs go where.
 
 Loading refuses what it does not understand and reports all problems at once, with line numbers.
+The start of a service's process is in `services.config.service_args`.
 """
 
 from services.config.config_model import Config
@@ -15,7 +16,6 @@ from services.config.loader import (
 from services.config.problems import ConfigError, Problem
 from services.config.resolve import DiskPlacement, ResolvedVm, resolve
 from services.config.secret import Secret
-from services.config.service_args import ServiceArgs, service_main_args
 from services.config.show import dump_spec, show_config
 from services.config.spec_model import NicMapping, VmSpec
 
@@ -27,7 +27,6 @@ __all__ = [
     "Problem",
     "ResolvedVm",
     "Secret",
-    "ServiceArgs",
     "VmSpec",
     "default_config_path",
     "dump_spec",
@@ -37,6 +36,5 @@ __all__ = [
     "parse_specs",
     "refuse_duplicates",
     "resolve",
-    "service_main_args",
     "show_config",
 ]

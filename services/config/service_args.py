@@ -1,54 +1,113 @@
-"""The command line that all services share, so that each service's main is three lines."""
+"""The start of every service's process: its arguments, its config, its TLS files, its exit.
+
+Not part of `services.config` itself, since it needs gRPC by way of `services.kit`. A service's
+``server.py`` is the only place that imports it::
+
+    async def serve(setup: ServiceSetup) -> None:
+        await run_service("disk agent", setup.listen, setup.tls, register,
+                          ready_file=setup.ready_file)
+
+    def main() -> int:
+        return service_main("disk", "copies disks to QCOW2 files", serve)
+"""
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from services.config.config_model import Config
-from services.config.loader import default_config_path, load_config
+from services.config.loader import load_config
 from services.config.problems import ConfigError
 from services.config.show import show_config
+from services.kit.entry import ServiceArguments, parse_service_arguments, run_entry
+from services.kit.logging import LogSettings
+from services.kit.tls import TlsFiles
 
-__all__ = ["ServiceArgs", "service_main_args"]
+__all__ = ["ServiceName", "ServiceSetup", "service_main", "tls_files"]
+
+ServiceName = Literal["vmware", "disk", "cloudstack", "orchestrator", "gateway"]
+
+# sysexits.h, EX_CONFIG: a supervisor need not start such a process again.
+EXIT_CONFIG = 78
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceArgs:
-    """`listen` is the address to serve on; `ready_file` is to be written when serving."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServiceSetup:
+    """What a service is to do: serve on `listen` with `tls`, then write `ready_file`."""
 
     config: Config
     listen: str
+    tls: TlsFiles | None
     ready_file: Path | None
 
 
-def service_main_args(service: str, argv: Sequence[str] | None = None) -> ServiceArgs:
-    """Parse the arguments of `service` ("vmware", "disk", "cloudstack", "orchestrator", "gateway").
+def service_main(
+    service: ServiceName,
+    description: str,
+    serve: Callable[[ServiceSetup], Coroutine[Any, Any, None]],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Read the arguments and the config, then run `serve`; returns the process' exit status.
 
-    Exits with 2 and the problems on standard error when the config is wrong; prints the effective
-    configuration and exits with 0 for --show-config. Without --listen the address is the config's.
+    Arguments are those of `services.kit.entry`, plus ``--show-config``, which prints the effective
+    configuration with secrets hidden. Without ``--listen`` the config's address for this service
+    is taken, without ``--log-…`` its logging section. A ConfigError, also one that `serve` raises,
+    goes to standard error without a traceback, and the status is 78.
     """
-    parser = argparse.ArgumentParser(description=f"v2c's {service} service")
-    parser.add_argument("--config", type=Path, default=None, help="config.yaml to read")
-    parser.add_argument("--listen", default=None, help="unix:PATH or host:port to serve on")
-    parser.add_argument("--ready-file", type=Path, default=None, help="written when serving")
-    parser.add_argument("--show-config", action="store_true", help="print the config and exit")
-    args = parser.parse_args(argv)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--show-config", action="store_true")
+    own, rest = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    arguments = parse_service_arguments(f"v2c {service}", description, rest)
     try:
-        config = load_config(args.config or default_config_path())
+        config = load_config(arguments.config)
+        if own.show_config:
+            print(show_config(config), end="")
+            return 0
+        arguments = dataclasses.replace(
+            arguments, log=_log_settings(arguments.log, config, given=rest)
+        )
+        setup = ServiceSetup(
+            config=config,
+            listen=arguments.listen or _configured_address(config, service),
+            tls=tls_files(config),
+            ready_file=arguments.ready_file,
+        )
+
+        async def run(_arguments: ServiceArguments) -> None:
+            await serve(setup)
+
+        return run_entry(service, arguments, run)
     except ConfigError as exc:
         print(exc, file=sys.stderr)
-        raise SystemExit(2) from exc
-    if args.show_config:
-        print(show_config(config), end="")
-        raise SystemExit(0)
-    listen = args.listen or _configured_address(config, service)
-    return ServiceArgs(config=config, listen=listen, ready_file=args.ready_file)
+        return EXIT_CONFIG
 
 
-def _configured_address(config: Config, service: str) -> str:
+def tls_files(config: Config) -> TlsFiles | None:
+    """The key pair of this host, for servers and clients alike; None without a tls section."""
+    if config.tls is None:
+        return None
+    return TlsFiles(ca=config.tls.ca, certificate=config.tls.certificate, key=config.tls.key)
+
+
+def _configured_address(config: Config, service: ServiceName) -> str:
     if service == "gateway":
         return config.gateway.listen
     address: str = getattr(config.agents, service)
     return address
+
+
+def _log_settings(log: LogSettings, config: Config, *, given: Sequence[str]) -> LogSettings:
+    """The command line's settings where it gave any, the config's otherwise."""
+    names = {argument.split("=", 1)[0] for argument in given}
+    if "--log-level" not in names:
+        level: Any = config.logging.level.upper()
+        log = dataclasses.replace(log, level=level)
+    if "--log-format" not in names:
+        form: Any = config.logging.format
+        if form == "auto":
+            form = "console" if sys.stderr.isatty() else "json"
+        log = dataclasses.replace(log, stderr_format=form)
+    return log
