@@ -77,7 +77,7 @@ Address = UnixAddress | TcpAddress
 
 
 def parse_address(text: str) -> Address:
-    """Parse an address. Raises InvalidAddressError, which quotes the text and says what is wrong."""
+    """Parse an address. Raises InvalidAddressError, which quotes the text and the reason."""
     if text.startswith("unix:"):
         return _parse_unix(text)
     host, colon, port_text = text.rpartition(":")
@@ -117,8 +117,8 @@ def private_unix_socket(address: UnixAddress) -> Iterator[None]:
     Missing directories are created with mode 0700; a socket bound inside gets mode 0600. A socket
     file nobody answers on, left by a process that was killed, is removed.
 
-    Raises AddressInUseError when somebody answers or the path is not a socket, InvalidAddressError when the
-    directory cannot be made.
+    Raises AddressInUseError when somebody answers or the path is not a socket,
+    InvalidAddressError when the directory cannot be made.
     """
     path = address.path
     try:

@@ -70,7 +70,8 @@ def configure_logging(settings: LogSettings, *, service: str, masks: Redactor = 
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         name_service,
     ]
-    handlers: list[logging.Handler] = []
+    # Without any handler the standard library would print warnings to stderr by itself.
+    handlers: list[logging.Handler] = [logging.NullHandler()]
     if settings.stderr_format is not None:
         stream = logging.StreamHandler(sys.stderr)
         colours = settings.stderr_format == "console" and sys.stderr.isatty()

@@ -80,8 +80,8 @@ async def serving(
 
     The arguments are those of `run_service`.
 
-    Raises InvalidAddressError, TlsRequiredError, AddressInUseError, TlsFilesError and whatever `register` and
-    `on_start` raise; nothing is left bound then.
+    Raises InvalidAddressError, TlsRequiredError, AddressInUseError, TlsFilesError and whatever
+    `register` and `on_start` raise; nothing is left bound then.
     """
     address = parse_address(listen)
     interceptor = RpcInterceptor()

@@ -1,0 +1,119 @@
+import grpc
+import pytest
+from grpc.aio import AioRpcError, Metadata
+
+from services.kit.errors import RemoteError, ServiceError, StatusCode, to_status
+from services.kit.redact import redactor
+
+
+class DiskMissingError(ServiceError):
+    code = StatusCode.NOT_FOUND
+    reason = "DISK_MISSING"
+    hint = "look at the VM's disks"
+
+
+def _arrived(exc: BaseException) -> RemoteError:
+    """The error as a client sees it after a trip over the wire."""
+    status = to_status(exc)
+    received = AioRpcError(
+        code=status.code,
+        initial_metadata=Metadata(),
+        trailing_metadata=Metadata(*status.trailing_metadata),
+        details=status.details,
+    )
+    return RemoteError.from_rpc_error(received, peer="disk agent")
+
+
+def test_everything_of_an_error_survives_the_wire() -> None:
+    error = _arrived(DiskMissingError(message="web-1 has no disk 2000", metadata={"disk": "2000"}))
+    assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "DISK_MISSING")
+    assert error.message == "web-1 has no disk 2000"
+    assert error.metadata == {"disk": "2000"}
+    assert error.hint == "look at the VM's disks"
+    assert error.retryable is False
+    assert error.peer == "disk agent"
+
+
+def test_an_instance_overrides_what_its_class_fixes() -> None:
+    error = _arrived(DiskMissingError(message="m", retryable=True, hint="wait", reason="GONE"))
+    assert (error.retryable, error.hint, error.reason) == (True, "wait", "GONE")
+    assert (DiskMissingError.retryable, DiskMissingError.reason) == (False, "DISK_MISSING")
+
+
+def test_passing_an_error_on_twice_changes_nothing() -> None:
+    once = _arrived(DiskMissingError(message="m", metadata={"a": "b"}, retryable=True))
+    twice = _arrived(once)
+    for name in ("code", "reason", "message", "metadata", "retryable", "hint"):
+        assert getattr(twice, name) == getattr(once, name)
+
+
+def test_an_unexpected_exception_tells_only_a_log_id() -> None:
+    error = _arrived(KeyError("the password is hunter2"))
+    assert error.code is StatusCode.INTERNAL
+    assert error.reason == "INTERNAL"
+    assert "hunter2" not in error.message + error.hint
+    assert error.metadata["log_id"] in error.message
+
+
+def test_registered_secrets_are_masked_on_the_wire() -> None:
+    redactor.register("s3cr3t-of-errors")
+    error = _arrived(
+        ServiceError(
+            code=StatusCode.UNAUTHENTICATED,
+            reason="LOGIN_REFUSED",
+            message="login with s3cr3t-of-errors was refused",
+            metadata={"tried": "s3cr3t-of-errors"},
+            hint="not s3cr3t-of-errors",
+        )
+    )
+    assert error.message == "login with *** was refused"
+    assert error.metadata == {"tried": "***"}
+    assert error.hint == "not ***"
+
+
+def test_long_texts_stay_below_the_metadata_limit() -> None:
+    status = to_status(
+        ServiceError(
+            code=StatusCode.INTERNAL,
+            reason="TOO_MUCH",
+            message="m" * 100_000,
+            metadata={"tool_output": "o" * 100_000},
+            hint="h" * 100_000,
+        )
+    )
+    assert len(status.details) + sum(len(value) for _, value in status.trailing_metadata) < 8000
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "retryable"),
+    [
+        (StatusCode.UNAVAILABLE, "REMOTE_UNAVAILABLE", True),
+        (StatusCode.DEADLINE_EXCEEDED, "REMOTE_DEADLINE_EXCEEDED", True),
+        (StatusCode.UNIMPLEMENTED, "REMOTE_UNIMPLEMENTED", False),
+        (StatusCode.RESOURCE_EXHAUSTED, "REMOTE_RESOURCE_EXHAUSTED", False),
+    ],
+)
+def test_what_comes_from_grpc_itself_names_the_peer(
+    code: StatusCode, reason: str, retryable: bool
+) -> None:
+    received = AioRpcError(code, Metadata(), Metadata(), details="connection refused")
+    error = RemoteError.from_rpc_error(received, peer="disk agent")
+    assert (error.code, error.reason, error.retryable) == (code, reason, retryable)
+    assert error.message == "disk agent: connection refused"
+    assert code not in (StatusCode.UNAVAILABLE, StatusCode.UNIMPLEMENTED) or "disk agent" in (
+        error.hint
+    )
+
+
+def test_foreign_details_do_not_hide_the_status() -> None:
+    trailers = Metadata(("grpc-status-details-bin", b"\xff\xff not protobuf"))
+    received = AioRpcError(StatusCode.UNAVAILABLE, Metadata(), trailers, details="bad gateway")
+    error = RemoteError.from_rpc_error(received, peer="p")
+    assert (error.code, error.reason) == (StatusCode.UNAVAILABLE, "REMOTE_UNAVAILABLE")
+
+
+def test_a_reason_must_be_upper_snake_and_a_code_an_error() -> None:
+    with pytest.raises(ValueError, match="UPPER_SNAKE"):
+        ServiceError(code=StatusCode.INTERNAL, reason="disk missing", message="m")
+    with pytest.raises(ValueError, match="OK"):
+        ServiceError(code=grpc.StatusCode.OK, reason="FINE", message="m")
