@@ -1,0 +1,231 @@
+"""The VMware agent's error tree: what a caller can be told, by reason.
+
+Every class fixes its gRPC code, its reason, whether the same call may simply be repeated, and the
+next step for a person. Faults of vCenter become one of these in `faults`.
+"""
+
+from services.kit.errors import ServiceError, StatusCode
+from services.vmware_agent.vm import Disk, VmEntry
+
+
+class VCenterUnreachable(ServiceError):
+    """No connection, or it broke: network, restart of vCenter, a host that does not answer."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "VCENTER_UNREACHABLE"
+    retryable = True
+    hint = "check vcenter.host and vcenter.port, and that vCenter answers on that address"
+
+
+class VCenterUntrusted(ServiceError):
+    """The certificate is not the one the configuration trusts."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "VCENTER_UNTRUSTED"
+    hint = (
+        "set vcenter.thumbprint to the certificate's fingerprint after checking it on vCenter "
+        "itself, or vcenter.ca_file to the CA that signed it"
+    )
+
+
+class VCenterLoginFailed(ServiceError):
+    """vCenter refused user and password, or the account may not log in."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "VCENTER_LOGIN_FAILED"
+    hint = (
+        "correct vcenter.user and vcenter.password (or VC_PASSWORD); the user's name usually "
+        "needs its domain, as in administrator@vsphere.local"
+    )
+
+
+class VCenterPermissionDenied(ServiceError):
+    """The account lacks a privilege; metadata `privilege` names it when vCenter did."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "VCENTER_PERMISSION_DENIED"
+    hint = "grant vcenter.user the privilege on the object, or on a folder above it"
+
+
+class VCenterBusy(ServiceError):
+    """Another task held the VM until our time was up."""
+
+    code = StatusCode.ABORTED
+    reason = "VCENTER_BUSY"
+    retryable = True
+    hint = "look in vCenter which task runs on this VM (a backup, a consolidation) and let it end"
+
+
+class VCenterTimeout(ServiceError):
+    """A task did not end in time. It goes on in vCenter; repeating the call picks it up."""
+
+    code = StatusCode.DEADLINE_EXCEEDED
+    reason = "VCENTER_TIMEOUT"
+    retryable = True
+    hint = "look at the task in vCenter; repeating the call is safe"
+
+
+class VCenterFault(ServiceError):
+    """Any other fault, told in vCenter's words; metadata `fault` has its type."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "VCENTER_FAULT"
+    hint = "look for the task in vCenter's recent tasks and events"
+
+
+class VmNotFound(ServiceError):
+    """No such VM; metadata `nearest` lists similar names."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "VM_NOT_FOUND"
+    hint = "check vm.name or vm.moref in the spec against the inventory"
+
+
+class AmbiguousVmName(ServiceError):
+    """Several VMs have the name."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "AMBIGUOUS_VM_NAME"
+    hint = "set vm.moref in the spec to the one you mean"
+
+    @classmethod
+    def of(cls, name: str, candidates: tuple[VmEntry, ...]) -> "AmbiguousVmName":
+        """The error for `candidates`, each told as moref and path."""
+        told = ", ".join(f"{vm.moref} ({vm.path})" for vm in candidates)
+        return cls(
+            message=f"{len(candidates)} VMs are named {name!r}: {told}",
+            metadata={
+                "name": name,
+                "candidates": ",".join(vm.moref for vm in candidates),
+            },
+        )
+
+
+class VmIdentityMismatch(ServiceError):
+    """The moref exists but is another VM than the caller means."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "VM_IDENTITY_MISMATCH"
+    hint = "correct vm.name or vm.moref in the spec, so that both mean the same VM"
+
+
+class InvalidQuery(ServiceError):
+    """The caller's arguments make no sense together."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_QUERY"
+
+
+class CbtUnsupported(ServiceError):
+    """The VM or some of its disks cannot be tracked; metadata `disks` has their keys."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CBT_UNSUPPORTED"
+
+    @classmethod
+    def for_disks(cls, vm: str, disks: tuple[Disk, ...]) -> "CbtUnsupported":
+        """The error that names every disk of VM `vm` in the way, and why."""
+        told = "; ".join(
+            f"{disk.label} ({disk.address}) {obstacle.value}"
+            for disk in disks
+            for obstacle in disk.obstacles
+        )
+        return cls(
+            message=f"changed block tracking of VM {vm!r} cannot cover all disks: {told}",
+            metadata={"disks": ",".join(str(disk.key) for disk in disks)},
+            hint="change the disks' mode or sharing while the VM is off, or leave the disks out",
+        )
+
+
+class CbtReset(ServiceError):
+    """What changed since a change id cannot be told: the disk needs a full comparison.
+
+    metadata: `disk` (device key) and `cause`, one of file_fault, invalid_argument, no_change_id,
+    uuid_changed, malformed_answer.
+    """
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CBT_RESET"
+    hint = "compare source and target by digests (re-sync); the migration goes on after it"
+
+    @classmethod
+    def of(cls, disk_key: int, cause: str, message: str) -> "CbtReset":
+        """The error for one disk."""
+        return cls(message=message, metadata={"disk": str(disk_key), "cause": cause})
+
+
+class SnapshotNotFound(ServiceError):
+    """The snapshot does not exist (any more)."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "SNAPSHOT_NOT_FOUND"
+    hint = "create it again; a pass goes on from the disks' change ids"
+
+
+class DiskNotFound(ServiceError):
+    """The VM or the snapshot has no such disk."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "DISK_NOT_FOUND"
+    hint = "read the VM's disks again: the device keys are listed there"
+
+
+class SnapshotLimit(ServiceError):
+    """The VM has as many snapshot levels as vSphere allows (32)."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SNAPSHOT_LIMIT"
+    hint = "delete or consolidate old snapshots of the VM in vCenter"
+
+
+class QuiesceFailed(ServiceError):
+    """The guest could not be quiesced and the policy forbids going on without."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "QUIESCE_FAILED"
+    retryable = True
+    hint = (
+        "set migration.snapshot_quiesce to auto or false (the copy is then as after a power "
+        "loss), or repair VMware Tools or the guest's VSS writers"
+    )
+
+
+class DatastoreFull(ServiceError):
+    """No space for a snapshot's delta or a consolidation."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "DATASTORE_FULL"
+    hint = "free space on the VM's datastore"
+
+
+class SnapshotDiskMissing(ServiceError):
+    """A disk was left out of a snapshot."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SNAPSHOT_DISK_MISSING"
+    hint = "read the VM again: the disk may have been removed or made independent"
+
+
+class ConsolidationNeeded(ServiceError):
+    """Consolidation could not be finished in time, or failed."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CONSOLIDATION_NEEDED"
+    retryable = True
+    hint = "consolidate the VM's disks in vCenter; a backup tool may hold one of its files"
+
+
+class ToolsNotRunning(ServiceError):
+    """A guest shutdown needs VMware Tools."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "TOOLS_NOT_RUNNING"
+    hint = "start VMware Tools in the guest, shut it down from inside, or power the VM off"
+
+
+class WrongPowerState(ServiceError):
+    """The VM's power state does not allow the operation."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "WRONG_POWER_STATE"
+    hint = "look at the VM's power state in vCenter and repeat"

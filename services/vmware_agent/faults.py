@@ -1,0 +1,107 @@
+"""vCenter's faults and the connection's failures as errors of this service.
+
+Sources: the fault lists of the vSphere Web Services API at each method, and what pyVmomi raises.
+"""
+
+import http.client
+import ssl
+
+from pyVmomi import vim, vmodl
+
+from services.kit.errors import ServiceError
+from services.vmware_agent.errors import (
+    DatastoreFull,
+    QuiesceFailed,
+    SnapshotLimit,
+    SnapshotNotFound,
+    ToolsNotRunning,
+    VCenterBusy,
+    VCenterFault,
+    VCenterPermissionDenied,
+    VCenterUnreachable,
+    VCenterUntrusted,
+    VmNotFound,
+    WrongPowerState,
+)
+
+# What http.client and ssl raise for a connection that could not be made or broke.
+CONNECTION_ERRORS = (OSError, http.client.HTTPException)
+
+_TRANSIENT = (
+    vmodl.fault.HostCommunication,  # also HostNotConnected, HostNotReachable
+    vmodl.fault.RequestCanceled,
+    vim.fault.Timedout,
+    vim.fault.ConcurrentAccess,
+    vim.fault.NoActiveHostInCluster,
+    vim.fault.FileLocked,
+    vim.fault.ResourceInUse,
+)
+
+
+def fault_name(fault: vmodl.MethodFault) -> str:
+    """The fault's type without its namespace, such as "FileFault"."""
+    return type(fault).__name__.rsplit(".", 1)[-1]
+
+
+def fault_text(fault: vmodl.MethodFault) -> str:
+    """What vCenter said: the message, else the texts of the fault's message list, else its type."""
+    # pyVmomi sets `msg` on what it deserialized; its type stubs do not know it.
+    told = [getattr(fault, "msg", None), *(part.message for part in fault.faultMessage or [])]
+    texts = dict.fromkeys(text.strip() for text in told if text and text.strip())
+    return "; ".join(texts) or fault_name(fault)
+
+
+def translate(fault: vmodl.MethodFault, action: str) -> ServiceError:
+    """The error for a fault met while doing `action` ("removing snapshot snapshot-7").
+
+    The caller raises it ``from fault``. NotAuthenticated is not for this function: the session
+    handles it. A fault met on a disk's changed areas is not either: see `vcenter`.
+    """
+    said = f"{action}: {fault_text(fault)}"
+    metadata = {"fault": fault_name(fault)}
+    match fault:
+        case vmodl.fault.ManagedObjectNotFound():
+            gone = str(fault.obj._GetMoId()) if fault.obj is not None else ""
+            kind = SnapshotNotFound if gone.startswith("snapshot") else VmNotFound
+            return kind(message=f"{action}: {gone or 'the object'} does not exist (any more)")
+        case vim.fault.NoPermission():
+            metadata["privilege"] = fault.privilegeId or ""
+            missing = f" (privilege {fault.privilegeId})" if fault.privilegeId else ""
+            return VCenterPermissionDenied(
+                message=f"{action}: vcenter.user lacks a permission{missing}", metadata=metadata
+            )
+        case vim.fault.TaskInProgress():
+            return VCenterBusy(message=said, metadata=metadata)
+        case vim.fault.ApplicationQuiesceFault() | vim.fault.FilesystemQuiesceFault():
+            return QuiesceFailed(message=said, metadata=metadata)
+        case vim.fault.SnapshotFault() | vim.fault.VmConfigFault() if _is_about_quiescing(said):
+            return QuiesceFailed(message=said, metadata=metadata)
+        case vim.fault.TooManySnapshotLevels():
+            return SnapshotLimit(message=said, metadata=metadata)
+        case vim.fault.NoDiskSpace():
+            return DatastoreFull(
+                message=said, metadata={**metadata, "datastore": fault.datastore or ""}
+            )
+        case vim.fault.ToolsUnavailable():
+            return ToolsNotRunning(message=said, metadata=metadata)
+        case vim.fault.InvalidPowerState():
+            return WrongPowerState(message=said, metadata=metadata)
+    return VCenterFault(message=said, metadata=metadata, retryable=isinstance(fault, _TRANSIENT))
+
+
+def _is_about_quiescing(text: str) -> bool:
+    """Old hosts report a failed quiesce as a general fault with a telling message only."""
+    return "quiesc" in text.lower()
+
+
+def connection_failed(error: Exception, host: str) -> ServiceError:
+    """The error for a connection to `host` ("address:port") that failed with `error`."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return VCenterUntrusted(
+            message=f"the certificate of {host} is not trusted: {error.verify_message}",
+            metadata={"host": host},
+        )
+    text = str(error) or type(error).__name__
+    return VCenterUnreachable(
+        message=f"vCenter {host} does not answer: {text}", metadata={"host": host}
+    )

@@ -1,0 +1,132 @@
+"""A VM's properties, as read from vCenter, as a `vm.Vm`."""
+
+import re
+from collections.abc import Iterable
+
+from pyVmomi import vim
+from pyVmomi.VmomiSupport import ManagedObject
+
+from services.vmware_agent.devices import (
+    has_vtpm,
+    read_disks,
+    read_extra_config,
+    read_nics,
+    read_passthrough,
+)
+from services.vmware_agent.places import Places, parent_of
+from services.vmware_agent.properties import Found
+from services.vmware_agent.vm import Firmware, PowerState, Snapshot, Vm, unescape_name
+from services.vmware_agent.vmomi import moref
+
+VM_PATHS = (
+    "name",
+    "parent",
+    "parentVApp",
+    "capability.changeTrackingSupported",
+    "config.bootOptions",
+    "config.changeTrackingEnabled",
+    "config.extraConfig",
+    "config.firmware",
+    "config.guestFullName",
+    "config.guestId",
+    "config.hardware",
+    "config.instanceUuid",
+    "config.keyId",
+    "config.template",
+    "config.uuid",
+    "config.version",
+    "guest.toolsRunningStatus",
+    "guest.toolsVersionStatus2",
+    "runtime.consolidationNeeded",
+    "runtime.host",
+    "runtime.powerState",
+    "snapshot",
+)
+
+
+class VmProperties:
+    """The properties `VM_PATHS` of one VM; `config.hardware` is there."""
+
+    def __init__(self, found: Found) -> None:
+        self._found = found
+        self.moref = found.moref
+        self._host = found.properties.get("runtime.host")
+        hardware = found.properties["config.hardware"]
+        if not isinstance(hardware, vim.vm.VirtualHardware):
+            raise TypeError(f"config.hardware of {found.moref} is a {type(hardware).__name__}")
+        self._hardware = hardware
+
+    def known_to(self, places: Places) -> bool:
+        """Whether `places` can name the VM's folder and host."""
+        parent = parent_of(self._found)
+        return (parent is None or parent in places.folders) and (
+            not isinstance(self._host, ManagedObject) or moref(self._host) in places.hosts
+        )
+
+    def to_vm(self, places: Places) -> Vm:
+        """The VM as a value; `places` names its folder, host and networks."""
+        get = self._found.properties.get
+        devices = list(self._hardware.device)
+        boot = get("config.bootOptions")
+        tree = get("snapshot")
+        name = str(get("name") or self.moref)
+        return Vm(
+            moref=self.moref,
+            instance_uuid=self._text("config.instanceUuid"),
+            bios_uuid=self._text("config.uuid"),
+            name=unescape_name(name),
+            path=places.path(name, parent_of(self._found)),
+            power=PowerState(str(get("runtime.powerState"))),
+            template=bool(get("config.template")),
+            tools_running=get("guest.toolsRunningStatus") == "guestToolsRunning",
+            tools_installed=get("guest.toolsVersionStatus2")
+            not in (None, "guestToolsNotInstalled"),
+            guest_id=self._text("config.guestId"),
+            guest_full_name=self._text("config.guestFullName"),
+            firmware=Firmware.EFI if get("config.firmware") == "efi" else Firmware.BIOS,
+            secure_boot=bool(getattr(boot, "efiSecureBootEnabled", False)),
+            hardware_version=_hardware_version(self._text("config.version")),
+            cpu_count=self._hardware.numCPU,
+            memory_bytes=self._hardware.memoryMB * 1024 * 1024,
+            tracking_supported=bool(get("capability.changeTrackingSupported")),
+            tracking_enabled=bool(get("config.changeTrackingEnabled")),
+            consolidation_needed=bool(get("runtime.consolidationNeeded")),
+            has_vtpm=has_vtpm(devices),
+            encrypted=get("config.keyId") is not None,
+            passthrough_devices=read_passthrough(devices),
+            host=places.hosts.get(moref(self._host), "")
+            if isinstance(self._host, ManagedObject)
+            else "",
+            disks=read_disks(devices, read_extra_config(self._options())),
+            nics=read_nics(devices, places.networks),
+            snapshots=_snapshots(tree.rootSnapshotList)
+            if isinstance(tree, vim.vm.SnapshotInfo)
+            else (),
+        )
+
+    def _text(self, path: str) -> str:
+        return str(self._found.properties.get(path) or "")
+
+    def _options(self) -> Iterable[vim.option.OptionValue]:
+        options = self._found.properties.get("config.extraConfig")
+        return options if isinstance(options, list) else []
+
+
+def _hardware_version(version: str) -> int:
+    """19 of "vmx-19"; 0 of what is no such version, which counts as too old."""
+    match = re.fullmatch(r"vmx-(\d+)", version)
+    return int(match[1]) if match else 0
+
+
+def _snapshots(trees: Iterable[vim.vm.SnapshotTree]) -> tuple[Snapshot, ...]:
+    return tuple(
+        Snapshot(
+            moref=moref(tree.snapshot),
+            name=tree.name,
+            description=tree.description or "",
+            create_time=tree.createTime.timestamp(),
+            quiesced=bool(tree.quiesced),
+            children=_snapshots(tree.childSnapshotList or []),
+        )
+        for tree in trees
+    )

@@ -1,0 +1,86 @@
+"""Where things are: one read of folders, hosts, networks and the VMs' names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyVmomi import vim
+from pyVmomi.VmomiSupport import ManagedObject
+
+from services.vmware_agent.properties import Found, read_everything
+from services.vmware_agent.session import Connection
+from services.vmware_agent.vm import VmEntry, unescape_name
+from services.vmware_agent.vmomi import moref
+
+_PARENTS = ["name", "parent"]
+_PATHS: Mapping[type[ManagedObject], list[str]] = {
+    vim.Datacenter: _PARENTS,
+    vim.Folder: _PARENTS,
+    vim.VirtualApp: ["name", "parent", "parentFolder"],
+    vim.HostSystem: ["name"],
+    vim.Network: ["name"],
+    vim.dvs.DistributedVirtualPortgroup: ["name", "key"],
+    vim.VirtualMachine: ["name", "parent", "parentVApp", "config.instanceUuid", "config.template"],
+}
+# No inventory is nested that deep; a cycle in a broken one must not hang us.
+_DEEPEST_FOLDER = 100
+
+
+@dataclass(frozen=True)
+class Places:
+    """Names by moref (and by key for distributed port groups), and every VM's entry."""
+
+    folders: Mapping[str, tuple[str, str | None]]
+    hosts: Mapping[str, str]
+    networks: Mapping[str, str]
+    entries: tuple[VmEntry, ...]
+
+    def path(self, name: str, parent: str | None) -> str:
+        """The inventory path of something called `name` (as vCenter escapes it) in `parent`."""
+        parts = [name]
+        while parent is not None and parent in self.folders and len(parts) < _DEEPEST_FOLDER:
+            folder, parent = self.folders[parent]
+            parts.append(folder)
+        return "/" + "/".join(reversed(parts))
+
+
+def read_places(connection: Connection) -> Places:
+    """One property collector call (a page) over the whole inventory. Blocking."""
+    folders: dict[str, tuple[str, str | None]] = {}
+    hosts: dict[str, str] = {}
+    networks: dict[str, str] = {}
+    machines: list[Found] = []
+    root = moref(connection.content.rootFolder)
+    for found in read_everything(connection, _PATHS):
+        name = str(found.properties.get("name") or found.moref)
+        if issubclass(found.kind, vim.VirtualMachine):
+            machines.append(found)
+        elif issubclass(found.kind, vim.HostSystem):
+            hosts[found.moref] = name
+        elif issubclass(found.kind, vim.Network):
+            networks[found.moref] = unescape_name(name)
+            networks[str(found.properties.get("key") or found.moref)] = unescape_name(name)
+        else:
+            parent = parent_of(found)
+            folders[found.moref] = (name, None if parent == root else parent)
+    places = Places(folders, hosts, networks, ())
+    return Places(folders, hosts, networks, tuple(_entry(one, places) for one in machines))
+
+
+def parent_of(found: Found) -> str | None:
+    """The moref of the folder or vApp an object is in; VMs in a vApp may have no folder."""
+    for path in ("parentVApp", "parentFolder", "parent"):
+        parent = found.properties.get(path)
+        if isinstance(parent, ManagedObject):
+            return moref(parent)
+    return None
+
+
+def _entry(found: Found, places: Places) -> VmEntry:
+    name = str(found.properties.get("name") or found.moref)
+    return VmEntry(
+        moref=found.moref,
+        instance_uuid=str(found.properties.get("config.instanceUuid") or ""),
+        name=unescape_name(name),
+        path=places.path(name, parent_of(found)),
+        template=bool(found.properties.get("config.template")),
+    )

@@ -1,0 +1,199 @@
+"""The session with vCenter: login, threads, expiry, and what a wrong password costs.
+
+pyVmomi blocks, so every call runs in a small thread pool. The stub's connection pool is shared by
+those threads. Everything made in a session (stub, references, views) stays inside one call of
+`run`, because after an expiry the call is repeated with a new session.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+from pyVmomi import vim, vmodl
+from pyVmomi.SoapAdapter import SoapStubAdapter
+
+from services.kit.errors import ServiceError
+from services.vmware_agent.errors import VCenterLoginFailed
+from services.vmware_agent.faults import (
+    CONNECTION_ERRORS,
+    connection_failed,
+    fault_text,
+    translate,
+)
+from services.vmware_agent.ports import Clock
+from services.vmware_agent.trust import Trust, establish
+from services.vmware_agent.vmomi import connect_stub, drop_connections, service_content, touch
+
+T = TypeVar("T")
+
+_log = structlog.stdlib.get_logger(__name__)
+
+# vCenter SSO locks an account after five failed logins within three minutes by default.
+REFUSED_LOGIN_PAUSE_SECONDS = 60.0
+# vCenter ends a session after 30 idle minutes by default.
+KEEP_ALIVE_SECONDS = 300.0
+# QueryChangedDiskAreas of a large, fragmented disk takes minutes.
+_REQUEST_TIMEOUT_SECONDS = 300.0
+_CONNECT_TIMEOUT_SECONDS = 15.0
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where vCenter is, who we are there, and how to know it."""
+
+    host: str
+    user: str
+    password: str = field(repr=False)
+    port: int = 443
+    trust: Trust = field(default_factory=Trust)
+
+    @property
+    def address(self) -> str:
+        """host:port, for messages."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One logged-in session, as a call of `Session.run` gets it."""
+
+    stub: SoapStubAdapter
+    content: vim.ServiceInstanceContent
+    thumbprint_sha1: str
+
+
+class Session:
+    """One login to one vCenter, made at the first call and made again when it expires."""
+
+    def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
+        self.endpoint = endpoint
+        self._clock = clock
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="vcenter")
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._refused: tuple[float, vmodl.MethodFault] | None = None
+
+    async def run(self, action: str, call: Callable[[Connection], T], *, repeat: bool = True) -> T:
+        """Do `call` in a thread with a live session; translate what it raises.
+
+        `action` says for error messages what is being done ("reading VM vm-7"). An expired session
+        is renewed once and the call repeated: vCenter refused it before doing anything. A broken
+        connection is tried once more only with `repeat`, which is for calls that change nothing.
+        A ServiceError raised by `call` passes unchanged.
+
+        Raises VCenterUnreachable, VCenterUntrusted, VCenterLoginFailed and those of `translate`.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._call, action, call, repeat)
+
+    async def keep_alive(self) -> None:
+        """Touch the session every few minutes, until cancelled."""
+        while True:
+            await self._clock.sleep(KEEP_ALIVE_SECONDS)
+            if self._connection is None:
+                continue
+            try:
+                await self.run(
+                    "keeping the session alive", lambda connection: touch(connection.stub)
+                )
+            except ServiceError as error:
+                _log.warning(
+                    "vCenter did not answer the keep-alive",
+                    action="vcenter.keep_alive",
+                    reason=error.reason,
+                    error=error.message,
+                )
+
+    async def close(self) -> None:
+        """Log out and end the threads. No call may follow."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._log_out)
+        self._executor.shutdown(wait=False)
+
+    def _call(self, action: str, call: Callable[[Connection], T], repeat: bool) -> T:
+        connection = self._live(stale=None)
+        renewed = False
+        while True:
+            try:
+                return call(connection)
+            except vim.fault.NotAuthenticated as fault:
+                if renewed:
+                    raise self._login_failed(fault) from fault
+                renewed = True
+                connection = self._live(stale=connection)
+            except vmodl.MethodFault as fault:
+                raise translate(fault, action) from fault
+            except CONNECTION_ERRORS as error:
+                if not repeat:
+                    raise connection_failed(error, self.endpoint.address) from error
+                repeat = False
+
+    def _live(self, stale: Connection | None) -> Connection:
+        """The session all threads share; a new one if that is none, or is `stale`."""
+        with self._lock:
+            if self._connection is not None and self._connection is not stale:
+                return self._connection
+            if stale is not None:
+                _log.info("the vCenter session expired", action="vcenter.session_expired")
+                drop_connections(stale.stub)
+                self._connection = None
+            self._connection = self._log_in()
+            return self._connection
+
+    def _log_in(self) -> Connection:
+        if self._refused is not None:
+            until, fault = self._refused
+            if self._clock.monotonic() < until:
+                raise self._login_failed(fault) from fault
+            self._refused = None
+        endpoint = self.endpoint
+        trusted = establish(endpoint.host, endpoint.port, endpoint.trust, _CONNECT_TIMEOUT_SECONDS)
+        try:
+            stub = connect_stub(
+                endpoint.host,
+                endpoint.port,
+                trusted.context,
+                timeout_seconds=_REQUEST_TIMEOUT_SECONDS,
+                pool_size=_THREADS,
+            )
+            content = service_content(stub)
+            session_manager = content.sessionManager
+            if session_manager is None:
+                raise VCenterLoginFailed(message=f"{endpoint.address} has no session manager")
+            session_manager.Login(endpoint.user, endpoint.password, None)
+        except vim.fault.InvalidLogin as fault:
+            self._refused = (self._clock.monotonic() + REFUSED_LOGIN_PAUSE_SECONDS, fault)
+            raise self._login_failed(fault) from fault
+        except vim.fault.NoPermission as fault:
+            raise self._login_failed(fault) from fault
+        except vmodl.MethodFault as fault:
+            raise translate(fault, f"logging in to {endpoint.address}") from fault
+        except CONNECTION_ERRORS as error:
+            raise connection_failed(error, endpoint.address) from error
+        _log.info("logged in to vCenter", action="vcenter.login", host=endpoint.address)
+        return Connection(stub, content, trusted.thumbprint_sha1)
+
+    def _login_failed(self, fault: vmodl.MethodFault) -> VCenterLoginFailed:
+        endpoint = self.endpoint
+        return VCenterLoginFailed(
+            message=f"vCenter {endpoint.address} refuses the login of vcenter.user "
+            f"{endpoint.user!r}: {fault_text(fault)}",
+            metadata={"host": endpoint.address, "user": endpoint.user},
+        )
+
+    def _log_out(self) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        # The session may have expired, and vCenter ends idle ones anyway.
+        with contextlib.suppress(vmodl.MethodFault, *CONNECTION_ERRORS):
+            if connection.content.sessionManager is not None:
+                connection.content.sessionManager.Logout()
+        drop_connections(connection.stub)

@@ -1,0 +1,231 @@
+"""Snapshots that exist only while a pass reads them: made and removed so that repeating is safe."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import structlog
+
+from services.kit.errors import ServiceError
+from services.vmware_agent.errors import (
+    ConsolidationNeeded,
+    InvalidQuery,
+    QuiesceFailed,
+    SnapshotNotFound,
+    VCenterBusy,
+    VCenterFault,
+)
+from services.vmware_agent.ports import Clock, VCenter
+from services.vmware_agent.vm import PowerState, Snapshot, SnapshotDisk, Vm
+from services.vmware_agent.waiting import Backoff, Deadline
+
+_log = structlog.stdlib.get_logger(__name__)
+
+# vSphere's own limit for a snapshot's name.
+LONGEST_NAME = 80
+
+
+class Quiesce(Enum):
+    """Whether the guest's file systems are frozen for a snapshot."""
+
+    AUTO = "auto"
+    REQUIRED = "true"
+    OFF = "false"
+
+
+@dataclass(frozen=True)
+class SnapshotView:
+    """A snapshot with the disks as it froze them."""
+
+    snapshot: Snapshot
+    disks: tuple[SnapshotDisk, ...]
+
+
+@dataclass(frozen=True)
+class Created:
+    """What `create_snapshot` made or found."""
+
+    view: SnapshotView
+    existed: bool
+
+
+async def create_snapshot(
+    vcenter: VCenter,
+    clock: Clock,
+    vm_moref: str,
+    name: str,
+    *,
+    description: str = "",
+    quiesce: Quiesce = Quiesce.AUTO,
+    timeout_seconds: float,
+) -> Created:
+    """Take a snapshot without memory under a name nobody else uses, or return the one that has it.
+
+    The name is looked up before every try, so a call repeated after a crash, a timeout or a lost
+    connection finds what the first one made. Other tasks of the VM are waited for. With AUTO a
+    guest that cannot be quiesced gets a crash-consistent snapshot instead. vSphere ignores
+    quiescing when the VM is off or has no Tools; with REQUIRED a running VM without Tools is
+    QuiesceFailed here. Raises InvalidQuery, VmNotFound, VCenterBusy, VCenterTimeout,
+    SnapshotLimit, DatastoreFull.
+    """
+    if not name or len(name) > LONGEST_NAME:
+        raise InvalidQuery(message=f"a snapshot's name has 1 to {LONGEST_NAME} characters")
+    deadline = Deadline(clock, timeout_seconds)
+    backoff = Backoff(clock, deadline)
+    while True:
+        vm = await vcenter.get_vm(vm_moref)
+        existing = vm.snapshot_named(name)
+        if existing is not None:
+            return Created(await _view(vcenter, existing), existed=True)
+        try:
+            made = await vcenter.create_snapshot(
+                vm_moref,
+                name,
+                description,
+                quiesce=_wants_quiescing(vm, quiesce),
+                timeout_seconds=deadline.remaining_seconds,
+            )
+        except VCenterBusy:
+            if not await backoff.pause():
+                raise
+        except QuiesceFailed as error:
+            if quiesce is Quiesce.REQUIRED:
+                raise
+            _log.warning(
+                "the guest cannot be quiesced: the snapshot will be crash-consistent",
+                action="snapshot.quiesce_failed",
+                vm=vm_moref,
+                error=error.message,
+            )
+            quiesce = Quiesce.OFF
+        else:
+            _log.info("created a snapshot", action="snapshot.created", vm=vm_moref, snapshot=made)
+            return Created(await _find(vcenter, vm_moref, made), existed=False)
+
+
+async def remove_snapshot(
+    vcenter: VCenter,
+    clock: Clock,
+    vm_moref: str,
+    *,
+    snapshot_moref: str = "",
+    name: str = "",
+    timeout_seconds: float,
+) -> bool:
+    """Remove one snapshot by moref or name, consolidating if vCenter asks for it; False if none.
+
+    Waits for other tasks of the VM and repeats, also when a removal ended in a fault that may
+    pass. The last word is always the VM's snapshot tree, so a removal whose answer got lost
+    counts. Should several snapshots have the name, all of them go if it carries our prefix,
+    otherwise nothing does (InvalidQuery). Raises VmNotFound, VCenterBusy, VCenterTimeout,
+    ConsolidationNeeded.
+    """
+    if not (snapshot_moref or name):
+        raise InvalidQuery(message="neither moref nor name of a snapshot is given")
+    deadline = Deadline(clock, timeout_seconds)
+    backoff = Backoff(clock, deadline)
+    removed = False
+    while True:
+        vm = await vcenter.get_vm(vm_moref)
+        found = _meant(vm, snapshot_moref, name)
+        if not found:
+            break
+        removed = True
+        try:
+            await vcenter.remove_snapshot(found[0].moref, deadline.remaining_seconds)
+        except SnapshotNotFound:
+            continue  # Somebody else's removal ended meanwhile: look again.
+        except (VCenterBusy, VCenterFault) as error:
+            if not error.retryable or not await backoff.pause():
+                raise
+        else:
+            _log.info(
+                "removed a snapshot",
+                action="snapshot.removed",
+                vm=vm_moref,
+                snapshot=found[0].moref,
+            )
+    if removed and vm.consolidation_needed:
+        await consolidate(vcenter, clock, vm_moref, deadline.remaining_seconds)
+    return removed
+
+
+async def consolidate(
+    vcenter: VCenter, clock: Clock, vm_moref: str, timeout_seconds: float
+) -> None:
+    """Consolidate the VM's disks until vCenter no longer asks for it.
+
+    A file held by a backup proxy or a late NFC connection is freed within minutes, so a failure is
+    tried again until the time is up; then ConsolidationNeeded is raised from the last one.
+    """
+    deadline = Deadline(clock, timeout_seconds)
+    backoff = Backoff(clock, deadline)
+    while (await vcenter.get_vm(vm_moref)).consolidation_needed:
+        cause: ServiceError | None = None
+        try:
+            await vcenter.consolidate(vm_moref, deadline.remaining_seconds)
+        except (VCenterBusy, VCenterFault) as error:
+            cause = error
+        else:
+            if not (await vcenter.get_vm(vm_moref)).consolidation_needed:
+                return
+        if not await backoff.pause():
+            why = f": {cause.message}" if cause is not None else ""
+            raise ConsolidationNeeded(
+                message=f"the disks of VM {vm_moref} could not be consolidated in time{why}",
+                metadata={"vm": vm_moref},
+            ) from cause
+
+
+async def list_snapshots(
+    vcenter: VCenter, vm_moref: str, name_prefix: str = ""
+) -> tuple[SnapshotView, ...]:
+    """The VM's snapshots whose name starts with `name_prefix`, oldest first, with their disks."""
+    vm = await vcenter.get_vm(vm_moref)
+    views = []
+    for snapshot in sorted(vm.all_snapshots(), key=lambda one: one.create_time):
+        if not snapshot.name.startswith(name_prefix):
+            continue
+        try:
+            views.append(await _view(vcenter, snapshot))
+        except SnapshotNotFound:
+            continue  # Removed since the tree was read.
+    return tuple(views)
+
+
+def _wants_quiescing(vm: Vm, quiesce: Quiesce) -> bool:
+    """What to ask vSphere for. Raises QuiesceFailed for a policy that cannot be kept."""
+    if quiesce is Quiesce.OFF or vm.power is not PowerState.ON:
+        return False  # A VM that is off is consistent as it is.
+    if quiesce is Quiesce.REQUIRED and not vm.tools_running:
+        raise QuiesceFailed(
+            message=f"VM {vm.name!r} cannot be quiesced: VMware Tools do not run in it",
+            retryable=False,
+        )
+    return vm.tools_running
+
+
+def _meant(vm: Vm, snapshot_moref: str, name: str) -> list[Snapshot]:
+    if snapshot_moref:
+        return [one for one in vm.all_snapshots() if one.moref == snapshot_moref]
+    found = [one for one in vm.all_snapshots() if one.name == name]
+    if len(found) > 1 and not found[0].ours:
+        told = ", ".join(one.moref for one in found)
+        raise InvalidQuery(
+            message=f"VM {vm.name!r} has {len(found)} snapshots named {name!r}: {told}",
+            hint="give the snapshot's moref",
+        )
+    return found
+
+
+async def _find(vcenter: VCenter, vm_moref: str, snapshot_moref: str) -> SnapshotView:
+    vm = await vcenter.get_vm(vm_moref)
+    for snapshot in vm.all_snapshots():
+        if snapshot.moref == snapshot_moref:
+            return await _view(vcenter, snapshot)
+    raise SnapshotNotFound(
+        message=f"snapshot {snapshot_moref} of VM {vm.name!r} vanished right after it was made"
+    )
+
+
+async def _view(vcenter: VCenter, snapshot: Snapshot) -> SnapshotView:
+    return SnapshotView(snapshot, await vcenter.snapshot_disks(snapshot.moref))

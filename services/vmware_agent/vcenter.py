@@ -1,0 +1,213 @@
+"""The `VCenter` port over pyVmomi."""
+
+from collections.abc import Sequence
+
+from pyVmomi import vim, vmodl
+
+from services.vmware_agent.errors import CbtReset, SnapshotNotFound, VmNotFound
+from services.vmware_agent.faults import fault_text
+from services.vmware_agent.machines import VM_PATHS, VmProperties
+from services.vmware_agent.places import Places, read_places
+from services.vmware_agent.ports import Clock
+from services.vmware_agent.properties import read_objects
+from services.vmware_agent.session import Connection, Session
+from services.vmware_agent.tasks import Tasks
+from services.vmware_agent.vm import About, Area, ChangedAreaPage, SnapshotDisk, Vm, VmEntry
+from services.vmware_agent.vmomi import snapshot as snapshot_ref
+from services.vmware_agent.vmomi import virtual_machine
+
+
+class VmomiVCenter:
+    """See `ports.VCenter`. Lives on one event loop; blocking work is in the session's threads."""
+
+    def __init__(self, session: Session, clock: Clock) -> None:
+        self._session = session
+        self._tasks = Tasks(session, clock)
+        self._places: Places | None = None
+
+    async def close(self) -> None:
+        """Stop following tasks and log out."""
+        await self._tasks.close()
+        await self._session.close()
+
+    async def about(self) -> About:
+        """Which vCenter this is; logs in if need be."""
+        return await self._session.run("asking vCenter who it is", _about)
+
+    async def list_entries(self) -> Sequence[VmEntry]:
+        """All VMs and templates of all datacenters, one property collector call a page."""
+        self._places = await self._session.run("reading the inventory", read_places)
+        return self._places.entries
+
+    async def get_vms(self, vms: Sequence[str]) -> Sequence[Vm]:
+        """Those VMs in one property collector call a page; gone ones are left out."""
+        if not vms:
+            return ()
+        read = await self._session.run("reading VMs", lambda connection: _read(connection, vms))
+        places = await self._places_for(read)
+        by_moref = {one.moref: one.to_vm(places) for one in read}
+        return [by_moref[vm] for vm in vms if vm in by_moref]
+
+    async def get_vm(self, vm: str) -> Vm:
+        """Everything about one VM. Raises VmNotFound."""
+        found = await self.get_vms([vm])
+        if not found:
+            raise VmNotFound(message=f"vCenter has no VM {vm}", metadata={"moref": vm})
+        return found[0]
+
+    async def _places_for(self, read: Sequence[VmProperties]) -> Places:
+        """Names of folders, hosts and networks: remembered until a VM refers to an unknown one."""
+        places = self._places
+        if places is None or not all(one.known_to(places) for one in read):
+            await self.list_entries()
+        assert self._places is not None  # noqa: S101 - list_entries has set it
+        return self._places
+
+    async def set_tracking(self, vm: str, disks: Sequence[str], timeout_seconds: float) -> None:
+        """ReconfigVM_Task with changeTrackingEnabled and the disks' ctkEnabled keys."""
+        specification = vim.vm.ConfigSpec(
+            changeTrackingEnabled=True,
+            extraConfig=[
+                vim.option.OptionValue(key=f"{disk}.ctkEnabled", value="TRUE") for disk in disks
+            ],
+        )
+        await self._tasks.run(
+            f"enabling changed block tracking of VM {vm}",
+            lambda connection: virtual_machine(connection.stub, vm).ReconfigVM_Task(specification),
+            timeout_seconds,
+        )
+
+    async def create_snapshot(
+        self, vm: str, name: str, description: str, *, quiesce: bool, timeout_seconds: float
+    ) -> str:
+        """CreateSnapshot_Task without memory."""
+        return await self._tasks.run(
+            f"creating snapshot {name!r} of VM {vm}",
+            lambda connection: virtual_machine(connection.stub, vm).CreateSnapshot_Task(
+                name=name, description=description, memory=False, quiesce=quiesce
+            ),
+            timeout_seconds,
+        )
+
+    async def remove_snapshot(self, snapshot: str, timeout_seconds: float) -> None:
+        """RemoveSnapshot_Task without children, consolidating."""
+        await self._tasks.run(
+            f"removing snapshot {snapshot}",
+            lambda connection: snapshot_ref(connection.stub, snapshot).RemoveSnapshot_Task(
+                removeChildren=False, consolidate=True
+            ),
+            timeout_seconds,
+        )
+
+    async def consolidate(self, vm: str, timeout_seconds: float) -> None:
+        """ConsolidateVMDisks_Task."""
+        await self._tasks.run(
+            f"consolidating the disks of VM {vm}",
+            lambda connection: virtual_machine(connection.stub, vm).ConsolidateVMDisks_Task(),
+            timeout_seconds,
+        )
+
+    async def snapshot_disks(self, snapshot: str) -> tuple[SnapshotDisk, ...]:
+        """Read from the snapshot's own configuration: the VM's shows the running point."""
+        return await self._session.run(
+            f"reading snapshot {snapshot}",
+            lambda connection: _snapshot_disks(connection, snapshot),
+        )
+
+    async def changed_areas(
+        self, vm: str, snapshot: str, disk_key: int, change_id: str, start: int
+    ) -> ChangedAreaPage:
+        """QueryChangedDiskAreas once."""
+        return await self._session.run(
+            f"asking for changed areas of disk {disk_key} of VM {vm}",
+            lambda connection: _changed_areas(connection, vm, snapshot, disk_key, change_id, start),
+        )
+
+    async def power_on(self, vm: str, timeout_seconds: float) -> None:
+        """PowerOnVM_Task."""
+        await self._tasks.run(
+            f"powering on VM {vm}",
+            lambda connection: virtual_machine(connection.stub, vm).PowerOnVM_Task(),
+            timeout_seconds,
+        )
+
+    async def power_off(self, vm: str, timeout_seconds: float) -> None:
+        """PowerOffVM_Task."""
+        await self._tasks.run(
+            f"powering off VM {vm}",
+            lambda connection: virtual_machine(connection.stub, vm).PowerOffVM_Task(),
+            timeout_seconds,
+        )
+
+    async def shutdown_guest(self, vm: str) -> None:
+        """ShutdownGuest; returns once Tools have been told."""
+        await self._session.run(
+            f"asking the guest of VM {vm} to shut down",
+            lambda connection: virtual_machine(connection.stub, vm).ShutdownGuest(),
+            repeat=False,
+        )
+
+
+def _about(connection: Connection) -> About:
+    about = connection.content.about
+    return About(
+        product=about.fullName,
+        api_version=about.apiVersion,
+        instance_uuid=about.instanceUuid or "",
+        thumbprint_sha1=connection.thumbprint_sha1,
+    )
+
+
+def _read(connection: Connection, vms: Sequence[str]) -> list[VmProperties]:
+    references = [virtual_machine(connection.stub, vm) for vm in vms]
+    found = read_objects(connection, references, VM_PATHS)
+    # A VM without a configuration is inaccessible, orphaned or just being made.
+    return [VmProperties(one) for one in found if "config.hardware" in one.properties]
+
+
+def _snapshot_disks(connection: Connection, snapshot: str) -> tuple[SnapshotDisk, ...]:
+    reference = snapshot_ref(connection.stub, snapshot)
+    found = read_objects(connection, [reference], ["config.hardware"])
+    hardware = found[0].properties.get("config.hardware") if found else None
+    if not isinstance(hardware, vim.vm.VirtualHardware):
+        raise SnapshotNotFound(
+            message=f"vCenter has no snapshot {snapshot}", metadata={"snapshot": snapshot}
+        )
+    return tuple(
+        SnapshotDisk(
+            key=device.key,
+            path=getattr(device.backing, "fileName", None) or "",
+            capacity_bytes=int(device.capacityInBytes or device.capacityInKB * 1024),
+            change_id=getattr(device.backing, "changeId", None) or None,
+        )
+        for device in hardware.device
+        if isinstance(device, vim.vm.device.VirtualDisk)
+    )
+
+
+def _changed_areas(
+    connection: Connection, vm: str, snapshot: str, disk_key: int, change_id: str, start: int
+) -> ChangedAreaPage:
+    try:
+        info = virtual_machine(connection.stub, vm).QueryChangedDiskAreas(
+            snapshot=snapshot_ref(connection.stub, snapshot),
+            deviceKey=disk_key,
+            startOffset=start,
+            changeId=change_id,
+        )
+    except (vim.fault.FileFault, vmodl.fault.InvalidArgument, vim.fault.NotFound) as fault:
+        # FileFault: tracking was off, was reset, or the id is of another disk. InvalidArgument on
+        # deviceKey: the disk has no tracking at all (VMware KB 2090639 and 1033816).
+        kind = (
+            "invalid_argument" if isinstance(fault, vmodl.fault.InvalidArgument) else "file_fault"
+        )
+        raise CbtReset.of(
+            disk_key,
+            kind,
+            f"vCenter cannot tell what changed on disk {disk_key} of VM {vm}: {fault_text(fault)}",
+        ) from fault
+    return ChangedAreaPage(
+        start=int(info.startOffset),
+        length=int(info.length),
+        areas=tuple(Area(int(area.start), int(area.length)) for area in info.changedArea or []),
+    )

@@ -1,0 +1,116 @@
+"""The few untyped corners of pyVmomi, given types once."""
+
+import http.client
+import ssl
+from xml.etree import ElementTree
+
+from pyVmomi import vim
+from pyVmomi.SoapAdapter import SoapStubAdapter
+from pyVmomi.VmomiSupport import GetServiceVersions, ManagedObject, versionIdMap
+
+from services.vmware_agent.errors import VCenterFault
+
+VERSIONS_PATH = "/sdk/vimServiceVersions.xml"
+
+
+def moref(managed_object: ManagedObject) -> str:
+    """The managed object's reference id, such as "vm-42"."""
+    return str(managed_object._GetMoId())
+
+
+def virtual_machine(stub: SoapStubAdapter, vm: str) -> vim.VirtualMachine:
+    """A reference to a VM; whether it exists shows at the first call."""
+    return vim.VirtualMachine(vm, stub)
+
+
+def snapshot(stub: SoapStubAdapter, moref: str) -> vim.vm.Snapshot:
+    """A reference to a snapshot; whether it exists shows at the first call."""
+    return vim.vm.Snapshot(moref, stub)
+
+
+def service_content(stub: SoapStubAdapter) -> vim.ServiceInstanceContent:
+    """vCenter's root objects; needs no login. Blocking."""
+    return _service_instance(stub).RetrieveContent()
+
+
+def touch(stub: SoapStubAdapter) -> None:
+    """The cheapest call that needs a session. Blocking; raises NotAuthenticated without one."""
+    _service_instance(stub).CurrentTime()
+
+
+def drop_connections(stub: SoapStubAdapter) -> None:
+    """Close the stub's idle connections; those in use end with their call."""
+    stub.DropConnections()
+
+
+def task(stub: SoapStubAdapter, moref: str) -> vim.Task:
+    """A reference to a task; whether it exists shows at the first call."""
+    return vim.Task(moref, stub)
+
+
+def connect_stub(
+    host: str, port: int, context: ssl.SSLContext, *, timeout_seconds: float, pool_size: int
+) -> SoapStubAdapter:
+    """A stub, not yet logged in, for the newest API version both sides know. Blocking.
+
+    The stub's connection pool may be used from several threads. `timeout_seconds` bounds each
+    read and write on a connection; pyVmomi's own version probe has no timeout and would hang on a
+    vCenter that accepts connections only.
+
+    Raises what http.client and ssl raise, and VCenterFault if that is no vSphere server.
+    """
+    version = _newest_version(_served_versions(host, port, context, timeout_seconds), host)
+    return SoapStubAdapter(
+        host=host,
+        port=port,
+        path="/sdk",
+        version=version,
+        sslContext=context,
+        httpConnectionTimeout=timeout_seconds,
+        poolSize=pool_size,
+        # vCenter's proxy drops idle connections after a few minutes; a request on a dropped one
+        # fails, so ours go first.
+        connectionPoolTimeout=60,
+    )
+
+
+def _served_versions(
+    host: str, port: int, context: ssl.SSLContext, timeout_seconds: float
+) -> frozenset[str]:
+    connection = http.client.HTTPSConnection(host, port, context=context, timeout=timeout_seconds)
+    try:
+        connection.request("GET", VERSIONS_PATH)
+        response = connection.getresponse()
+        body = response.read()
+    finally:
+        connection.close()
+    if response.status != http.HTTPStatus.OK:
+        raise _no_vsphere(host, f"{VERSIONS_PATH} answers {response.status}")
+    try:
+        # Expat of a supported Python refuses entity bombs, and the peer is authenticated.
+        root = ElementTree.fromstring(body)  # noqa: S314
+    except ElementTree.ParseError as error:
+        raise _no_vsphere(host, f"{VERSIONS_PATH} is no XML") from error
+    return frozenset(
+        (version.text or "").strip()
+        for namespace in root.iter("namespace")
+        for version in namespace.iter("version")
+    )
+
+
+def _newest_version(served: frozenset[str], host: str) -> str:
+    for version in GetServiceVersions("vim25"):
+        if versionIdMap[version] in served:
+            return str(version)
+    raise _no_vsphere(host, f"its API versions are unknown: {', '.join(sorted(served)) or 'none'}")
+
+
+def _no_vsphere(host: str, why: str) -> VCenterFault:
+    return VCenterFault(
+        message=f"{host} is no vSphere server: {why}",
+        hint="vcenter.host must be the address of a vCenter or ESXi host",
+    )
+
+
+def _service_instance(stub: SoapStubAdapter) -> vim.ServiceInstance:
+    return vim.ServiceInstance("ServiceInstance", stub)
