@@ -249,11 +249,14 @@ class Disk(_message.Message):
     CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     CHANGE_TRACKING_ENABLED_FIELD_NUMBER: _builtins.int
     UNSUPPORTED_REASON_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
     key: _builtins.int
     """vCenter's device key, for example 2000."""
     unit: _builtins.int
-    """The disk's number in specs: bus number times 16 plus unit number within
-    the controllers of its kind, unique in the machine.
+    """The disk's number in specs, unique in the machine: the unit number with
+    one controller, bus number times 16 plus unit number with several SCSI
+    controllers; other controllers' numbers start at 1000 and above.
     """
     label: _builtins.str
     """Label, for example "Hard disk 1"."""
@@ -271,6 +274,10 @@ class Disk(_message.Message):
     """Why no snapshot covers this disk (independent, physical RDM, shared
     bus); empty when one does.
     """
+    slot: _builtins.str
+    """Controller and unit number as VMware writes them, for example "scsi1:0"."""
+    used_bytes: _builtins.int
+    """Bytes its files take on the datastore; 0 when not known."""
     def __init__(
         self,
         *,
@@ -283,10 +290,12 @@ class Disk(_message.Message):
         capacity_bytes: _builtins.int = ...,
         change_tracking_enabled: _builtins.bool = ...,
         unsupported_reason: _builtins.str = ...,
+        slot: _builtins.str = ...,
+        used_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bus", b"bus", "capacity_bytes", b"capacity_bytes", "change_tracking_enabled", b"change_tracking_enabled", "controller", b"controller", "key", b"key", "label", b"label", "path", b"path", "unit", b"unit", "unsupported_reason", b"unsupported_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bus", b"bus", "capacity_bytes", b"capacity_bytes", "change_tracking_enabled", b"change_tracking_enabled", "controller", b"controller", "key", b"key", "label", b"label", "path", b"path", "slot", b"slot", "unit", b"unit", "unsupported_reason", b"unsupported_reason", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
