@@ -1,0 +1,1 @@
+"""The disk agent: everything v2c does on one storage host."""

@@ -1,0 +1,421 @@
+"""The durable map of a disk's chunks: what is on the target, and its digest as read.
+
+One file per disk. Two header slots of one page each, then pages of `RECORDS_PER_PAGE` fixed-size
+records. Every page carries its own checksum, seeded with the map's identity and its index:
+
+- A torn or damaged page makes its chunks UNKNOWN, which costs work and never correctness.
+- A header is written to the slot that does not hold the newest one; a torn write leaves the other.
+- An unwritten page (a hole in the file) reads as UNKNOWN chunks, so an empty map costs nothing.
+
+A record says what the target holds (`Kind`), its digest, and in which pass it was written. A pass
+is resumable because a chunk counts as done only when its record carries the pass's sequence number.
+The caller flushes the target before `checkpoint`: the map never claims more than storage holds.
+
+Size: 20 bytes a chunk, so 20 MiB for each TiB of 1 MiB chunks.
+"""
+
+import json
+import os
+import secrets
+import struct
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import xxhash
+
+from services.disk_agent.engine.failures import MapUnusable
+
+PAGE_BYTES = 4096
+CHECKSUM_BYTES = 16
+DIGEST_BYTES = 16
+NO_DIGEST = bytes(DIGEST_BYTES)
+_WORD = struct.Struct("<I")
+RECORD_BYTES = _WORD.size + DIGEST_BYTES
+RECORDS_PER_PAGE = (PAGE_BYTES - CHECKSUM_BYTES) // RECORD_BYTES
+_HEADER_SLOTS = 2
+_MAGIC = b"v2c-map1"
+# Clean pages kept in memory; dirty ones stay until the checkpoint.
+_CACHED_PAGES = 512
+
+
+class Kind(IntEnum):
+    """What a map knows of a chunk on the target."""
+
+    UNKNOWN = 0
+    ZERO = 1
+    DATA = 2
+    # Written only in part by a pass: the content is right, but no digest of all of it was taken.
+    UNDIGESTED = 3
+
+
+class Record(NamedTuple):
+    """One chunk: its kind, the sequence number of the pass that wrote it, and its digest."""
+
+    kind: Kind
+    sequence: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class PassKey:
+    """What a pass is bound to: only the very same pass resumes at the chunk."""
+
+    pass_id: str
+    snapshot: str
+    mode: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """Identity and state of a map. `intent_*` bound the chunks a re-sync may be writing."""
+
+    identity: int
+    disk_id: str
+    capacity_bytes: int
+    chunk_bytes: int
+    generation: int = 0
+    sequence: int = 0
+    pass_id: str = ""
+    snapshot: str = ""
+    mode: str = ""
+    complete: bool = False
+    # The target held nothing but zeroes when this map was made, and one snapshot fills it.
+    blank_target: bool = False
+    # The newest pass that ended well; empty before the first.
+    complete_pass_id: str = ""
+    complete_snapshot: str = ""
+    # The capacity before the disk grew; bytes from there on belong to the current pass. 0: none.
+    grown_from_bytes: int = 0
+    intent_first: int = 0
+    intent_stop: int = 0
+
+    @property
+    def key(self) -> PassKey:
+        """What the current pass is bound to."""
+        return PassKey(self.pass_id, self.snapshot, self.mode)
+
+
+class ChunkMap:
+    """An open chunk map. Not thread-safe; one process has it open at a time."""
+
+    def __init__(self, fd: int, path: Path, header: Header) -> None:
+        self._fd = fd
+        self.path = path
+        self.header = header
+        self.damaged_pages = 0
+        self._clean: OrderedDict[int, bytearray] = OrderedDict()
+        self._dirty: dict[int, bytearray] = {}
+        self._resumed = False
+
+    # -- opening and closing
+
+    @classmethod
+    def create(cls, path: Path, disk_id: str, capacity_bytes: int, chunk_bytes: int) -> Self:
+        """Make an empty map in place of whatever is at `path`."""
+        header = Header(secrets.randbits(63), disk_id, capacity_bytes, chunk_bytes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(path.name + ".new")
+        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        created = cls(fd, path, header)
+        created._write_header(header)
+        os.fsync(fd)
+        fresh.replace(path)
+        _sync_directory(path.parent)
+        return created
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open an existing map.
+
+        Raises FileNotFoundError, or MapUnusable when neither header slot is intact.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            headers = [_read_header(fd, slot) for slot in range(_HEADER_SLOTS)]
+            intact = [header for header in headers if header is not None]
+            if not intact:
+                raise MapUnusable(f"the chunk map {path} is corrupt: no header slot is intact")
+            return cls(fd, path, max(intact, key=lambda header: header.generation))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Close the file. Records since the last checkpoint are dropped."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- passes
+
+    @property
+    def chunks(self) -> int:
+        """The number of chunks of the disk; the last one may be short."""
+        return -(-self.header.capacity_bytes // self.header.chunk_bytes)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the current pass was begun by an earlier `begin_pass`."""
+        return self._resumed
+
+    def begin_pass(
+        self, key: PassKey, *, stale: Iterable[int] = (), blank_target: bool = False
+    ) -> None:
+        """Begin a pass, or go on with it if the map is bound to the very same one.
+
+        `stale` are chunks that the pass is going to change: their digests stop counting before the
+        first write, because a crash may leave either content. Durable when it returns.
+        """
+        old = self.header
+        self._resumed = old.key == key
+        if self._resumed:
+            self._forget_intent()
+            self.checkpoint(force_header=True)
+            return
+        self._forget_intent()
+        self.header = replace(
+            old,
+            pass_id=key.pass_id,
+            snapshot=key.snapshot,
+            mode=key.mode,
+            sequence=old.sequence + 1,
+            complete=False,
+            blank_target=blank_target,
+        )
+        self.forget(stale)
+        self.checkpoint(force_header=True)
+
+    def rebind(self, key: PassKey, changed: Iterable[int]) -> None:
+        """Go on with an unfinished pass on another snapshot.
+
+        `changed` are the chunks with areas changed between the two snapshots: they are to be copied
+        again, everything else that is done stays done.
+        """
+        self.forget(changed)
+        self.header = replace(
+            self.header,
+            pass_id=key.pass_id,
+            snapshot=key.snapshot,
+            mode=key.mode,
+            blank_target=False,
+        )
+        self._resumed = True
+        self.checkpoint(force_header=True)
+
+    def complete_pass(self) -> None:
+        """Record that the current pass is done; durable when it returns."""
+        self.header = replace(
+            self.header,
+            complete=True,
+            complete_pass_id=self.header.pass_id,
+            complete_snapshot=self.header.snapshot,
+            grown_from_bytes=0,
+            intent_first=0,
+            intent_stop=0,
+        )
+        self.checkpoint(force_header=True)
+
+    def grow(self, capacity_bytes: int) -> None:
+        """Take a larger disk: new chunks are UNKNOWN, and so is a short one that was the last."""
+        old = self.header
+        if old.capacity_bytes % old.chunk_bytes:
+            self.forget([self.chunks - 1])
+        self.header = replace(
+            old,
+            capacity_bytes=capacity_bytes,
+            grown_from_bytes=old.grown_from_bytes or old.capacity_bytes,
+        )
+        self.checkpoint(force_header=True)
+
+    # -- records
+
+    def __getitem__(self, index: int) -> Record:
+        page, at = self._locate(index)
+        (word,) = _WORD.unpack_from(page, at)
+        start = at + _WORD.size
+        return Record(Kind(word & 3), word >> 2, bytes(page[start : start + DIGEST_BYTES]))
+
+    def is_done(self, index: int) -> bool:
+        """Whether the current pass recorded the chunk."""
+        page, at = self._locate(index)
+        (word,) = _WORD.unpack_from(page, at)
+        return bool(word & 3) and word >> 2 == self.header.sequence
+
+    def undone_runs(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Runs (first, stop) of chunks which the current pass did not record yet."""
+        begin = -1
+        for index in range(first, stop):
+            if self.is_done(index):
+                if begin >= 0:
+                    yield begin, index
+                begin = -1
+            elif begin < 0:
+                begin = index
+        if begin >= 0:
+            yield begin, stop
+
+    def put(self, first: int, count: int, kind: Kind, digest: bytes = NO_DIGEST) -> None:
+        """Record chunks of the current pass; durable with the next checkpoint."""
+        record = _WORD.pack(self.header.sequence << 2 | kind) + digest
+        self._fill(first, count, record)
+
+    def forget(self, indexes: Iterable[int]) -> None:
+        """Make chunks UNKNOWN; durable with the next checkpoint."""
+        for index in indexes:
+            self._fill(index, 1, bytes(RECORD_BYTES))
+
+    def holds_data(self) -> bool:
+        """Whether any chunk on the target is recorded to hold data."""
+        return any(
+            _WORD.unpack_from(page, at)[0] & 3 in (Kind.DATA, Kind.UNDIGESTED)
+            for page in self._pages()
+            for at in range(CHECKSUM_BYTES, PAGE_BYTES, RECORD_BYTES)
+        )
+
+    def digest(self) -> str:
+        """The digest over all chunks' kinds and digests in order: equal for equal content.
+
+        Chunks without a digest count as such, so two maps compare only if both know everything.
+        """
+        state = xxhash.xxh3_128()
+        left = self.chunks
+        for page in self._pages():
+            stop = CHECKSUM_BYTES + min(left, RECORDS_PER_PAGE) * RECORD_BYTES
+            left -= RECORDS_PER_PAGE
+            for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES):
+                # The kind, in the lowest byte's two lowest bits, without the pass's number.
+                state.update(bytes((page[at] & 3,)))
+                state.update(page[at + _WORD.size : at + RECORD_BYTES])
+        return state.hexdigest()
+
+    def _pages(self) -> Iterator[bytearray]:
+        for number in range(-(-self.chunks // RECORDS_PER_PAGE)):
+            yield self._page(number)
+
+    @property
+    def dirty_pages(self) -> int:
+        """Pages that wait for a checkpoint."""
+        return len(self._dirty)
+
+    def checkpoint(
+        self, *, intent: tuple[int, int] | None = None, force_header: bool = False
+    ) -> None:
+        """Write what changed and fsync. The target must have been flushed before.
+
+        `intent` is the window (first, stop) of chunks that may be overwritten from now on without
+        their records having been forgotten first.
+        """
+        for index, page in sorted(self._dirty.items()):
+            body = page[CHECKSUM_BYTES:]
+            page[:CHECKSUM_BYTES] = _checksum(body, self.header.identity, index)
+            os.pwrite(self._fd, page, _page_offset(index))
+        if intent is not None and intent != (self.header.intent_first, self.header.intent_stop):
+            self.header = replace(self.header, intent_first=intent[0], intent_stop=intent[1])
+            force_header = True
+        if force_header:
+            # Records first: a header must not promise pages that did not get there.
+            os.fdatasync(self._fd)
+            self.header = replace(self.header, generation=self.header.generation + 1)
+            self._write_header(self.header)
+        os.fdatasync(self._fd)
+        self._clean.update(self._dirty)
+        self._dirty.clear()
+        while len(self._clean) > _CACHED_PAGES:
+            self._clean.popitem(last=False)
+
+    # -- pages
+
+    def _forget_intent(self) -> None:
+        """A re-sync that died may have written chunks of its window: do not trust their digests."""
+        header = self.header
+        for index in range(header.intent_first, min(header.intent_stop, self.chunks)):
+            if not self.is_done(index):
+                self.forget([index])
+        self.header = replace(header, intent_first=0, intent_stop=0)
+
+    def _fill(self, first: int, count: int, record: bytes) -> None:
+        while count > 0:
+            number, slot = divmod(first, RECORDS_PER_PAGE)
+            some = min(count, RECORDS_PER_PAGE - slot)
+            page = self._dirty.get(number)
+            if page is None:
+                page = self._dirty[number] = self._page(number)
+                self._clean.pop(number, None)
+            at = CHECKSUM_BYTES + slot * RECORD_BYTES
+            page[at : at + some * RECORD_BYTES] = record * some
+            first += some
+            count -= some
+
+    def _locate(self, index: int) -> tuple[bytearray, int]:
+        number, slot = divmod(index, RECORDS_PER_PAGE)
+        return self._page(number), CHECKSUM_BYTES + slot * RECORD_BYTES
+
+    def _page(self, number: int) -> bytearray:
+        page = self._dirty.get(number) or self._clean.get(number)
+        if page is not None:
+            return page
+        page = bytearray(os.pread(self._fd, PAGE_BYTES, _page_offset(number)))
+        if not any(page):
+            page = bytearray(PAGE_BYTES)
+        elif len(page) < PAGE_BYTES or page[:CHECKSUM_BYTES] != _checksum(
+            page[CHECKSUM_BYTES:], self.header.identity, number
+        ):
+            self.damaged_pages += 1
+            page = bytearray(PAGE_BYTES)
+        self._clean[number] = page
+        if len(self._clean) > _CACHED_PAGES:
+            self._clean.popitem(last=False)
+        return page
+
+    def _write_header(self, header: Header) -> None:
+        text = json.dumps(asdict(header), sort_keys=True).encode()
+        body = _MAGIC + len(text).to_bytes(4, "little") + text
+        if len(body) > PAGE_BYTES - CHECKSUM_BYTES:
+            raise MapUnusable(f"the names in the header of {self.path} are too long")
+        body = body.ljust(PAGE_BYTES - CHECKSUM_BYTES, b"\0")
+        slot = header.generation % _HEADER_SLOTS
+        os.pwrite(self._fd, xxhash.xxh3_128_digest(body) + body, slot * PAGE_BYTES)
+
+
+def _read_header(fd: int, slot: int) -> Header | None:
+    page = os.pread(fd, PAGE_BYTES, slot * PAGE_BYTES)
+    checksum, body = page[:CHECKSUM_BYTES], page[CHECKSUM_BYTES:]
+    if len(page) < PAGE_BYTES or xxhash.xxh3_128_digest(body) != checksum:
+        return None
+    if not body.startswith(_MAGIC):
+        return None
+    start = len(_MAGIC) + 4
+    length = int.from_bytes(body[len(_MAGIC) : start], "little")
+    return Header(**json.loads(body[start : start + length]))
+
+
+def _checksum(body: bytes | bytearray, identity: int, index: int) -> bytes:
+    return xxhash.xxh3_128_digest(body, seed=identity ^ index)
+
+
+def _page_offset(index: int) -> int:
+    return (_HEADER_SLOTS + index) * PAGE_BYTES
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,24 @@
+"""What may be asked of a running pass: stop, pause, go on, another rate."""
+
+from services.disk_agent.engine.failures import TransferFailure
+from services.disk_agent.engine.limit import RateLimit
+
+
+class Control:
+    """Wishes for a running pass, read by the engine between two steps.
+
+    A subclass that hears wishes from outside returns a readable file descriptor from `fileno` and
+    takes them in `receive`, so that the engine's poll loop wakes up for them.
+    """
+
+    def __init__(self, limit: RateLimit) -> None:
+        self.limit = limit
+        self.paused = False
+        self.stop: TransferFailure | None = None
+
+    def fileno(self) -> int:
+        """A descriptor to poll, or -1."""
+        return -1
+
+    def receive(self) -> None:
+        """Take what is there without blocking."""

@@ -1,0 +1,240 @@
+"""The modes that write: full copies, areas of a range set, and re-synchronisation."""
+
+from collections.abc import Iterable, Iterator
+
+import nbd
+import xxhash
+
+from services.disk_agent.chunk_map import ChunkMap, Kind
+from services.disk_agent.engine.core import Engine, Phase, Slot
+from services.disk_agent.engine.endpoint import Endpoint, Extent
+from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
+from services.disk_agent.engine.progress import Meter
+from services.disk_agent.engine.ranges import Range, near_merged
+
+# Two areas of a chunk this close are read with one request: a round trip costs more.
+_GAP_BYTES = 64 << 10
+# Zero requests carry no payload, but servers work through long ones without answering others.
+_ZERO_RUN_CHUNKS = 1024
+
+
+class Copy:
+    """Full copies and range passes: read what the runs call data, make the rest zero.
+
+    On a target that held nothing but zeroes, and that one snapshot alone fills, zeroes need no
+    request at all. On any other they are written, because old data lies below them.
+    """
+
+    needs_intent = False
+    compares = False
+
+    def __init__(self, runs: Iterable[Extent], chunk_map: ChunkMap, meter: Meter) -> None:
+        self._runs = runs
+        self._map = chunk_map
+        self._meter = meter
+        self._blank = chunk_map.header.blank_target
+        self._planner = Planner(chunk_map, zero_run_chunks=_ZERO_RUN_CHUNKS)
+
+    def tasks(self) -> Iterator[Task]:
+        """Chunks and zero runs which the current pass did not record yet."""
+        first_attempt = self._meter.source_reopened == 0
+        for task in self._planner.tasks(self._runs):
+            if first_attempt:
+                self._meter.resumed_bytes = self._planner.resumed_bytes
+            yield task
+        if first_attempt:
+            self._meter.resumed_bytes = self._planner.resumed_bytes
+
+    def advance(self, engine: Engine, slot: Slot) -> None:
+        """Read, look for zeroes, write."""
+        task = slot.task
+        if isinstance(task, ZeroTask):
+            self._advance_zero(engine, slot, task)
+        elif task is not None and slot.phase is Phase.START:
+            slot.phase = Phase.READ
+            read_source(engine, slot, task)
+        elif task is not None and slot.phase is Phase.READ:
+            slot.phase = Phase.WRITE
+            self._write(engine, slot, task)
+        elif task is not None:
+            engine.finish(slot, task.index, 1)
+
+    def _advance_zero(self, engine: Engine, slot: Slot, task: ZeroTask) -> None:
+        if slot.phase is Phase.START:
+            slot.phase = Phase.WRITE
+            slot.kind = Kind.ZERO
+            self._meter.zero_bytes += task.length_bytes
+            if not self._blank:
+                engine.zero(slot, Range(task.offset_bytes, task.length_bytes))
+                return
+        engine.finish(slot, task.first, task.count)
+
+    def _write(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
+        digest_chunk(slot, task)
+        if slot.kind is Kind.ZERO:
+            self._meter.zero_bytes += task.asked_bytes
+        else:
+            known_zero = sum(area.length_bytes for area in task.zero)
+            self._meter.zero_bytes += known_zero
+            self._meter.copied_bytes += task.asked_bytes - known_zero
+        write_chunk(engine, slot, task, blank=self._blank)
+
+
+class Resync:
+    """Read the source's allocated areas and write only chunks that differ on the target.
+
+    What the map knows by digest is compared by digest; of other chunks the target is read.
+    """
+
+    needs_intent = True
+    compares = True
+
+    def __init__(
+        self, runs: Iterable[Extent], chunk_map: ChunkMap, meter: Meter, source: Endpoint
+    ) -> None:
+        self._runs = runs
+        self._map = chunk_map
+        self._meter = meter
+        self._source = source
+        self._planner = Planner(chunk_map, zero_run_chunks=_ZERO_RUN_CHUNKS)
+
+    def tasks(self) -> Iterator[Task]:
+        """All chunks which this pass did not record yet; zero runs split by what the map knows."""
+        for task in self._planner.tasks(self._runs):
+            self._meter.resumed_bytes = self._planner.resumed_bytes
+            yield from self._split(task) if isinstance(task, ZeroTask) else (task,)
+
+    def _split(self, task: ZeroTask) -> Iterator[ZeroTask]:
+        """Runs of chunks that the target is known to hold as zeroes, and runs of others."""
+        chunk = self._map.header.chunk_bytes
+        end = task.offset_bytes + task.length_bytes
+        stop = task.first + task.count
+        begin = task.first
+        while begin < stop:
+            known = self._map[begin].kind is Kind.ZERO
+            last = begin + 1
+            while last < stop and (self._map[last].kind is Kind.ZERO) is known:
+                last += 1
+            length = min(last * chunk, end) - begin * chunk
+            yield ZeroTask(begin, last - begin, begin * chunk, length)
+            begin = last
+
+    def advance(self, engine: Engine, slot: Slot) -> None:
+        """Read the source, compare, and write what differs."""
+        task = slot.task
+        if isinstance(task, ZeroTask):
+            self._advance_zero(engine, slot, task)
+        elif task is None:
+            return
+        elif slot.phase is Phase.START:
+            slot.phase = Phase.READ
+            read_source(engine, slot, task)
+        elif slot.phase is Phase.READ:
+            self._compare(engine, slot, task)
+        elif slot.phase is Phase.COMPARE:
+            self._compare_bytes(engine, slot, task)
+        else:
+            engine.finish(slot, task.index, 1)
+
+    def _advance_zero(self, engine: Engine, slot: Slot, task: ZeroTask) -> None:
+        if slot.phase is Phase.START:
+            slot.phase = Phase.WRITE
+            slot.kind = Kind.ZERO
+            if self._map[task.first].kind is not Kind.ZERO:
+                self._meter.zero_bytes += task.length_bytes
+                engine.zero(slot, Range(task.offset_bytes, task.length_bytes))
+                return
+            self._meter.skipped_bytes += task.length_bytes
+        engine.finish(slot, task.first, task.count)
+
+    def _compare(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
+        digest_chunk(slot, task)
+        known = self._map[task.index]
+        if known.kind in (Kind.UNKNOWN, Kind.UNDIGESTED):
+            slot.phase = Phase.COMPARE
+            memory = slot.other if slot.other is not None else slot.memory
+            engine.read(slot, engine.target, Range(task.offset_bytes, task.length_bytes), memory)
+        elif known.kind is slot.kind and known.digest == slot.digest:
+            self._skip(engine, slot, task)
+        else:
+            self._write(engine, slot, task)
+
+    def _compare_bytes(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
+        if slot.other is not None and same_bytes(slot.memory, slot.other, task.length_bytes):
+            self._skip(engine, slot, task)
+        else:
+            self._write(engine, slot, task)
+
+    def _skip(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
+        self._meter.skipped_bytes += task.asked_bytes
+        engine.finish(slot, task.index, 1)
+
+    def _write(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
+        slot.phase = Phase.WRITE
+        if slot.kind is Kind.ZERO:
+            self._meter.zero_bytes += task.asked_bytes
+        else:
+            self._meter.copied_bytes += task.asked_bytes
+        write_chunk(engine, slot, task, blank=False)
+
+
+def read_source(engine: Engine, slot: Slot, task: ChunkTask) -> None:
+    """Read the data areas of a chunk, and clear what is known to be zero."""
+    source = engine.source
+    if source is None:
+        raise TypeError("this mode needs a source")
+    start = task.offset_bytes
+    for area in task.zero:
+        # A memoryview takes no shorter value than itself.
+        at = area.offset_bytes - start
+        slot.memory[at : at + area.length_bytes] = bytes(area.length_bytes)
+    if task.whole and task.zero:
+        areas = task.data
+    else:
+        task.data = areas = near_merged(task.data, _GAP_BYTES) if task.data else []
+    for area in areas:
+        engine.read(slot, source, area, slot.memory)
+    if not areas:
+        engine.nothing_to_wait_for(slot)
+
+
+def digest_chunk(slot: Slot, task: ChunkTask) -> None:
+    """Set the slot's kind and digest from what its memory holds of the chunk."""
+    memory = slot.memory[: task.length_bytes]
+    if not task.whole:
+        slot.kind = Kind.UNDIGESTED
+    elif nbd.Buffer.from_buffer(memory).is_zero():
+        slot.kind = Kind.ZERO
+    else:
+        slot.kind = Kind.DATA
+        slot.digest = xxhash.xxh3_128_digest(memory)
+
+
+def same_bytes(one: memoryview, other: memoryview, length_bytes: int) -> bool:
+    """Whether two buffers begin with the same bytes.
+
+    By digest: comparing two memoryviews goes byte by byte, a hundred times slower.
+    """
+    digests = {xxhash.xxh3_128_digest(side[:length_bytes]) for side in (one, other)}
+    return len(digests) == 1
+
+
+def write_chunk(engine: Engine, slot: Slot, task: ChunkTask, *, blank: bool) -> None:
+    """Bring a chunk's areas to the target; on a blank one zeroes need no request."""
+    before = slot.pending
+    if slot.kind is Kind.ZERO:
+        if not blank:
+            engine.zero(slot, Range(task.offset_bytes, task.length_bytes))
+    else:
+        for area in task.data:
+            at = area.offset_bytes - task.offset_bytes
+            part = slot.memory[at : at + area.length_bytes]
+            if not nbd.Buffer.from_buffer(part).is_zero():
+                engine.write(slot, area)
+            elif not blank:
+                engine.zero(slot, area)
+        if not blank:
+            for area in task.zero:
+                engine.zero(slot, area)
+    if slot.pending == before:
+        engine.nothing_to_wait_for(slot)

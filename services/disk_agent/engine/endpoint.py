@@ -1,0 +1,164 @@
+"""One NBD connection of the engine: requests are asynchronous, completions are a queue.
+
+libnbd holds the handle's lock while it calls back, so a completion callback only appends to
+`completions`; the poll loop does everything else.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable
+from ctypes import c_int
+from enum import Enum
+from typing import NamedTuple
+
+import nbd
+
+from services.disk_agent.engine.failures import (
+    SourceFailed,
+    SourceLost,
+    SourceUnusable,
+    TargetFailed,
+    TargetFull,
+    TargetUnusable,
+    TransferFailure,
+)
+
+# A block status request carries a 32-bit length; two GiB steps measured as cheap as any.
+_STATUS_LIMIT_BYTES = 2 << 30
+
+
+class Side(Enum):
+    """Which end of the copy a connection is: it decides what a failure means."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
+class Extent(NamedTuple):
+    """A run of bytes that reads as zeroes (`zero`) or holds data."""
+
+    offset_bytes: int
+    length_bytes: int
+    zero: bool
+
+
+class Endpoint:
+    """A connected NBD export.
+
+    `completions` holds (token, errno) in order of arrival; errno 0 is success. Not thread-safe.
+    """
+
+    def __init__(self, uri: str, side: Side) -> None:
+        """Connect. Raises SourceUnusable or TargetUnusable with the server's own words."""
+        self.side = side
+        self.completions: deque[tuple[object, int]] = deque()
+        handle = nbd.NBD()
+        try:
+            handle.set_handle_name(side.value)
+            handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+            # A failed read is never used, so clearing buffers before each one is work for nothing.
+            handle.set_pread_initialize(False)
+            handle.connect_uri(uri)
+            self.size_bytes = handle.get_size()
+            self.has_extents = handle.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+        except nbd.Error as error:
+            unusable = SourceUnusable if side is Side.SOURCE else TargetUnusable
+            raise unusable(f"cannot connect to the {side.value}: {error.string}") from error
+        self.handle = handle
+
+    def read(self, buffer: nbd.Buffer, offset_bytes: int, token: object) -> None:
+        """Read `len(buffer)` bytes into `buffer`, which must live until completion."""
+        self._issue(lambda done: self.handle.aio_pread(buffer, offset_bytes, done), token)
+
+    def write(self, buffer: nbd.Buffer, offset_bytes: int, token: object) -> None:
+        """Write `buffer`, which must live and stay unchanged until completion."""
+        self._issue(lambda done: self.handle.aio_pwrite(buffer, offset_bytes, done), token)
+
+    def zero(self, offset_bytes: int, length_bytes: int, token: object) -> None:
+        """Make a range read as zeroes; the server may deallocate it."""
+        self._issue(lambda done: self.handle.aio_zero(length_bytes, offset_bytes, done), token)
+
+    def flush(self, token: object) -> None:
+        """Make all writes that completed so far durable."""
+        self._issue(self.handle.aio_flush, token)
+
+    def _issue(self, command: Callable[[Callable[[c_int], int]], int], token: object) -> None:
+        completions = self.completions
+
+        def done(error: c_int) -> int:
+            completions.append((token, error.value))
+            return 1
+
+        try:
+            command(done)
+        except nbd.Error as error:
+            raise self.failure(error.errnum or errno.EIO, error.string) from error
+
+    def extents(self, offset_bytes: int, length_bytes: int) -> list[Extent]:
+        """The allocation of a range, neighbours of one kind merged. Blocks.
+
+        Raises nbd.Error: what a failed query means is the caller's decision.
+        """
+        found: list[Extent] = []
+        end = offset_bytes + length_bytes
+        at = offset_bytes
+        while at < end:
+            entries: list[int] = []
+
+            def collect(
+                context: str, _offset: int, flat: list[int], error: c_int, into: list[int] = entries
+            ) -> int:
+                if context == nbd.CONTEXT_BASE_ALLOCATION and not error.value:
+                    into.extend(flat)
+                return 0
+
+            self.handle.block_status(min(end - at, _STATUS_LIMIT_BYTES), at, collect)
+            before = at
+            for length, flags in zip(entries[::2], entries[1::2], strict=True):
+                length = min(length, end - at)
+                if length == 0:
+                    continue
+                _append(found, Extent(at, length, bool(flags & nbd.STATE_ZERO)))
+                at += length
+            if at == before:
+                raise nbd.Error("block status made no progress", errno.EPROTO)
+        return found
+
+    def is_lost(self) -> bool:
+        """Whether the connection is gone for good."""
+        return bool(self.handle.aio_is_dead() or self.handle.aio_is_closed())
+
+    def failure(self, errnum: int, text: str = "", *, writing: bool = True) -> TransferFailure:
+        """What a failed request on this connection means for the transfer."""
+        name = errno.errorcode.get(errnum, str(errnum))
+        detail = text or os.strerror(errnum)
+        metadata = {"errno": name}
+        if self.side is Side.SOURCE:
+            if self.is_lost():
+                return SourceLost(
+                    f"the connection to the source broke: {detail}", metadata=metadata
+                )
+            return SourceFailed(f"reading the source failed: {detail}", metadata=metadata)
+        if errnum in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return TargetFull(f"the target's storage is full: {detail}", metadata=metadata)
+        if self.is_lost():
+            return TargetFailed(f"the connection to the target broke: {detail}", metadata=metadata)
+        what = "writing" if writing else "reading"
+        return TargetFailed(f"{what} the target failed: {detail}", metadata=metadata)
+
+    def close(self) -> None:
+        """Say good-bye if the server still listens; never raises."""
+        try:
+            self.handle.shutdown(nbd.SHUTDOWN_ABANDON_PENDING)
+        except nbd.Error:
+            # A dead or never ready connection has nobody left to tell.
+            return
+
+
+def _append(found: list[Extent], extent: Extent) -> None:
+    last = found[-1] if found else None
+    if last is not None and last.zero == extent.zero:
+        found[-1] = Extent(last.offset_bytes, last.length_bytes + extent.length_bytes, last.zero)
+    else:
+        found.append(extent)

@@ -1,0 +1,78 @@
+"""Allocation of a source, asked for window by window while the copy advances."""
+
+from collections.abc import Callable, Iterator
+
+import nbd
+
+from services.disk_agent.engine.endpoint import Endpoint, Extent
+from services.disk_agent.engine.ranges import Range
+
+WINDOW_BYTES = 2 << 30
+# Below this a query costs more than reading the range and looking for zeroes.
+_WORTH_A_QUERY_BYTES = 16 << 20
+
+
+class ExtentWindows:
+    """Extents of one connection, never more than a window of them in memory.
+
+    A source that cannot say what is allocated is read in full: slower, and just as right. `notice`
+    hears of it once.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        notice: Callable[[str], None],
+        *,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        self._endpoint = endpoint
+        self._notice = notice
+        self._window_bytes = window_bytes
+        self.degraded = not endpoint.has_extents
+        if self.degraded:
+            notice("the source does not report extents: everything is read")
+
+    def runs(self, offset_bytes: int, end_bytes: int) -> Iterator[Extent]:
+        """The allocation of a range in ascending order, cut at window boundaries."""
+        at = offset_bytes
+        while at < end_bytes:
+            # Windows end on their own multiples, so that chunks never straddle two queries.
+            stop = min(end_bytes, (at // self._window_bytes + 1) * self._window_bytes)
+            yield from self._window(at, stop - at)
+            at = stop
+
+    def runs_of(self, ranges: list[Range]) -> Iterator[Extent]:
+        """The allocation of sorted ranges; small ones are taken as data."""
+        for offset, length in ranges:
+            if length < _WORTH_A_QUERY_BYTES:
+                yield Extent(offset, length, False)
+            else:
+                yield from self.runs(offset, offset + length)
+
+    def _window(self, offset_bytes: int, length_bytes: int) -> list[Extent]:
+        if not self.degraded:
+            try:
+                return self._endpoint.extents(offset_bytes, length_bytes)
+            except nbd.Error as error:
+                if self._endpoint.is_lost():
+                    raise self._endpoint.failure(error.errnum, error.string) from error
+                self.degraded = True
+                self._notice(f"extents failed, everything is read from here on: {error.string}")
+        return [Extent(offset_bytes, length_bytes, False)]
+
+
+def is_blank(endpoint: Endpoint) -> bool:
+    """Whether an export says that all of it reads as zeroes; False when it cannot tell."""
+    if not endpoint.has_extents:
+        return False
+    try:
+        at = 0
+        while at < endpoint.size_bytes:
+            length = min(WINDOW_BYTES, endpoint.size_bytes - at)
+            if any(not extent.zero for extent in endpoint.extents(at, length)):
+                return False
+            at += length
+    except nbd.Error:
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""Why a transfer ended: the failures of the engine and of the processes around it.
+
+These cross from the worker process to the agent as JSON (`to_wire`, `from_wire`), so they carry
+values only and know nothing of gRPC.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+
+class TransferFailure(Exception):
+    """An expected end of a transfer that is not success.
+
+    `reason` is UPPER_SNAKE and stable; `retryable` says that the same order may succeed later with
+    nobody changing anything; `hint` is the next step for a person; `metadata` the values for it.
+    """
+
+    reason: str = "TRANSFER_FAILED"
+    retryable: bool = False
+    hint: str = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retryable: bool | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+        if reason is not None:
+            self.reason = reason
+        if retryable is not None:
+            self.retryable = retryable
+        if hint is not None:
+            self.hint = hint
+
+    def to_wire(self) -> dict[str, object]:
+        """The failure as a JSON object."""
+        return {
+            "reason": self.reason,
+            "message": self.message,
+            "metadata": self.metadata,
+            "retryable": self.retryable,
+            "hint": self.hint,
+        }
+
+
+class SourceFailed(TransferFailure):
+    """The source answers, but refused a read for good."""
+
+    reason = "SOURCE_FAILED"
+    retryable = True
+    hint = "look at the source's last messages; on the same snapshot a retry goes on at the chunk"
+
+
+class SourceLost(SourceFailed):
+    """The connection to the source broke: it may be opened again."""
+
+    reason = "SOURCE_LOST"
+
+
+class SourceUnusable(TransferFailure):
+    """The source cannot be opened as configured (missing library, credentials, wrong size)."""
+
+    reason = "SOURCE_UNUSABLE"
+
+
+class TargetFailed(TransferFailure):
+    """The target refused a write or a flush, or its connection is lost."""
+
+    reason = "TARGET_FAILED"
+    retryable = True
+    hint = "check the storage below the target image; the chunk map is intact, a retry resumes"
+
+
+class TargetFull(TransferFailure):
+    """The file system below the target has no space left."""
+
+    reason = "TARGET_FULL"
+    hint = "make space on the storage pool, then retry: the copy resumes where it stopped"
+
+
+class TargetUnusable(TransferFailure):
+    """The target cannot be opened, or does not fit the disk."""
+
+    reason = "TARGET_UNUSABLE"
+
+
+class MapUnusable(TransferFailure):
+    """The chunk map is corrupt or belongs to other content than the order says."""
+
+    reason = "CHUNK_MAP_UNUSABLE"
+    hint = "run a re-sync: it compares the target with the source and rebuilds the map"
+
+
+class ContentMismatch(TransferFailure):
+    """Verification found chunks whose content differs from what was read from the source."""
+
+    reason = "CONTENT_MISMATCH"
+    hint = "run a re-sync of this disk; a repeated mismatch points at the storage or its memory"
+
+
+class TransferCancelled(TransferFailure):
+    """The transfer ended because somebody asked for it."""
+
+    reason = "TRANSFER_CANCELLED"
+
+
+class WorkerDied(TransferFailure):
+    """The worker process ended without saying why."""
+
+    reason = "WORKER_DIED"
+    retryable = True
+    hint = "a retry resumes at the last checkpoint; look for the out-of-memory killer if it repeats"
+
+
+class RemoteFailure(TransferFailure):
+    """A failure that came as JSON from a worker process or from a state file."""
+
+    _KEYS: ClassVar[frozenset[str]] = frozenset({"reason", "message", "metadata", "retryable"})
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, object]) -> Self:
+        """Rebuild a failure from `to_wire`'s object; raises ValueError when a key is missing."""
+        missing = cls._KEYS - wire.keys()
+        if missing:
+            raise ValueError(f"failure without {', '.join(sorted(missing))}")
+        metadata = wire["metadata"]
+        pairs = metadata.items() if isinstance(metadata, Mapping) else ()
+        return cls(
+            str(wire["message"]),
+            reason=str(wire["reason"]),
+            metadata={str(key): str(value) for key, value in pairs},
+            retryable=bool(wire["retryable"]),
+            hint=str(wire.get("hint", "")),
+        )

@@ -1,0 +1,42 @@
+"""A token bucket for bytes a second, whose rate may change while it is used."""
+
+from collections.abc import Callable
+
+# A request may start while the bucket holds anything at all, so bursts stay below this much time.
+_BURST_SECONDS = 0.1
+
+
+class RateLimit:
+    """How soon the next request may start. Rate 0 means without limit."""
+
+    def __init__(self, bytes_per_second: int, now: Callable[[], float]) -> None:
+        self._now = now
+        self._rate = bytes_per_second
+        self._tokens = 0.0
+        self._filled = now()
+
+    @property
+    def bytes_per_second(self) -> int:
+        """The rate in force."""
+        return self._rate
+
+    def set_rate(self, bytes_per_second: int) -> None:
+        """Change the rate at once. A debt run up at the old rate is forgiven."""
+        self._rate = bytes_per_second
+        self._tokens = 0.0
+        self._filled = self._now()
+
+    def wait_seconds(self) -> float:
+        """How long to wait before the next request; 0 when it may start now."""
+        if not self._rate:
+            return 0.0
+        now = self._now()
+        room = self._rate * _BURST_SECONDS
+        self._tokens = min(self._tokens + (now - self._filled) * self._rate, room)
+        self._filled = now
+        return 0.0 if self._tokens >= 0 else -self._tokens / self._rate
+
+    def spend(self, count: int) -> None:
+        """Take bytes from the bucket, into debt if need be."""
+        if self._rate:
+            self._tokens -= count

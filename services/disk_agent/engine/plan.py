@@ -1,0 +1,131 @@
+"""From runs of extents to the tasks of a pass: chunks to be made right, and runs of zeroes."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from services.disk_agent.chunk_map import ChunkMap
+from services.disk_agent.engine.endpoint import Extent
+from services.disk_agent.engine.ranges import Range
+
+
+@dataclass(slots=True)
+class ChunkTask:
+    """One chunk of which `data` is to be read and `zero` is known to be zeroes.
+
+    `whole` says that the two cover the chunk, so that a digest of it can be taken. `asked_bytes` is
+    what the pass asked for, which is less than what is read when gaps are read along.
+    """
+
+    index: int
+    offset_bytes: int
+    length_bytes: int
+    data: list[Range] = field(default_factory=list)
+    zero: list[Range] = field(default_factory=list)
+    asked_bytes: int = 0
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroTask:
+    """Whole chunks `first` to `first + count - 1`, which read as zeroes."""
+
+    first: int
+    count: int
+    offset_bytes: int
+    length_bytes: int
+
+
+Task = ChunkTask | ZeroTask
+
+
+class Planner:
+    """Cuts runs into tasks along the chunks of a map.
+
+    `resumed_bytes` counts what the map says is done already and no task is made for.
+    """
+
+    def __init__(
+        self, chunk_map: ChunkMap, *, zero_run_chunks: int = 1024, skip_done: bool = True
+    ) -> None:
+        header = chunk_map.header
+        self._map = chunk_map
+        self._chunk = header.chunk_bytes
+        self._capacity = header.capacity_bytes
+        self._zero_run_chunks = zero_run_chunks
+        self._skip_done = skip_done and chunk_map.resumed
+        self.resumed_bytes = 0
+
+    def tasks(self, runs: Iterable[Extent]) -> Iterator[Task]:
+        """The tasks for ascending runs which may leave gaps between them."""
+        open_task: ChunkTask | None = None
+        for offset, length, zero in runs:
+            end = offset + length
+            while offset < end:
+                index = offset // self._chunk
+                start, stop = self._bounds(index)
+                if open_task is not None and open_task.index != index:
+                    yield from self._finished(open_task)
+                    open_task = None
+                if zero and offset == start and end >= stop:
+                    last = self._chunks_before(end)
+                    yield from self._zeroes(index, last)
+                    offset = self._bounds(last - 1)[1]
+                    continue
+                if open_task is None:
+                    open_task = ChunkTask(index, start, stop - start)
+                piece = Range(offset, min(end, stop) - offset)
+                (open_task.zero if zero else open_task.data).append(piece)
+                offset = piece.end_bytes
+        if open_task is not None:
+            yield from self._finished(open_task)
+
+    def _finished(self, task: ChunkTask) -> Iterator[Task]:
+        covered = sum(r.length_bytes for r in task.data) + sum(r.length_bytes for r in task.zero)
+        task.asked_bytes = covered
+        if self._skip_done and self._map.is_done(task.index):
+            self.resumed_bytes += covered
+            return
+        task.whole = covered == task.length_bytes
+        if task.whole and not task.data:
+            yield ZeroTask(task.index, 1, task.offset_bytes, task.length_bytes)
+            return
+        if not task.whole and 2 * covered >= task.length_bytes:
+            # What lies between changed areas is equal on both sides. Reading it along is cheap,
+            # and gives the chunk a digest again.
+            task.data, task.whole = _rest_as_data(task), True
+        yield task
+
+    def _zeroes(self, first: int, stop: int) -> Iterator[Task]:
+        undone = 0
+        runs = self._map.undone_runs(first, stop) if self._skip_done else iter([(first, stop)])
+        for begin, end in runs:
+            while begin < end:
+                count = min(end - begin, self._zero_run_chunks)
+                offset = begin * self._chunk
+                length = self._bounds(begin + count - 1)[1] - offset
+                undone += length
+                yield ZeroTask(begin, count, offset, length)
+                begin += count
+        self.resumed_bytes += self._bounds(stop - 1)[1] - first * self._chunk - undone
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        start = index * self._chunk
+        return start, min(start + self._chunk, self._capacity)
+
+    def _chunks_before(self, end: int) -> int:
+        """The number of chunks that end at or before a byte."""
+        return self._map.chunks if end >= self._capacity else end // self._chunk
+
+
+def _rest_as_data(task: ChunkTask) -> list[Range]:
+    """Everything of the chunk that is not known to be zero."""
+    rest: list[Range] = []
+    at = task.offset_bytes
+    for zero in task.zero:
+        if zero.offset_bytes > at:
+            rest.append(Range(at, zero.offset_bytes - at))
+        at = zero.end_bytes
+    end = task.offset_bytes + task.length_bytes
+    if at < end:
+        rest.append(Range(at, end - at))
+    return rest

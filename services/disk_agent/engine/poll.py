@@ -1,0 +1,60 @@
+"""One poll loop over several NBD connections and a control descriptor."""
+
+import errno
+import select
+from collections.abc import Sequence
+
+import nbd
+
+from services.disk_agent.engine.control import Control
+from services.disk_agent.engine.endpoint import Endpoint
+
+_DIRECTIONS = {
+    nbd.AIO_DIRECTION_READ: select.POLLIN,
+    nbd.AIO_DIRECTION_WRITE: select.POLLOUT,
+    nbd.AIO_DIRECTION_BOTH: select.POLLIN | select.POLLOUT,
+}
+
+
+class PollLoop:
+    """Lets the state machines of its connections make progress, in one thread."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], control: Control) -> None:
+        self._endpoints = {endpoint.handle.aio_get_fd(): endpoint for endpoint in endpoints}
+        self._control = control
+        self._control_fd = control.fileno()
+        self._poll = select.poll()
+        self._events = dict.fromkeys(self._endpoints, select.POLLIN)
+        for fd, events in self._events.items():
+            self._poll.register(fd, events)
+        if self._control_fd >= 0:
+            self._poll.register(self._control_fd, select.POLLIN)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait for anything to happen, at most so long, and handle it.
+
+        Raises SourceLost or TargetFailed when a connection is dead.
+        """
+        for fd, endpoint in self._endpoints.items():
+            wanted = _DIRECTIONS.get(endpoint.handle.aio_get_direction(), select.POLLIN)
+            if wanted != self._events[fd]:
+                self._poll.modify(fd, wanted)
+                self._events[fd] = wanted
+        for fd, happened in self._poll.poll(timeout_seconds * 1000):
+            if fd == self._control_fd:
+                self._control.receive()
+            else:
+                self._notify(self._endpoints[fd], happened)
+
+    def _notify(self, endpoint: Endpoint, happened: int) -> None:
+        handle = endpoint.handle
+        try:
+            # One step at a time: reading may change whether the handle wants to write.
+            if happened & ~select.POLLOUT:
+                handle.aio_notify_read()
+            elif handle.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:
+                handle.aio_notify_write()
+        except nbd.Error as error:
+            raise endpoint.failure(error.errnum or errno.EIO, error.string) from error
+        if endpoint.is_lost():
+            raise endpoint.failure(errno.ECONNRESET)

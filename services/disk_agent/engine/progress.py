@@ -1,0 +1,92 @@
+"""What a pass has done so far, and how fast."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Self
+
+# The rate is taken over this much time: long enough to be calm, short enough to follow a change.
+_WINDOW_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A snapshot of a pass's counters, all in bytes unless named otherwise.
+
+    `total_bytes` is what the pass has to account for: the disk, or the sum of its ranges.
+    `done_bytes` is the part accounted for, be it copied, zero, skipped or resumed.
+    """
+
+    total_bytes: int = 0
+    done_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    zero_bytes: int = 0
+    skipped_bytes: int = 0
+    resumed_bytes: int = 0
+    offset_bytes: int = 0
+    bytes_per_second: float = 0.0
+    eta_seconds: float | None = None
+    verified_chunks: int = 0
+    unverified_chunks: int = 0
+    checkpoints: int = 0
+    source_reopened: int = 0
+
+    def to_wire(self) -> dict[str, object]:
+        """The counters as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, object]) -> Self:
+        """Rebuild from `to_wire`'s object; raises TypeError for unknown keys."""
+        return cls(**wire)  # type: ignore[arg-type]
+
+
+class Meter:
+    """The mutable counters behind `Progress`."""
+
+    def __init__(self, total_bytes: int, now: Callable[[], float]) -> None:
+        self._now = now
+        self.total_bytes = total_bytes
+        self.copied_bytes = 0
+        self.read_bytes = 0
+        self.written_bytes = 0
+        self.zero_bytes = 0
+        self.skipped_bytes = 0
+        self.resumed_bytes = 0
+        self.offset_bytes = 0
+        self.verified_chunks = 0
+        self.unverified_chunks = 0
+        self.checkpoints = 0
+        self.source_reopened = 0
+        self._samples: deque[tuple[float, int, int]] = deque([(now(), 0, 0)])
+
+    def snapshot(self) -> Progress:
+        """The counters now, with the rate of reading over the last seconds."""
+        now = self._now()
+        # What an earlier attempt did is no measure of this one's speed.
+        fresh = self.copied_bytes + self.zero_bytes + self.skipped_bytes
+        self._samples.append((now, fresh, self.read_bytes))
+        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_SECONDS:
+            self._samples.popleft()
+        since, fresh_then, read_then = self._samples[0]
+        seconds = max(now - since, 1e-3)
+        done = fresh + self.resumed_bytes
+        pace = (fresh - fresh_then) / seconds
+        left = max(self.total_bytes - done, 0)
+        return Progress(
+            total_bytes=self.total_bytes,
+            done_bytes=min(done, self.total_bytes),
+            read_bytes=self.read_bytes,
+            written_bytes=self.written_bytes,
+            zero_bytes=self.zero_bytes,
+            skipped_bytes=self.skipped_bytes,
+            resumed_bytes=self.resumed_bytes,
+            offset_bytes=self.offset_bytes,
+            bytes_per_second=(self.read_bytes - read_then) / seconds,
+            eta_seconds=left / pace if pace > 0 else None,
+            verified_chunks=self.verified_chunks,
+            unverified_chunks=self.unverified_chunks,
+            checkpoints=self.checkpoints,
+            source_reopened=self.source_reopened,
+        )

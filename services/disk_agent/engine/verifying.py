@@ -1,0 +1,220 @@
+"""The modes that only read: the target against its map, and the source against the target."""
+
+from collections.abc import Iterable, Iterator
+
+import nbd
+import xxhash
+
+from services.disk_agent.chunk_map import ChunkMap, Kind
+from services.disk_agent.engine.copying import digest_chunk, read_source, same_bytes
+from services.disk_agent.engine.core import Engine, Phase, Slot
+from services.disk_agent.engine.endpoint import Endpoint, Extent
+from services.disk_agent.engine.failures import ContentMismatch
+from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
+from services.disk_agent.engine.progress import Meter
+from services.disk_agent.engine.ranges import Range
+
+# More mismatches than this say nothing new; they are counted, not listed.
+_LISTED = 16
+_ZERO_NAME = "zero"
+
+
+class Mismatches:
+    """The chunks that were found to differ, as offsets with both digests."""
+
+    def __init__(self, disk_id: str) -> None:
+        self._disk_id = disk_id
+        self._listed: list[str] = []
+        self.count = 0
+
+    def add(self, offset_bytes: int, length_bytes: int, expected: str, found: str) -> None:
+        """Note one chunk."""
+        self.count += 1
+        if len(self._listed) < _LISTED:
+            self._listed.append(
+                f"offset {offset_bytes}, {length_bytes} bytes: expected {expected}, found {found}"
+            )
+
+    def raise_if_any(self) -> None:
+        """Raise ContentMismatch naming the disk, offsets and digests."""
+        if self.count:
+            raise ContentMismatch(
+                f"disk {self._disk_id}: {self.count} chunks on the target differ from the source; "
+                + "; ".join(self._listed[:3]),
+                metadata={"chunks": str(self.count), "mismatches": "; ".join(self._listed)},
+            )
+
+
+class VerifyTarget:
+    """Read the target's allocated areas back and compare with the digests in the map.
+
+    A chunk that was only written in part has no digest. It is compared with the source if there is
+    one, and counted as unverified otherwise.
+    """
+
+    needs_intent = False
+
+    def __init__(
+        self,
+        runs: Iterable[Extent],
+        chunk_map: ChunkMap,
+        meter: Meter,
+        mismatches: Mismatches,
+        source: Endpoint | None,
+    ) -> None:
+        self._runs = runs
+        self._map = chunk_map
+        self._meter = meter
+        self._mismatches = mismatches
+        self._source = source
+        self.compares = source is not None
+        self._planner = Planner(chunk_map, skip_done=False)
+
+    def tasks(self) -> Iterator[Task]:
+        """All chunks; runs that read as zeroes stay runs."""
+        return self._planner.tasks(self._runs)
+
+    def advance(self, engine: Engine, slot: Slot) -> None:
+        """Read a chunk of the target and compare."""
+        task = slot.task
+        if isinstance(task, ZeroTask):
+            self._check_zero_run(task)
+            self._meter.zero_bytes += task.length_bytes
+            engine.release(slot)
+        elif task is None:
+            return
+        elif slot.phase is Phase.START:
+            slot.phase = Phase.READ
+            _read_target(engine, slot, task, slot.memory)
+        elif slot.phase is Phase.READ:
+            self._check(engine, slot, task)
+        else:
+            other = slot.other if slot.other is not None else slot.memory
+            if not same_bytes(other, slot.memory, task.length_bytes):
+                self._mismatches.add(
+                    task.offset_bytes,
+                    task.length_bytes,
+                    _name(other[: task.length_bytes]),
+                    _name(slot.memory[: task.length_bytes]),
+                )
+            self._done(engine, slot, task)
+
+    def _check(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
+        known = self._map[task.index]
+        digest_chunk(slot, task)
+        if known.kind in (Kind.UNKNOWN, Kind.UNDIGESTED):
+            if engine.source is not None and slot.other is not None:
+                slot.phase = Phase.COMPARE
+                area = Range(task.offset_bytes, task.length_bytes)
+                engine.read(slot, engine.source, area, slot.other)
+                return
+            self._meter.unverified_chunks += 1
+            self._meter.copied_bytes += task.asked_bytes
+            engine.release(slot)
+            return
+        if known.kind is not slot.kind or known.digest != slot.digest:
+            self._mismatches.add(
+                task.offset_bytes,
+                task.length_bytes,
+                known.digest.hex() if known.kind is Kind.DATA else _ZERO_NAME,
+                slot.digest.hex() if slot.kind is Kind.DATA else _ZERO_NAME,
+            )
+        self._done(engine, slot, task)
+
+    def _done(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
+        self._meter.verified_chunks += 1
+        self._meter.copied_bytes += task.asked_bytes
+        engine.release(slot)
+
+    def _check_zero_run(self, task: ZeroTask) -> None:
+        chunk = self._map.header.chunk_bytes
+        for index in range(task.first, task.first + task.count):
+            known = self._map[index]
+            if known.kind is Kind.DATA:
+                self._mismatches.add(index * chunk, chunk, known.digest.hex(), _ZERO_NAME)
+            elif known.kind is Kind.ZERO:
+                self._meter.verified_chunks += 1
+            else:
+                self._meter.unverified_chunks += 1
+
+
+class VerifyFull:
+    """Read the source's allocated areas and the same of the target, and compare them."""
+
+    needs_intent = False
+    compares = True
+
+    def __init__(
+        self,
+        runs: Iterable[Extent],
+        chunk_map: ChunkMap,
+        meter: Meter,
+        mismatches: Mismatches,
+        target: Endpoint,
+    ) -> None:
+        self._runs = runs
+        self._map = chunk_map
+        self._meter = meter
+        self._mismatches = mismatches
+        self._target = target
+        self._planner = Planner(chunk_map, skip_done=False)
+
+    def tasks(self) -> Iterator[Task]:
+        """All chunks; a zero run of which the target cannot say the same becomes chunks."""
+        chunk = self._map.header.chunk_bytes
+        for task in self._planner.tasks(self._runs):
+            if isinstance(task, ChunkTask) or self._target_is_zero(task):
+                yield task
+                continue
+            end = task.offset_bytes + task.length_bytes
+            for index in range(task.first, task.first + task.count):
+                start = index * chunk
+                area = Range(start, min(chunk, end - start))
+                yield ChunkTask(index, *area, [], [area], area.length_bytes, True)
+
+    def _target_is_zero(self, task: ZeroTask) -> bool:
+        try:
+            found = self._target.extents(task.offset_bytes, task.length_bytes)
+        except nbd.Error as error:
+            if self._target.is_lost():
+                raise self._target.failure(error.errnum, error.string, writing=False) from error
+            # A target that cannot tell is read.
+            return False
+        return all(extent.zero for extent in found)
+
+    def advance(self, engine: Engine, slot: Slot) -> None:
+        """Read both sides of a chunk and compare."""
+        task = slot.task
+        if isinstance(task, ZeroTask):
+            self._meter.zero_bytes += task.length_bytes
+            self._meter.verified_chunks += task.count
+            engine.release(slot)
+        elif task is None or slot.other is None:
+            return
+        elif slot.phase is Phase.START:
+            slot.phase = Phase.READ
+            read_source(engine, slot, task)
+        elif slot.phase is Phase.READ:
+            slot.phase = Phase.COMPARE
+            _read_target(engine, slot, task, slot.other)
+        else:
+            if not same_bytes(slot.memory, slot.other, task.length_bytes):
+                self._mismatches.add(
+                    task.offset_bytes,
+                    task.length_bytes,
+                    _name(slot.memory[: task.length_bytes]),
+                    _name(slot.other[: task.length_bytes]),
+                )
+            self._meter.verified_chunks += 1
+            self._meter.copied_bytes += task.asked_bytes
+            engine.release(slot)
+
+
+def _read_target(engine: Engine, slot: Slot, task: ChunkTask, memory: memoryview) -> None:
+    engine.read(slot, engine.target, Range(task.offset_bytes, task.length_bytes), memory)
+
+
+def _name(memory: memoryview) -> str:
+    if nbd.Buffer.from_buffer(memory).is_zero():
+        return _ZERO_NAME
+    return xxhash.xxh3_128_hexdigest(memory)

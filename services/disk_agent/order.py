@@ -1,0 +1,108 @@
+"""What a worker process is told to do, as JSON on its standard input.
+
+The order is complete: a worker reads no configuration. Secrets travel beside it and are never part
+of what is kept on disk.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Mode(StrEnum):
+    """What a transfer does."""
+
+    FULL = "full"
+    RANGES = "ranges"
+    RESYNC = "resync"
+    VERIFY_TARGET = "verify-target"
+    VERIFY_FULL = "verify-full"
+
+    @property
+    def writes(self) -> bool:
+        """Whether the target is changed."""
+        return self in (Mode.FULL, Mode.RANGES, Mode.RESYNC)
+
+
+@dataclass(frozen=True)
+class VddkSpec:
+    """A disk of a snapshot, read through libvixDiskLib. The password is not part of it."""
+
+    server: str
+    user: str
+    thumbprint: str
+    library_dir: str
+    vm_moref: str
+    snapshot_moref: str
+    disk_path: str
+    transports: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True)
+class NbdSpec:
+    """Any NBD export, by its URI."""
+
+    uri: str
+
+
+SourceSpec = VddkSpec | NbdSpec
+
+
+@dataclass(frozen=True)
+class TransferOrder:
+    """One transfer, without the paths and limits that the agent adds (`WorkerOrder`)."""
+
+    transfer_id: str
+    mode: Mode
+    source: SourceSpec | None
+    target_path: str
+    capacity_bytes: int
+    disk_id: str
+    snapshot_id: str
+    pass_number: int
+    ranges_id: str = ""
+    queue_depth: int = 16
+    chunk_bytes: int = 1 << 20
+
+    def to_wire(self) -> dict[str, object]:
+        """The order as a JSON object."""
+        kind = {VddkSpec: "vddk", NbdSpec: "nbd"}.get(type(self.source), "")
+        return {**asdict(self), "source_kind": kind}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """Rebuild from `to_wire`'s object; raises KeyError, TypeError or ValueError."""
+        fields = dict(wire)
+        kind = fields.pop("source_kind")
+        source = fields.pop("source")
+        spec: SourceSpec | None = None
+        if kind:
+            spec = VddkSpec(**source) if kind == "vddk" else NbdSpec(**source)
+        fields["mode"] = Mode(fields["mode"])
+        return cls(source=spec, **fields)
+
+
+@dataclass(frozen=True)
+class WorkerOrder:
+    """A transfer with everything its worker needs on this host."""
+
+    transfer: TransferOrder
+    map_path: str
+    ranges_path: str
+    runtime_dir: str
+    rate_bytes_per_second: int = 0
+    checkpoint_seconds: float = 5.0
+    checkpoint_bytes: int = 1 << 30
+
+    def to_wire(self) -> dict[str, object]:
+        """The order as a JSON object."""
+        return {**asdict(self), "transfer": self.transfer.to_wire()}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """Rebuild from `to_wire`'s object; raises KeyError, TypeError or ValueError."""
+        fields = dict(wire)
+        transfer = TransferOrder.from_wire(fields.pop("transfer"))
+        return cls(transfer=transfer, **fields)

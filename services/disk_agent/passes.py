@@ -1,0 +1,271 @@
+"""One pass over one disk: check that everything fits, bind the map, run the mode's strategy."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.disk_agent.chunk_map import ChunkMap, PassKey
+from services.disk_agent.engine.control import Control
+from services.disk_agent.engine.copying import Copy, Resync
+from services.disk_agent.engine.core import Engine, Strategy, Tuning
+from services.disk_agent.engine.endpoint import Endpoint
+from services.disk_agent.engine.extents import ExtentWindows, is_blank
+from services.disk_agent.engine.failures import MapUnusable, SourceUnusable, TargetUnusable
+from services.disk_agent.engine.progress import Meter
+from services.disk_agent.engine.ranges import Range, by_chunk, checked_ranges, total_bytes
+from services.disk_agent.engine.verifying import Mismatches, VerifyFull, VerifyTarget
+from services.disk_agent.order import Mode, TransferOrder
+
+# QCOW2 counts in sectors, so an image may be larger than the disk by less than one.
+_SECTOR_BYTES = 512
+
+
+@dataclass
+class Surroundings:
+    """What a pass needs beside its order: clock, wishes, and who listens."""
+
+    control: Control
+    tuning: Tuning
+    notice: Callable[[str], None]
+    report: Callable[[], None]
+    now: Callable[[], float] = time.monotonic
+
+
+class DiskPass:
+    """A pass that may be run several times: each run goes on where the last one ended."""
+
+    def __init__(
+        self,
+        order: TransferOrder,
+        map_path: Path,
+        ranges: list[Range],
+        surroundings: Surroundings,
+    ) -> None:
+        self._order = order
+        self._map_path = map_path
+        self._ranges = ranges
+        self._around = surroundings
+        self.meter = Meter(order.capacity_bytes, surroundings.now)
+        self.digest = ""
+
+    def run(self, source: Endpoint | None, target: Endpoint) -> None:
+        """Run to the end. Raises TransferFailure; the map then holds what was done."""
+        self._check_sizes(source, target)
+        with ExitStack() as stack:
+            chunk_map = stack.enter_context(self._bound_map(target))
+            if chunk_map.damaged_pages:
+                self._around.notice(f"{chunk_map.damaged_pages} pages of the map were damaged")
+            header = chunk_map.header
+            if self._order.mode.writes and header.complete:
+                # Begun again after it had ended well: there is nothing left to do.
+                self.meter.total_bytes = self._total(chunk_map)
+                self.meter.resumed_bytes = self.meter.total_bytes
+            else:
+                self._run_strategy(chunk_map, source, target)
+                if self._order.mode.writes:
+                    chunk_map.complete_pass()
+            self.digest = chunk_map.digest()
+        self._around.report()
+
+    def _run_strategy(self, chunk_map: ChunkMap, source: Endpoint | None, target: Endpoint) -> None:
+        mismatches = Mismatches(self._order.disk_id)
+        strategy = self._strategy(chunk_map, source, target, mismatches)
+        self.meter.total_bytes = self._total(chunk_map)
+        engine = Engine(
+            source=source,
+            target=target,
+            chunk_map=chunk_map,
+            control=self._around.control,
+            meter=self.meter,
+            tuning=self._around.tuning,
+            now=self._around.now,
+            report=self._around.report,
+        )
+        engine.run(strategy)
+        mismatches.raise_if_any()
+
+    def _strategy(
+        self,
+        chunk_map: ChunkMap,
+        source: Endpoint | None,
+        target: Endpoint,
+        mismatches: Mismatches,
+    ) -> Strategy:
+        order, meter, notice = self._order, self.meter, self._around.notice
+        capacity = order.capacity_bytes
+        if order.mode is Mode.VERIFY_TARGET:
+            runs = ExtentWindows(target, notice).runs(0, capacity)
+            return VerifyTarget(runs, chunk_map, meter, mismatches, source)
+        if source is None:
+            raise SourceUnusable(f"mode {order.mode} needs a source")
+        windows = ExtentWindows(source, notice)
+        if order.mode is Mode.RANGES:
+            ranges = with_tail(self._ranges, chunk_map.header.grown_from_bytes, capacity)
+            return Copy(windows.runs_of(ranges), chunk_map, meter)
+        runs = windows.runs(0, capacity)
+        if order.mode is Mode.FULL:
+            return Copy(runs, chunk_map, meter)
+        if order.mode is Mode.RESYNC:
+            return Resync(runs, chunk_map, meter, source)
+        return VerifyFull(runs, chunk_map, meter, mismatches, target)
+
+    def _total(self, chunk_map: ChunkMap) -> int:
+        if self._order.mode is not Mode.RANGES:
+            return self._order.capacity_bytes
+        grown_from = chunk_map.header.grown_from_bytes
+        return total_bytes(with_tail(self._ranges, grown_from, self._order.capacity_bytes))
+
+    def _check_sizes(self, source: Endpoint | None, target: Endpoint) -> None:
+        capacity = self._order.capacity_bytes
+        if source is not None and source.size_bytes != capacity:
+            raise SourceUnusable(
+                f"the source has {source.size_bytes} bytes, the disk should have {capacity}",
+                reason="SOURCE_SIZE_MISMATCH",
+                hint="read the disk's capacity again: it may have been resized",
+            )
+        if not capacity <= target.size_bytes < capacity + _SECTOR_BYTES:
+            raise TargetUnusable(
+                f"the image has {target.size_bytes} bytes, the disk {capacity}",
+                reason="TARGET_SIZE_MISMATCH",
+                hint="resize the image to the disk's capacity",
+            )
+
+    # -- binding the map
+
+    def _bound_map(self, target: Endpoint) -> ChunkMap:
+        bind = {
+            Mode.FULL: self._map_for_full,
+            Mode.RANGES: self._map_for_ranges,
+            Mode.RESYNC: self._map_for_resync,
+            Mode.VERIFY_TARGET: self._map_for_verify_target,
+            Mode.VERIFY_FULL: self._map_for_verify_full,
+        }
+        return bind[self._order.mode](target)
+
+    @property
+    def _key(self) -> PassKey:
+        order = self._order
+        return PassKey(str(order.pass_number), order.snapshot_id, order.mode.value)
+
+    def _existing(self) -> ChunkMap | None:
+        """The map at its path if it is this disk's; None when there is none of it."""
+        try:
+            found = ChunkMap.open(self._map_path)
+        except FileNotFoundError:
+            return None
+        if found.header.disk_id != self._order.disk_id:
+            found.close()
+            return None
+        return found
+
+    def _needed(self, what_for: str) -> ChunkMap:
+        found = self._existing()
+        if found is None:
+            raise MapUnusable(f"{what_for} needs the chunk map of disk {self._order.disk_id}")
+        if not found.header.complete_pass_id and found.header.key != self._key:
+            found.close()
+            raise MapUnusable(
+                f"{what_for} needs a complete copy of disk {self._order.disk_id}, but its base "
+                "copy never ended"
+            )
+        return found
+
+    def _fresh(self) -> ChunkMap:
+        order = self._order
+        return ChunkMap.create(
+            self._map_path, order.disk_id, order.capacity_bytes, order.chunk_bytes
+        )
+
+    def _map_for_full(self, target: Endpoint) -> ChunkMap:
+        found = self._existing_or_damaged()
+        if found is not None:
+            if self._goes_on(found, target):
+                return found
+            found.close()
+        fresh = self._fresh()
+        fresh.begin_pass(self._key, blank_target=is_blank(target))
+        return fresh
+
+    def _existing_or_damaged(self) -> ChunkMap | None:
+        try:
+            return self._existing()
+        except MapUnusable as error:
+            self._around.notice(f"{error.message}: the disk is gone through from the start")
+            return None
+
+    def _goes_on(self, found: ChunkMap, target: Endpoint) -> bool:
+        """Whether a full copy continues with this map; it is bound to the pass when it does."""
+        header = found.header
+        if header.capacity_bytes != self._order.capacity_bytes or header.mode != Mode.FULL:
+            return False
+        same = header.key == self._key
+        moved = not same and not header.complete and bool(self._order.ranges_id)
+        if not same and not moved:
+            return False
+        if found.holds_data() and is_blank(target):
+            self._around.notice("the image is not the one that the map describes: copying anew")
+            return False
+        if moved:
+            chunk = header.chunk_bytes
+            found.rebind(self._key, (index for index, _ in by_chunk(self._ranges, chunk)))
+        else:
+            found.begin_pass(self._key)
+        return True
+
+    def _map_for_ranges(self, target: Endpoint) -> ChunkMap:
+        found = self._needed("applying changed areas")
+        header = found.header
+        if header.complete and header.key == self._key:
+            found.begin_pass(self._key)
+            return found
+        self._grow(found)
+        grown = found.header.grown_from_bytes
+        ranges = with_tail(self._ranges, grown, self._order.capacity_bytes)
+        found.begin_pass(
+            self._key, stale=(index for index, _ in by_chunk(ranges, header.chunk_bytes))
+        )
+        return found
+
+    def _map_for_resync(self, target: Endpoint) -> ChunkMap:
+        found = self._existing_or_damaged() or self._fresh()
+        self._grow(found)
+        if found.holds_data() and is_blank(target):
+            found.close()
+            found = self._fresh()
+        found.begin_pass(self._key)
+        return found
+
+    def _map_for_verify_target(self, target: Endpoint) -> ChunkMap:
+        return self._needed("verifying the target")
+
+    def _map_for_verify_full(self, target: Endpoint) -> ChunkMap:
+        found = self._existing_or_damaged()
+        return found if found is not None else self._fresh()
+
+    def _grow(self, found: ChunkMap) -> None:
+        capacity = self._order.capacity_bytes
+        if capacity < found.header.capacity_bytes:
+            before = found.header.capacity_bytes
+            found.close()
+            raise MapUnusable(
+                f"the disk shrank from {before} to {capacity} bytes",
+                reason="DISK_SHRANK",
+                hint="copy the disk anew into a new image",
+            )
+        if capacity > found.header.capacity_bytes:
+            found.grow(capacity)
+
+
+def with_tail(ranges: list[Range], grown_from_bytes: int, capacity_bytes: int) -> list[Range]:
+    """The ranges together with everything behind the disk's former end, if it grew."""
+    if not grown_from_bytes:
+        return ranges
+    before = [
+        Range(offset, min(length, grown_from_bytes - offset))
+        for offset, length in ranges
+        if offset < grown_from_bytes
+    ]
+    tail = Range(grown_from_bytes, capacity_bytes - grown_from_bytes)
+    return checked_ranges([*before, tail], capacity_bytes)

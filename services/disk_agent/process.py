@@ -1,0 +1,59 @@
+"""Child processes that never outlive who started them."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from typing import IO
+
+# prctl(2); from <linux/prctl.h>.
+_PR_SET_PDEATHSIG = 1
+_KEPT_LINES = 40
+_LINE_LIMIT = 500
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends.
+
+    Survives exec. A parent that was gone before the call is noticed by its process id.
+    Raises OSError when the kernel refuses.
+    """
+    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+class LastWords:
+    """Reads a process's output to the end in a thread, and keeps the last lines."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            for line in stream:
+                text = line.decode(errors="replace").strip()
+                if text:
+                    self._lines.append(text[:_LINE_LIMIT])
+
+    def lines(self, count: int) -> list[str]:
+        """The last lines so far; all of them once the process has ended."""
+        self._thread.join(timeout=0.2)
+        return list(self._lines)[-count:]
+
+
+def stop(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
+    """Ask a process to end, and kill it when it does not."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(grace_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

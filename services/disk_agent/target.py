@@ -1,0 +1,153 @@
+"""The target of a copy: a QCOW2 image behind qemu-nbd on a private unix socket."""
+
+import mmap
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from services.disk_agent import process
+from services.disk_agent.engine.failures import TargetUnusable
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_STEP_SECONDS = 0.01
+_SECTOR_BYTES = 4096
+
+
+def supports_direct_io(image: Path) -> bool:
+    """Whether the image's file system takes O_DIRECT, found out by reading with it.
+
+    tmpfs refuses to open; some FUSE file systems open and refuse to read.
+    """
+    try:
+        fd = os.open(image, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Anonymous memory is page-aligned, as O_DIRECT wants it.
+        with mmap.mmap(-1, _SECTOR_BYTES) as page:
+            os.preadv(fd, [page], 0)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def qemu_nbd_command(image: Path, socket: Path, *, writable: bool) -> list[str]:
+    """The qemu-nbd command line for an image.
+
+    cache=none with native AIO measured 30 to 40 % faster than write-back at half the CPU time. An
+    image that is only read needs no write lock, so it is opened read-only.
+    """
+    direct = supports_direct_io(image)
+    caching = ["--cache=none", "--aio=native"] if direct else ["--cache=writeback"]
+    access = ["--discard=unmap"] if writable else ["--read-only"]
+    return [
+        "qemu-nbd",
+        "--persistent",
+        "--shared=1",
+        "--format=qcow2",
+        *caching,
+        *access,
+        f"--socket={socket}",
+        "--",
+        str(image),
+    ]
+
+
+class TargetServer:
+    """A running qemu-nbd. Use as a context manager; close NBD connections before leaving."""
+
+    def __init__(
+        self,
+        image: Path,
+        runtime_dir: Path,
+        *,
+        writable: bool,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._image = image
+        self._socket = runtime_dir / "target.sock"
+        self._writable = writable
+        self._sleep = sleep
+        self._now = now
+        self._process: subprocess.Popen[bytes] | None = None
+        self._words: process.LastWords | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where the image is served."""
+        return f"nbd+unix:///?socket={quote(str(self._socket))}"
+
+    def __enter__(self) -> Self:
+        if not self._image.is_file():
+            raise TargetUnusable(
+                f"there is no image {self._image}",
+                reason="TARGET_MISSING",
+                hint="create the image before starting a transfer into it",
+            )
+        if shutil.which("qemu-nbd") is None:
+            raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")
+        command = qemu_nbd_command(self._image, self._socket, writable=self._writable)
+        parent = os.getpid()
+        # The worker runs this before it has any other thread, so code between fork and exec is
+        # safe here, and qemu-nbd has no option to end with its parent.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: process.die_with_parent(parent),
+        )
+        if self._process.stderr is None:
+            raise TypeError("no stderr of qemu-nbd")
+        self._words = process.LastWords(self._process.stderr)
+        try:
+            self._wait_for_socket(self._process)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def last_words(self) -> str:
+        """What qemu-nbd said last, on one line."""
+        return "; ".join(self._words.lines(3)) if self._words is not None else ""
+
+    def _wait_for_socket(self, server: subprocess.Popen[bytes]) -> None:
+        deadline = self._now() + _START_SECONDS
+        while not self._socket.exists():
+            if server.poll() is not None:
+                said = self.last_words()
+                if "lock" in said:
+                    raise TargetUnusable(
+                        f"the image {self._image} is in use by another process: {said}",
+                        reason="TARGET_LOCKED",
+                        retryable=True,
+                        hint="find the process that has the image open (fuser -v) and end it",
+                    )
+                raise TargetUnusable(f"qemu-nbd cannot open {self._image}: {said}")
+            if self._now() > deadline:
+                raise TargetUnusable(f"qemu-nbd did not open {self._image} in time")
+            self._sleep(_STEP_SECONDS)
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            process.stop(self._process, _STOP_SECONDS)
+            self._process = None
+        self._socket.unlink(missing_ok=True)
