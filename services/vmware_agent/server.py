@@ -1,0 +1,71 @@
+"""The VMware agent's process: its composition root and command line."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import grpc
+from v2c.vmware.v1 import vmware_pb2, vmware_pb2_grpc
+
+from services.config.config_model import VCenter as VCenterConfig
+from services.config.service_args import ServiceSetup, service_main
+from services.kit.redact import redactor
+from services.kit.server import run_service
+from services.vmware_agent.ports import SystemClock
+from services.vmware_agent.servicer import VmwareServicer
+from services.vmware_agent.session import Endpoint, Session
+from services.vmware_agent.trust import Trust
+from services.vmware_agent.vcenter import VmomiVCenter
+
+
+def endpoint_from(config: VCenterConfig) -> Endpoint:
+    """The session's endpoint. Raises ConfigError when the password's reference leads nowhere."""
+    password = config.password.get_secret_value()
+    redactor.register(password)
+    return Endpoint(
+        host=config.host,
+        port=config.port,
+        user=config.user,
+        password=password,
+        trust=Trust(
+            thumbprint=config.thumbprint or "",
+            ca_file=config.ca_file,
+            insecure=config.insecure,
+        ),
+    )
+
+
+async def serve(setup: ServiceSetup) -> None:
+    """Serve until told to stop. vCenter is first asked when a call needs it: an agent that cannot
+    reach it still says why."""
+    endpoint = endpoint_from(setup.config.vcenter)
+    clock = SystemClock()
+    session = Session(endpoint, clock)
+    vcenter = VmomiVCenter(session, clock)
+
+    async def register(server: grpc.aio.Server) -> Sequence[str]:
+        vmware_pb2_grpc.add_VmwareServiceServicer_to_server(
+            VmwareServicer(vcenter, clock, endpoint.host), server
+        )
+        return [vmware_pb2.DESCRIPTOR.services_by_name["VmwareService"].full_name]
+
+    keep_alive = asyncio.create_task(session.keep_alive())
+    try:
+        await run_service(
+            "vmware agent",
+            setup.listen,
+            setup.tls,
+            register,
+            reflection=True,
+            ready_file=setup.ready_file,
+        )
+    finally:
+        keep_alive.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keep_alive
+        await vcenter.close()
+
+
+def main() -> int:
+    """The process' entry point; returns its exit status."""
+    return service_main("vmware", "reads VMs, snapshots and changed areas from vCenter", serve)
