@@ -62,7 +62,7 @@ class Disk:
     def read(self, view: str | None, buffer: Buffer, offset: int) -> None:
         """Fill ``buffer`` from byte ``offset`` of the live disk (None) or of the snapshot ``view``.
 
-        Raises OSError: EINVAL outside the disk, ESTALE when the snapshot has been removed.
+        Raises OSError: EINVAL outside the disk, ESHUTDOWN when the snapshot has been removed.
         """
         target = memoryview(buffer)
         end = offset + len(target)
@@ -174,7 +174,8 @@ class Disk:
         for position, delta in enumerate(self._chain):
             if delta.name == view:
                 return self._chain[position:]
-        raise OSError(errno.ESTALE, f"snapshot {view} is gone")
+        # The one NBD error that says "not any more"; a reader loses its connection by it.
+        raise OSError(errno.ESHUTDOWN, f"snapshot {view} is gone")
 
     # -- what is used, what changed
 

@@ -25,6 +25,7 @@ class EsxiError(ControlError):
       (vSphere's FileFault);
     - ``access_denied``: the disk of a running VM was opened without a snapshot;
     - ``nfc_busy``: an injected refusal, as when NFC connections run out;
+    - ``no_vm``, ``no_file``, ``no_snapshot``: what a VDDK reader named does not exist;
     - ``unreachable``, ``bad_request``, ``unknown_op``, ``internal``: see lab.control.
     """
 

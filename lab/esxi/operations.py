@@ -28,6 +28,9 @@ def handlers(store: Store, faults: FaultTable) -> Mapping[str, Handler]:
     def open_file(vm: str, path: str, snapshot: str | None) -> Mapping[str, object]:
         return _open_file(store, faults, vm, path, snapshot)
 
+    def check_vm(vm: str) -> None:
+        _check_vm(store, vm)
+
     def list_disks() -> Mapping[str, object]:
         return {"disks": [asdict(disk) for disk in store.disks()]}
 
@@ -66,6 +69,7 @@ def handlers(store: Store, faults: FaultTable) -> Mapping[str, Handler]:
         "disks": list_disks,
         "inject_fault": inject_fault,
         "clear_faults": clear_faults,
+        "check_vm": check_vm,
         "open_file": open_file,
     }
 
@@ -73,17 +77,22 @@ def handlers(store: Store, faults: FaultTable) -> Mapping[str, Handler]:
 def _open_file(
     store: Store, faults: FaultTable, vm: str, path: str, snapshot: str | None
 ) -> Mapping[str, object]:
-    """What the VDDK library asks before it connects: the export that holds a file's content.
-
-    ``not_found`` messages begin with what is missing: "no VM", "no snapshot", "no file".
-    """
-    key = store.find_file(vm, path)
+    """What the VDDK library asks before it opens a disk: the export that holds a file's content."""
+    _check_vm(store, vm)
+    state = store.find_file(vm, path)
+    if state is None:
+        raise EsxiError("no_file", f"no file {path} in VM {vm}")
+    if snapshot is not None and snapshot not in state.snapshots:
+        raise EsxiError("no_snapshot", f"no snapshot {snapshot} of {path}")
     if snapshot is None and store.is_powered_on(vm):
         raise EsxiError("access_denied", f"{path} is in use by a running VM")
-    faults.check_open(vm, key)
-    _, capacity_bytes = store.open_view(vm, key, snapshot)
-    export = ExportName(vm, key, snapshot, through_vddk=True)
-    return {"export": str(export), "capacity_bytes": capacity_bytes}
+    faults.check_open(vm, state.key)
+    return {"export": str(ExportName(vm, state.key, snapshot, through_vddk=True))}
+
+
+def _check_vm(store: Store, vm: str) -> None:
+    if not store.has_vm(vm):
+        raise EsxiError("no_vm", f"no VM {vm}")
 
 
 def _snapshot_fields(disks: Mapping[int, SnapshotDisk]) -> Mapping[str, object]:

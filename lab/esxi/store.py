@@ -105,20 +105,34 @@ class Store:
     def disks(self) -> list[DiskState]:
         """See EsxiClient.disks."""
         with self._lock:
-            return [
-                DiskState(
-                    vm=record.vm,
-                    key=record.key,
-                    path=record.current_path(),
-                    capacity_bytes=record.capacity_bytes,
-                    tracking=record.tracking_uuid is not None,
-                    powered_on=record.vm not in self._powered_off,
-                    snapshots=tuple(snapshot.moref for snapshot in record.snapshots),
-                    allocated_bytes=self._disks[record.id].allocated_bytes(),
-                    has_writer=record.id in self._writers,
-                )
-                for record in sorted(self._records, key=lambda record: (record.vm, record.key))
-            ]
+            ordered = sorted(self._records, key=lambda record: (record.vm, record.key))
+            return [self._state(record) for record in ordered]
+
+    def has_vm(self, vm: str) -> bool:
+        """Whether the VM has a disk here."""
+        with self._lock:
+            return bool(self._records_of(vm))
+
+    def find_file(self, vm: str, path: str) -> DiskState | None:
+        """The VM's disk to whose chain of files ``path`` belongs."""
+        with self._lock:
+            for record in self._records_of(vm):
+                if path in record.file_paths():
+                    return self._state(record)
+        return None
+
+    def _state(self, record: DiskRecord) -> DiskState:
+        return DiskState(
+            vm=record.vm,
+            key=record.key,
+            path=record.current_path(),
+            capacity_bytes=record.capacity_bytes,
+            tracking=record.tracking_uuid is not None,
+            powered_on=record.vm not in self._powered_off,
+            snapshots=tuple(snapshot.moref for snapshot in record.snapshots),
+            allocated_bytes=self._disks[record.id].allocated_bytes(),
+            has_writer=record.id in self._writers,
+        )
 
     def current_path(self, vm: str, key: int) -> str:
         """See EsxiClient.current_path."""
@@ -295,17 +309,6 @@ class Store:
             if snapshot is not None:
                 record.snapshot(snapshot)
             return self._disks[record.id], record.capacity_bytes
-
-    def find_file(self, vm: str, path: str) -> int:
-        """The key of the VM's disk to whose chain the file belongs."""
-        with self._lock:
-            records = self._records_of(vm)
-            if not records:
-                raise EsxiError("not_found", f"no VM {vm}")
-            for record in records:
-                if path in record.file_paths():
-                    return record.key
-        raise EsxiError("not_found", f"no file {path} in VM {vm}")
 
     def _records_of(self, vm: str) -> list[DiskRecord]:
         return [record for record in self._records if record.vm == vm]
