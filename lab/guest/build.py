@@ -22,8 +22,8 @@ _EXT4_FEATURES = "none,has_journal,ext_attr,dir_index,filetype,extent,sparse_sup
 class Guest:
     """A micro-guest's disk.
 
-    ``image`` is a sparse raw file of 256 MiB. ``scratch_area`` is (start, length) in bytes of a
-    partition without file system, where anything may be written while the guest "runs".
+    ``image`` is a sparse raw file of 256 MiB. ``scratch_area`` is (start, length) in bytes of the
+    part outside all partitions, where anything may be written while the guest "runs".
     """
 
     image: Path
@@ -62,8 +62,7 @@ def build_micro_guest(
         partial.rename(dest)
     finally:
         partial.unlink(missing_ok=True)
-    scratch_area = (layout.scratch.start_bytes, layout.scratch.size_bytes)
-    return Guest(image=dest, scratch_area=scratch_area, firmware=firmware)
+    return Guest(image=dest, scratch_area=layout.scratch_area, firmware=firmware)
 
 
 def _build(scratch: Path, kernel: HostKernel, layout: Layout, firmware: Firmware) -> Path:

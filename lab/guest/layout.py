@@ -25,12 +25,15 @@ class Partition:
 
 @dataclass(frozen=True)
 class Layout:
-    """Partition table of a micro-guest. ``esp`` exists with UEFI firmware only."""
+    """Partition table of a micro-guest. ``esp`` exists with UEFI firmware only.
+
+    ``scratch_area`` is (start, length) in bytes of the unpartitioned rest of the disk.
+    """
 
     label: Literal["dos", "gpt"]
     root: Partition
-    scratch: Partition
     esp: Partition | None
+    scratch_area: tuple[int, int]
 
     @property
     def sfdisk_script(self) -> str:
@@ -38,7 +41,7 @@ class Layout:
         lines = [f"label: {self.label}"]
         if self.label == "dos":
             lines.append("label-id: 0x76326331")
-        for part in filter(None, (self.esp, self.root, self.scratch)):
+        for part in filter(None, (self.esp, self.root)):
             start, size = part.start_bytes // SECTOR_BYTES, part.size_bytes // SECTOR_BYTES
             bootable = ", bootable" if self.label == "dos" and part is self.root else ""
             lines.append(f"{part.number}: start={start}, size={size}, type={part.kind}{bootable}")
@@ -49,19 +52,20 @@ def layout_for(firmware: Firmware) -> Layout:
     """The layout for a firmware.
 
     The root file system must keep 50 MiB free, which virt-v2v asks for on ``/``, and the ESP
-    10 MiB. The scratch partition belongs to the lab's writer and holds no file system.
+    10 MiB. The scratch area belongs to the lab's writer. It is no partition, because each one
+    costs a conversion without KVM about a second of looking into it.
     """
     if firmware == "bios":
         return Layout(
             label="dos",
             root=Partition(1, 1 * MIB, 95 * MIB, "83"),
-            scratch=Partition(2, 96 * MIB, 160 * MIB, "da"),
             esp=None,
+            scratch_area=(96 * MIB, 160 * MIB),
         )
     return Layout(
         label="gpt",
         esp=Partition(1, 1 * MIB, 31 * MIB, ESP_GUID),
         root=Partition(2, 32 * MIB, 96 * MIB, LINUX_GUID),
         # The last MiB holds the second copy of the partition table.
-        scratch=Partition(3, 128 * MIB, 127 * MIB, LINUX_GUID),
+        scratch_area=(128 * MIB, 127 * MIB),
     )
