@@ -1,0 +1,152 @@
+"""Bringing a simulated vCenter up: a new one from its scenario, an old one from its files."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lab import scenario as scenarios
+from lab.esxi.client import EsxiClient
+from lab.scenario import Scenario
+from lab.vcenter import power, snapshots
+from lab.vcenter.guests import NoGuests, WriterGuests
+from lab.vcenter.inventory import Inventory
+from lab.vcenter.memory_disks import MemoryDisks
+from lab.vcenter.model import SnapshotDiskRecord, VmRecord, VmStore
+from lab.vcenter.ports import DiskStore, Guests
+from lab.vcenter.routing import RoutedDisks
+from lab.vcenter.seed import add_disks
+from lab.vcenter.settings import Settings
+from lab.vcenter.world import POWERED_ON, World, initial_records
+
+_log = logging.getLogger(__name__)
+
+GuestsFactory = Callable[[Path, dict[str, VmRecord]], Guests]
+
+
+def open_world(directory: Path, real_disks: DiskStore, guests_of: GuestsFactory) -> World:
+    """The world of lab directory ``directory``, whose ``scenario.json`` must exist.
+
+    VMs not seen before get their disks and, if the scenario has them running, are powered on.
+    Others go on as they were: a guest that no longer runs in a powered-on VM is started again.
+    """
+    scenario = scenarios.load((directory / "scenario.json").read_bytes())
+    inventory = Inventory(scenario)
+    state = directory / "vcenter"
+    store = VmStore(state / "vms")
+    vms: dict[str, VmRecord] = {}
+    memory = MemoryDisks()
+
+    def has_content(vm: str) -> bool:
+        return vm in vms and vms[vm].spec.has_content
+
+    world = World(
+        inventory=inventory,
+        vms=vms,
+        store=store,
+        disks=RoutedDisks(real_disks, memory, has_content),
+        guests=guests_of(directory, vms),
+        settings=Settings(),
+    )
+    with tempfile.TemporaryDirectory(dir=state, prefix="seed-") as scratch:
+        for initial in initial_records(scenario, inventory):
+            _open_vm(world, initial, Path(scratch))
+    return world
+
+
+def _open_vm(world: World, initial: VmRecord, scratch: Path) -> None:
+    entity = world.inventory.get(initial.moref)
+    assert entity is not None
+    if world.store.is_deleted(initial.moref):
+        world.inventory.remove(entity)
+        return
+    stored = world.store.load(initial.moref)
+    record = stored or initial
+    world.vms[record.moref] = record
+    entity.name = record.name
+    if stored is None:
+        _create(world, record, scratch)
+    elif record.spec.has_content:
+        _resume(world, record)
+    else:
+        _replay(world, record)
+
+
+def _create(world: World, record: VmRecord, scratch: Path) -> None:
+    add_disks(record, world.disks, scratch)
+    if record.spec.powered_on and not record.spec.template:
+        if record.spec.has_content:
+            power.start(world, record)
+        else:
+            record.power = POWERED_ON
+    elif record.spec.has_content:
+        world.disks.set_power(record.moref, False)
+    if record.spec.has_content:
+        # Content must not be seeded twice, so the VM counts as seen from here.
+        world.store.save(record)
+
+
+def _resume(world: World, record: VmRecord) -> None:
+    """Files that a snapshot left when the simulator died between the host's work and its own
+    record are left-overs to consolidate, as on the real thing."""
+    known = {snapshot.moref for snapshot in record.snapshots} | set(record.unconsolidated)
+    found = [m for d in world.disks.disks() if d.vm == record.moref for m in d.snapshots]
+    for moref in dict.fromkeys(found):
+        if moref not in known:
+            _log.warning("%s has files of an unknown snapshot %s", record.name, moref)
+            with world.change(record):
+                record.unconsolidated.append(moref)
+    snapshots.refresh_paths(world, record)
+    if record.power == POWERED_ON:
+        world.guests.start(record.moref)
+
+
+def _replay(world: World, record: VmRecord) -> None:
+    """Pretended disks forget; give them the VM's snapshots back. Their changeIds are new, which
+    callers see as a reset of tracking."""
+    for disk in record.disks:
+        base = (
+            disk.path
+            if not record.snapshots
+            else min(
+                (s.disks[disk.key].path for s in record.snapshots if disk.key in s.disks),
+                key=len,
+                default=disk.path,
+            )
+        )
+        world.disks.add_disk(record.moref, disk.key, base, disk.capacity_bytes)
+        if disk.tracked:
+            world.disks.set_tracking(record.moref, disk.key, True)
+    for snapshot in record.snapshots:
+        frozen = world.disks.create_snapshot(record.moref, snapshot.moref, list(snapshot.disks))
+        snapshot.disks = {
+            key: SnapshotDiskRecord(disk.path, disk.change_id, disk.capacity_bytes)
+            for key, disk in frozen.items()
+        }
+    record.unconsolidated.clear()
+    with world.change(record):
+        for disk in record.disks:
+            disk.path = world.disks.current_path(record.moref, disk.key)
+
+
+def writer_guests(directory: Path, vms: dict[str, VmRecord]) -> Guests:
+    """Guests that write to the ESXi side's disks."""
+    return WriterGuests(directory / "guests", directory / "esxi" / "nbd.sock", vms.get)
+
+
+def no_guests(_directory: Path, _vms: dict[str, VmRecord]) -> Guests:
+    """Nothing inside the VMs."""
+    return NoGuests()
+
+
+def esxi_client(directory: Path) -> EsxiClient:
+    """The client of the lab's ESXi side."""
+    return EsxiClient(directory / "esxi" / "control.sock")
+
+
+def write_scenario(directory: Path, scenario: Scenario) -> None:
+    """Make ``directory`` a lab of that scenario."""
+    (directory / "vcenter").mkdir(parents=True, exist_ok=True)
+    (directory / "scenario.json").write_bytes(scenarios.dump(scenario))
