@@ -16,7 +16,7 @@ from services.config.loader import (
 from services.config.problems import ConfigError, Problem
 from services.config.resolve import DiskPlacement, ResolvedVm, resolve
 from services.config.secret import Secret
-from services.config.show import dump_spec, show_config
+from services.config.show import dump_spec, dump_specs, show_config
 from services.config.spec_model import NicMapping, VmSpec
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "VmSpec",
     "default_config_path",
     "dump_spec",
+    "dump_specs",
     "load_config",
     "load_specs",
     "parse_config",

@@ -5,7 +5,9 @@ So a VM called ``007``, ``no`` or ``1e3`` keeps its name, and dates are not conv
 back. Only a plain empty scalar, ``~`` and ``null`` become None.
 """
 
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TypeAlias
 
 import yaml
 
+from services.config.nodes import MappingNode, Node, ScalarNode, SequenceNode, broken, compose
 from services.config.problems import ConfigError, Problem
 
 __all__ = ["Document", "FieldPath", "Mark", "Value", "field_name", "parse_document", "read_text"]
@@ -22,10 +25,18 @@ FieldPath: TypeAlias = tuple[str | int, ...]
 
 # A spec of 1,000 VMs has about 50,000 nodes. Aliases can multiply a few lines into millions.
 _NODE_LIMIT = 1_000_000
+# The deepest key of either file has seven levels.
+_DEPTH_LIMIT = 32
+_SURROGATES = re.compile(
+    r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
 _PLAIN_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-_STANDARD_TAG = "tag:yaml.org,2002:"
-_MERGE_TAG = "tag:yaml.org,2002:merge"
-# libyaml's parser composes a fleet's spec ten times faster than the pure Python one.
+_TAGS = frozenset(
+    f"tag:yaml.org,2002:{name}"
+    for name in ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")
+)
+# libyaml reads a fleet's spec ten times faster than the pure Python parser. Only its events are
+# used: its composer recurses in C, and deep nesting in a request's body would crash the process.
 _Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader
 )
@@ -116,20 +127,15 @@ def parse_document(text: str, source: str) -> Document:
     Raises ConfigError for broken YAML, duplicated keys, tags other than YAML's own, and an empty
     file.
     """
+    if text.lstrip().startswith(("{", "[")):
+        # JSON escapes characters beyond the basic plane as pairs of surrogates; libyaml does not.
+        text = _SURROGATES.sub(lambda pair: pair[1] + json.loads(f'"{pair[2]}"'), text)
+    builder = _Builder(source)
     try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-        finally:
-            loader.dispose()
-        if node is None:
-            raise _whole_file(source, "the file is empty")
-        builder = _Builder(source)
-        value = builder.build(node, ())
+        tree = compose(yaml.parse(text, Loader=_Loader))
+        value = None if tree is None else builder.build(tree, ())
     except yaml.YAMLError as exc:
         raise ConfigError((_syntax_problem(exc, source),)) from exc
-    except RecursionError as exc:
-        raise _whole_file(source, "is nested too deeply") from exc
     if builder.problems:
         raise ConfigError(tuple(builder.problems))
     if value is None or value == {}:
@@ -164,43 +170,35 @@ class _Builder:
         self.problems: list[Problem] = []
         self.value_marks: dict[FieldPath, Mark] = {}
         self.key_marks: dict[FieldPath, Mark] = {}
-        self._open: set[int] = set()
         self._count = 0
 
-    def build(self, node: yaml.Node, path: FieldPath) -> Value:
+    def build(self, node: Node, path: FieldPath) -> Value:
         self._count += 1
-        if self._count > _NODE_LIMIT or id(node) in self._open:
-            raise yaml.MarkedYAMLError(
-                problem="its aliases expand without end", problem_mark=node.start_mark
-            )
+        if self._count > _NODE_LIMIT or len(path) > _DEPTH_LIMIT:
+            raise broken("its aliases expand without end", node.start)
         self.value_marks[path] = _mark(node)
-        if not node.tag.startswith(_STANDARD_TAG):
+        if node.tag is not None and node.tag not in _TAGS:
             self._problem(node, path, f"has the unknown tag {node.tag}", "Remove the tag.")
             return None
-        if isinstance(node, yaml.ScalarNode):
-            return _scalar(node)
-        self._open.add(id(node))
-        try:
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, path)
-            return [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
-        finally:
-            self._open.discard(id(node))
+        if isinstance(node, ScalarNode):
+            return None if node.plain and node.text in _PLAIN_NULLS else node.text
+        if isinstance(node, MappingNode):
+            return self._mapping(node, path)
+        return [self.build(item, (*path, index)) for index, item in enumerate(node.items)]
 
-    def _mapping(self, node: yaml.MappingNode, path: FieldPath) -> dict[str, Value]:
+    def _mapping(self, node: MappingNode, path: FieldPath) -> dict[str, Value]:
         own: dict[str, Value] = {}
         merged: dict[str, Value] = {}
-        for key_node, value_node in node.value:
-            if key_node.tag == _MERGE_TAG:
-                for source in _merge_sources(value_node):
-                    for key, value in self._mapping(source, path).items():
-                        merged.setdefault(key, value)
-                continue
-            if not isinstance(key_node, yaml.ScalarNode):
+        for key_node, value_node in node.pairs:
+            if not isinstance(key_node, ScalarNode):
                 self._problem(key_node, path, "has a key that is not text", "")
                 continue
-            key = _text(key_node)
-            key_path = (*path, key)
+            key, key_path = key_node.text, (*path, key_node.text)
+            if key == "<<" and key_node.plain:
+                for source in _merge_sources(value_node):
+                    for name, value in self._mapping(source, path).items():
+                        merged.setdefault(name, value)
+                continue
             if key in own:
                 first = self.key_marks[key_path].line
                 self._problem(
@@ -211,37 +209,20 @@ class _Builder:
             own[key] = self.build(value_node, key_path)
         return merged | own
 
-    def _problem(self, node: yaml.Node, path: FieldPath, message: str, hint: str) -> None:
+    def _problem(self, node: Node, path: FieldPath, message: str, hint: str) -> None:
         mark = _mark(node)
         self.problems.append(
             Problem(self.source, mark.line, mark.column, field_name(path), "", message, hint)
         )
 
 
-def _merge_sources(node: yaml.Node) -> Iterator[yaml.MappingNode]:
+def _merge_sources(node: Node) -> Iterator[MappingNode]:
     """The mappings behind ``<<: *a`` or ``<<: [*a, *b]``; earlier ones win."""
-    candidates = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    for candidate in candidates:
-        if not isinstance(candidate, yaml.MappingNode):
-            raise yaml.MarkedYAMLError(
-                problem="<<: needs a mapping", problem_mark=candidate.start_mark
-            )
+    for candidate in node.items if isinstance(node, SequenceNode) else [node]:
+        if not isinstance(candidate, MappingNode):
+            raise broken("<<: needs a mapping", candidate.start)
         yield candidate
 
 
-def _scalar(node: yaml.ScalarNode) -> str | None:
-    if node.style is None and node.value in _PLAIN_NULLS:
-        return None
-    return _text(node)
-
-
-def _text(node: yaml.ScalarNode) -> str:
-    text: str = node.value
-    # JSON writes characters beyond the basic plane as two surrogates, YAML does not join them.
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _mark(node: yaml.Node) -> Mark:
-    return Mark(node.start_mark.line + 1, node.start_mark.column + 1)
+def _mark(node: Node) -> Mark:
+    return Mark(node.start.line + 1, node.start.column + 1)

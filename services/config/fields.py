@@ -53,6 +53,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same; where they were read from does not count."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, data: Any) -> Any:

@@ -71,10 +71,7 @@ def load_specs(*paths: Path | str) -> tuple[VmSpec, ...]:
 
 
 def parse_specs(text: str, source: str = "spec") -> tuple[VmSpec, ...]:
-    """Like `load_specs` for YAML or JSON text, for example a request's body.
-
-    JSON must be written with ensure_ascii=False or plain escapes; both are understood.
-    """
+    """Like `load_specs` for YAML or JSON text, for example a request's body."""
     specs = _parse(text, source)
     refuse_duplicates(specs)
     return specs

@@ -61,13 +61,12 @@ class ResolvedVm:
 
     spec: VmSpec
 
-    def placement(self, unit: int, slot: str = "") -> DiskPlacement:
-        """Where the disk at `unit` goes: disk, then target, then defaults.
+    def placement(self, unit: int) -> DiskPlacement:
+        """Where the disk with the number `unit` goes: disk, then target, then defaults.
 
-        `slot` is the controller and unit as ``scsi1:0``; an entry for it wins over one for the
-        unit. Raises ConfigError when nothing gives a storage pool.
+        Raises ConfigError when nothing gives a storage pool.
         """
-        disk = self.disks.get(slot) or self.disks.get(str(unit)) or DiskTarget()
+        disk = self.disks.get(str(unit), DiskTarget())
         storageid = disk.storageid or self.storageid
         if storageid is None:
             raise ConfigError((_missing_storage(self.spec, f'disks["{unit}"].storageid'),))

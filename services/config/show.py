@@ -1,5 +1,6 @@
 """Models back to YAML: the effective configuration, and one VM's spec."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import PurePath
 from typing import Any
@@ -11,7 +12,7 @@ from services.config.config_model import Config
 from services.config.secret import Secret
 from services.config.spec_model import VmSpec
 
-__all__ = ["dump_spec", "show_config"]
+__all__ = ["dump_spec", "dump_specs", "show_config"]
 
 
 def show_config(config: Config) -> str:
@@ -25,6 +26,11 @@ def dump_spec(spec: VmSpec) -> str:
     Holds no defaults, so that config.yaml goes on deciding what the spec leaves open.
     """
     return _dump(_plain(spec, only_set=True))
+
+
+def dump_specs(specs: Iterable[VmSpec]) -> str:
+    """Several VMs as one spec file; see `dump_spec`. Local times get their offset."""
+    return _dump({"vms": [_plain(spec, only_set=True) for spec in specs]})
 
 
 def _dump(value: Any) -> str:

@@ -30,8 +30,6 @@ __all__ = [
     "VmSpec",
 ]
 
-_SLOT = re.compile(r"\d{1,3}|(scsi|sata|ide|nvme)\d{1,2}:\d{1,3}")
-
 
 class VmRef(Section):
     """Which VM. Names repeat in a vCenter: `moref` (``vm-1042``) decides between them."""
@@ -116,7 +114,7 @@ class VmSpec(Section):
     vm: VmRef
     migration: MigrationSpec = MigrationSpec()
     target: Target = Target()
-    # By unit number ("1"), or by controller and unit ("scsi1:0") where units repeat.
+    # By the disk's number as text: its unit, plus 16 per SCSI bus where there are several.
     disks: Mapping[str, DiskTarget] = Field(default_factory=dict)
 
     _document: Document | None = PrivateAttr(default=None)
@@ -155,11 +153,11 @@ class VmSpec(Section):
     @classmethod
     def _keys_are_units(cls, disks: Mapping[str, DiskTarget]) -> Mapping[str, DiskTarget]:
         for key in disks:
-            if not _SLOT.fullmatch(key):
+            if not re.fullmatch(r"\d{1,4}", key):
                 raise fault(
-                    f"{key!r} is not a disk's unit",
-                    'Write the unit number ("1"), or controller and unit ("scsi1:0") where unit '
-                    "numbers repeat.",
+                    f"{key!r} is not a disk's number",
+                    'Write its unit ("1"); with several SCSI controllers add 16 per bus, so that '
+                    'SCSI 1:0 is "16". The machine list names the number of every disk.',
                     at=(key,),
                 )
         return disks
