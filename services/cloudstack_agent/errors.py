@@ -1,0 +1,251 @@
+"""The CloudStack agent's error tree: what a caller can be told, by reason.
+
+CloudStack's own error codes and texts become one of these in `refusals`; failures of the
+transport do in `http_api`. `metadata` holds ``command`` and, where CloudStack gave them,
+``errorcode`` and ``errortext``.
+"""
+
+from services.kit.errors import ServiceError, StatusCode
+
+
+class CloudStackUnreachable(ServiceError):
+    """No connection to the management server: nothing was sent."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "CLOUDSTACK_UNREACHABLE"
+    retryable = True
+    hint = "check cloudstack.endpoint, and that the management server answers on that address"
+
+
+class CloudStackAnswerLost(ServiceError):
+    """The request may have been carried out; repeating the call with its job id finds out."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "CLOUDSTACK_ANSWER_LOST"
+    retryable = True
+    hint = "repeat the call with the same job id; raise cloudstack.timeout_seconds if it recurs"
+
+
+class CloudStackUnavailable(ServiceError):
+    """Something in front of the management server answered for it (429, 502, 503, 504)."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "CLOUDSTACK_UNAVAILABLE"
+    retryable = True
+    hint = "wait until the management server is back; look at the proxy or load balancer before it"
+
+
+class CloudStackUntrusted(ServiceError):
+    """The server's TLS certificate is not one this host trusts."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CLOUDSTACK_UNTRUSTED"
+    hint = (
+        "add the CA of the management server to this host's CA bundle, or name its file in "
+        "REQUESTS_CA_BUNDLE for the agent's process"
+    )
+
+
+class CloudStackAnswerInvalid(ServiceError):
+    """The answer is none of CloudStack's API."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CLOUDSTACK_ANSWER_INVALID"
+    hint = "check that cloudstack.endpoint is the API's address, usually …:8080/client/api"
+
+
+class CloudStackLoginFailed(ServiceError):
+    """The signature was refused (401): a wrong key, or clocks that differ."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CLOUDSTACK_LOGIN_FAILED"
+    hint = (
+        "correct cloudstack.api_key and cloudstack.secret_key, and check that this host's clock "
+        "and the management server's agree: a request is valid for ten minutes"
+    )
+
+
+class CloudStackPermissionDenied(ServiceError):
+    """The account may not do this (531)."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "CLOUDSTACK_PERMISSION_DENIED"
+    hint = "use the keys of a root admin: importing VMs and volumes needs one"
+
+
+class CloudStackCommandMissing(ServiceError):
+    """This CloudStack has no such command, or the account's role does not allow it (432)."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CLOUDSTACK_COMMAND_MISSING"
+    hint = "importing KVM disks needs CloudStack 4.19 or later and the keys of a root admin"
+
+
+class CloudStackParameterRefused(ServiceError):
+    """A value is wrong or names nothing (430, 431)."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "CLOUDSTACK_PARAMETER_REFUSED"
+    hint = "correct the value that CloudStack names; ids are those of this CloudStack"
+
+
+class CloudStackLimitReached(ServiceError):
+    """The account has used up what it may have (532)."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "CLOUDSTACK_LIMIT_REACHED"
+    hint = "raise the account's or domain's resource limit, then retry"
+
+
+class CloudStackCapacityExhausted(ServiceError):
+    """No host, pool or address is left for this (533, or no placement found)."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "CLOUDSTACK_CAPACITY_EXHAUSTED"
+    hint = (
+        "free capacity of the cluster, the storage pool (85 % full is full) or the network's "
+        "address range, then retry"
+    )
+
+
+class CloudStackFailed(ServiceError):
+    """CloudStack failed at the work itself (530 and whatever has no meaning of its own)."""
+
+    code = StatusCode.ABORTED
+    reason = "CLOUDSTACK_FAILED"
+    hint = "look for the job in the management server's log, and in the log of the KVM host's agent"
+
+
+class CloudStackRestarted(ServiceError):
+    """A restart of the management server ended the job, wherever it was."""
+
+    code = StatusCode.ABORTED
+    reason = "CLOUDSTACK_RESTARTED"
+    retryable = True
+    hint = "retry with a new job id: the effect is looked for before it is made again"
+
+
+class DiskInvalid(ServiceError):
+    """CloudStack's host found no importable QCOW2 image under that name."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "DISK_INVALID"
+    hint = (
+        "the file must lie in the pool's root directory and be a plain QCOW2 image: no backing "
+        "or external data file, no encryption, no extended L2 entries; the pool must be of a type "
+        "that this CloudStack imports from (NFS, Filesystem; SharedMountPoint from 4.22.1)"
+    )
+
+
+class DiskLocked(ServiceError):
+    """Another process has the image open for writing."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "DISK_LOCKED"
+    retryable = True
+    hint = "end the process that holds the image (qemu-nbd, qemu-img, a VM), then retry"
+
+
+class DiskInUse(ServiceError):
+    """A volume of CloudStack has this file already; metadata ``volume`` and ``vm`` name it."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "DISK_IN_USE"
+    hint = "unmanage that VM or volume in CloudStack if it is to be imported anew: the file stays"
+
+
+class StoragePoolNotFound(ServiceError):
+    """No pool has this id."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "STORAGE_POOL_NOT_FOUND"
+    hint = "take an id from the list of storage pools"
+
+
+class StoragePoolUnsupported(ServiceError):
+    """The pool's type holds no QCOW2 files that could be imported, or its source is unreadable."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "STORAGE_POOL_UNSUPPORTED"
+    hint = "choose a pool of type NetworkFilesystem, SharedMountPoint or Filesystem"
+
+
+class StoragePoolNotReady(ServiceError):
+    """The pool is in maintenance or down."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "STORAGE_POOL_NOT_READY"
+    retryable = True
+    hint = "bring the pool to the state Up in CloudStack"
+
+
+class VmNotFound(ServiceError):
+    """No virtual machine has this id or name."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "VM_NOT_FOUND"
+    hint = "check the id or the name; a name is compared whole, with the host and display name"
+
+
+class VmAmbiguous(ServiceError):
+    """Several virtual machines have this name; metadata ``vms`` lists their ids."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "VM_AMBIGUOUS"
+    hint = "ask by id"
+
+
+class VmNotStopped(ServiceError):
+    """The setting takes effect at a start only, so it is changed while stopped."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "VM_NOT_STOPPED"
+    hint = "stop the virtual machine in CloudStack first"
+
+
+class VolumeNotFound(ServiceError):
+    """No volume has this id, or this file name in the pool."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "VOLUME_NOT_FOUND"
+    hint = "check the id, or the pool and the file name"
+
+
+class VolumeAttached(ServiceError):
+    """The volume hangs at another virtual machine; metadata ``vm`` names it."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "VOLUME_ATTACHED"
+    hint = "detach the volume in CloudStack first"
+
+
+class NicConflict(ServiceError):
+    """The machine has an adapter on this network with another MAC address."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "NIC_CONFLICT"
+    hint = "map the adapters to different networks: CloudStack allows one adapter per network"
+
+
+class ImportUnsettled(ServiceError):
+    """A half-imported machine is there, and whether it is still being imported is not known."""
+
+    code = StatusCode.ABORTED
+    reason = "IMPORT_UNSETTLED"
+    retryable = True
+    hint = "wait for the other imports; the half-imported machine is let go before the next try"
+
+
+class JobNotFound(ServiceError):
+    """CloudStack knows no job of this id: it was never submitted, or ended over a day ago."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "JOB_NOT_FOUND"
+    hint = "repeat the call that starts it: what was done already is found"
+
+
+class RequestInvalid(ServiceError):
+    """The request to this agent is incomplete or contradicts itself."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "REQUEST_INVALID"

@@ -1,0 +1,101 @@
+"""What a machine can be placed on: zones, clusters, pools, networks, offerings, OS types."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from services.cloudstack_agent.api import CloudStackApi, Row, child, list_rows, text
+
+
+class PlacementKind(enum.Enum):
+    """A kind of thing to place on: the command that lists it, and the answer's list."""
+
+    ZONE = ("listZones", "zone")
+    CLUSTER = ("listClusters", "cluster")
+    STORAGE_POOL = ("listStoragePools", "storagepool")
+    NETWORK = ("listNetworks", "network")
+    DISK_OFFERING = ("listDiskOfferings", "diskoffering")
+    SERVICE_OFFERING = ("listServiceOfferings", "serviceoffering")
+    OS_TYPE = ("listOsTypes", "ostype")
+
+    @property
+    def command(self) -> str:
+        """CloudStack's list command."""
+        return self.value[0]
+
+    @property
+    def list_key(self) -> str:
+        """The name of the list in its answer."""
+        return self.value[1]
+
+
+# Of these kinds a zone has its own; zones and OS types belong to none.
+_ZONED: Final = frozenset(PlacementKind) - {PlacementKind.ZONE, PlacementKind.OS_TYPE}
+# These show only the caller's own without it.
+_LISTALL: Final = frozenset(
+    {PlacementKind.NETWORK, PlacementKind.DISK_OFFERING, PlacementKind.SERVICE_OFFERING}
+)
+_OWN_FIELDS: Final = frozenset({"id", "name", "zoneid", "clusterid"})
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One thing to place on; `attributes` are CloudStack's own fields, as text."""
+
+    id: str
+    name: str
+    zone_id: str
+    cluster_id: str
+    attributes: Mapping[str, str]
+
+
+async def list_placements(
+    api: CloudStackApi, kind: PlacementKind, *, zone_id: str = "", name_part: str = ""
+) -> list[Placement]:
+    """All of one kind by name, of one zone if `zone_id` is given; offerings of no zone included.
+
+    `name_part` is compared without regard to case.
+    """
+    parameters: dict[str, str] = {}
+    if zone_id:
+        if kind in _ZONED:
+            parameters["zoneid"] = zone_id
+        elif kind is PlacementKind.ZONE:
+            parameters["id"] = zone_id
+    if kind in _LISTALL:
+        parameters["listall"] = "true"
+    if kind is PlacementKind.CLUSTER:
+        parameters["hypervisor"] = "KVM"
+    rows = await list_rows(api, kind.command, kind.list_key, parameters)
+    found = (_placement(row) for row in rows)
+    wanted = name_part.casefold()
+    return sorted(
+        (entry for entry in found if wanted in entry.name.casefold()),
+        key=lambda entry: (entry.name.casefold(), entry.id),
+    )
+
+
+def _placement(row: Row) -> Placement:
+    return Placement(
+        id=text(row, "id"),
+        # OS types are called by their description.
+        name=text(row, "name") or text(row, "description"),
+        zone_id=text(row, "zoneid"),
+        cluster_id=text(row, "clusterid"),
+        attributes=dict(_attributes(row)),
+    )
+
+
+def _attributes(row: Row) -> Iterator[tuple[str, str]]:
+    for key, value in row.items():
+        if key in _OWN_FIELDS:
+            continue
+        if isinstance(value, Mapping):
+            # The limits of a constrained offering are nested one level down.
+            nested = child(row, key)
+            yield from ((f"{key}.{name}", text(nested, name)) for name in nested)
+        elif isinstance(value, str | int | float):
+            yield key, text(row, key)

@@ -1,0 +1,66 @@
+"""CloudStack's error codes and texts as errors of this agent.
+
+Codes are those of CloudStack's ``ApiErrorCode``; the texts were read from the sources of
+CloudStack 4.22 (``UnmanagedVMsManagerImpl``, ``VolumeImportUnmanageManagerImpl``,
+``AsyncJobManagerImpl``). A text that changes in a later version costs only precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from services.cloudstack_agent.errors import (
+    CloudStackCapacityExhausted,
+    CloudStackCommandMissing,
+    CloudStackFailed,
+    CloudStackLimitReached,
+    CloudStackLoginFailed,
+    CloudStackParameterRefused,
+    CloudStackPermissionDenied,
+    CloudStackRestarted,
+    DiskInUse,
+    DiskInvalid,
+    DiskLocked,
+)
+from services.kit.errors import ServiceError
+
+_BY_TEXT: Final[tuple[tuple[str, type[ServiceError]], ...]] = (
+    ("disk image is already in use", DiskInUse),
+    ("volume is already managed by cloudstack", DiskInUse),
+    ("locked volume cannot be imported", DiskLocked),
+    ("encrypted volume cannot be imported", DiskInvalid),
+    ("volume with backing file cannot be imported", DiskInvalid),
+    ("disk not found or is invalid", DiskInvalid),
+    ("cannot find volume on storage pool", DiskInvalid),
+    ("volume cannot be imported due to", DiskInvalid),
+    ("suitable deployment destination not found", CloudStackCapacityExhausted),
+    ("insufficient address capacity", CloudStackCapacityExhausted),
+    ("management server restart", CloudStackRestarted),
+)
+_BY_CODE: Final[Mapping[int, type[ServiceError]]] = {
+    401: CloudStackLoginFailed,
+    430: CloudStackParameterRefused,
+    431: CloudStackParameterRefused,
+    432: CloudStackCommandMissing,
+    531: CloudStackPermissionDenied,
+    532: CloudStackLimitReached,
+    533: CloudStackCapacityExhausted,
+    # A resource that is busy, and a network that is not up yet.
+    536: CloudStackFailed,
+    537: CloudStackFailed,
+}
+_PASSING_CODES: Final = frozenset({536, 537})
+
+
+def refusal(command: str, code: int, said: str) -> ServiceError:
+    """The error for what CloudStack answered to `command`, at submit or as a job's result."""
+    lowered = said.lower()
+    kind = next((error for part, error in _BY_TEXT if part in lowered), None)
+    retryable = True if kind is None and code in _PASSING_CODES else None
+    kind = kind or _BY_CODE.get(code, CloudStackFailed)
+    return kind(
+        message=f"CloudStack refused {command}: {said or 'no reason given'} ({code})",
+        metadata={"command": command, "errorcode": str(code), "errortext": said},
+        retryable=retryable,
+    )

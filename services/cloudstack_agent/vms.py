@@ -1,0 +1,158 @@
+"""An imported machine's adapters, settings, power, and letting it go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from services.cloudstack_agent import jobs
+from services.cloudstack_agent.api import CloudStackApi
+from services.cloudstack_agent.errors import (
+    NicConflict,
+    RequestInvalid,
+    VmNotFound,
+    VmNotStopped,
+)
+from services.cloudstack_agent.inventory import Vm, vm_by_id
+
+_MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+
+
+async def start_nic_add(
+    api: CloudStackApi, job_id: str, *, vm_id: str, network_id: str, mac: str = ""
+) -> jobs.Job:
+    """Add an adapter, with `mac` or one that CloudStack makes; see `jobs.start`.
+
+    Raises RequestInvalid, VmNotFound, NicConflict when the machine has one on that network with
+    another MAC address, and CloudStack's refusals.
+    """
+    mac = mac.lower()
+    if mac and not _MAC.fullmatch(mac):
+        raise RequestInvalid(message=f"{mac!r} is no MAC address")
+
+    async def effect() -> str | None:
+        vm = await vm_by_id(api, vm_id)
+        for nic in vm.nics:
+            if nic.network_id != network_id:
+                continue
+            if mac in ("", nic.mac):
+                return vm.id
+            raise NicConflict(
+                message=f"{vm.display_name!r} has the adapter {nic.mac} on network {network_id}",
+                metadata={"vm": vm.id, "nic": nic.id, "network": network_id},
+            )
+        return None
+
+    parameters = {"virtualmachineid": vm_id, "networkid": network_id}
+    if mac:
+        parameters["macaddress"] = mac
+    return await jobs.start(
+        api,
+        "addNicToVirtualMachine",
+        parameters,
+        job_id=job_id,
+        effect=effect,
+        resource_id=vm_id,
+    )
+
+
+async def start_vm_start(api: CloudStackApi, job_id: str, *, vm_id: str) -> jobs.Job:
+    """Start a machine; one that runs counts as done. Raises VmNotFound and refusals."""
+
+    async def effect() -> str | None:
+        return vm_id if (await vm_by_id(api, vm_id)).state == "Running" else None
+
+    return await jobs.start(
+        api,
+        "startVirtualMachine",
+        {"id": vm_id},
+        job_id=job_id,
+        effect=effect,
+        resource_id=vm_id,
+    )
+
+
+async def start_vm_stop(
+    api: CloudStackApi, job_id: str, *, vm_id: str, forced: bool = False
+) -> jobs.Job:
+    """Stop a machine, at once if `forced`; one that is stopped counts as done."""
+
+    async def effect() -> str | None:
+        return vm_id if (await vm_by_id(api, vm_id)).state == "Stopped" else None
+
+    parameters = {"id": vm_id, "forced": "true"} if forced else {"id": vm_id}
+    return await jobs.start(
+        api,
+        "stopVirtualMachine",
+        parameters,
+        job_id=job_id,
+        effect=effect,
+        resource_id=vm_id,
+    )
+
+
+async def start_vm_unmanage(api: CloudStackApi, job_id: str, *, vm_id: str) -> jobs.Job:
+    """Let go of a stopped machine and its volumes; the files stay. A missing one counts as done.
+
+    Raises VmNotStopped: CloudStack would let go of a running one, whose process would go on
+    writing to the disks that a rollback takes back.
+    """
+
+    async def effect() -> str | None:
+        try:
+            vm = await vm_by_id(api, vm_id)
+        except VmNotFound:
+            return vm_id
+        _require_stopped(vm)
+        return None
+
+    return await jobs.start(
+        api,
+        "unmanageVirtualMachine",
+        {"id": vm_id},
+        job_id=job_id,
+        effect=effect,
+        resource_id=vm_id,
+    )
+
+
+async def update_vm(
+    api: CloudStackApi,
+    vm_id: str,
+    *,
+    os_type_id: str = "",
+    display_name: str = "",
+    details: Mapping[str, str] | None = None,
+) -> Vm:
+    """Set what is given and return the machine; what it has already is not written again.
+
+    ``updateVirtualMachine`` replaces all displayable details by those it is given, so that the
+    present ones are read, merged and written back. importVm ignores its OS type for disks of a
+    pool: this is where it is set.
+
+    Raises VmNotFound, VmNotStopped for details or an OS type, and CloudStack's refusals.
+    """
+    vm = await vm_by_id(api, vm_id)
+    merged = {**vm.details, **(details or {})}
+    parameters: dict[str, str] = {}
+    if os_type_id and os_type_id != vm.os_type_id:
+        parameters["ostypeid"] = os_type_id
+    if merged != vm.details:
+        parameters |= {f"details[0].{key}": value for key, value in merged.items()}
+    if parameters:
+        _require_stopped(vm)
+    if display_name and display_name != vm.display_name:
+        parameters["displayname"] = display_name
+    if not parameters:
+        return vm
+    await api.call("updateVirtualMachine", {"id": vm_id, **parameters})
+    return await vm_by_id(api, vm_id)
+
+
+def _require_stopped(vm: Vm) -> None:
+    if vm.state != "Stopped":
+        raise VmNotStopped(
+            message=f"virtual machine {vm.display_name!r} is {vm.state}",
+            metadata={"vm": vm.id, "state": vm.state},
+        )
