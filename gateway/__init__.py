@@ -1,0 +1,1 @@
+"""REST over the orchestrator's gRPC: authentication and translation, no rules of its own."""

@@ -1,0 +1,84 @@
+"""The admin token: made at the first start, told once, kept as a hash."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.kit.errors import ServiceError, StatusCode
+from services.kit.redact import redactor
+
+_FILE_NAME = "admin_token.sha256"
+_TOKEN_BYTES = 32
+# Whoever chooses a token must not choose one that can be tried out.
+_MIN_CHOSEN_LENGTH = 20
+
+
+class TokenUnusableError(ServiceError):
+    """The stored token's file cannot be used, or a chosen token is too weak."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "ADMIN_TOKEN_UNUSABLE"
+
+
+@dataclass(frozen=True)
+class AdminToken:
+    """Checks tokens. Holds the SHA-256 of the right one; 256 random bits need no slow hash."""
+
+    digest: bytes
+
+    def matches(self, presented: str) -> bool:
+        """Whether this is the token; takes the same time whatever is presented."""
+        return hmac.compare_digest(hashlib.sha256(presented.encode()).digest(), self.digest)
+
+
+def chosen_token(token: str) -> AdminToken:
+    """The token an operator chose (V2C_ADMIN_TOKEN). Raises TokenUnusableError when it is weak."""
+    if len(token) < _MIN_CHOSEN_LENGTH:
+        raise TokenUnusableError(
+            message=f"V2C_ADMIN_TOKEN has fewer than {_MIN_CHOSEN_LENGTH} characters",
+            hint="make one with `openssl rand -base64 32`, or unset it to have one made",
+        )
+    redactor.register(token)
+    return AdminToken(hashlib.sha256(token.encode()).digest())
+
+
+def load_or_create_token(directory: Path) -> tuple[AdminToken, str | None]:
+    """The stored token, or a new one; its text comes back only when it was made just now.
+
+    Only the hash is stored, in `directory` (0700), file mode 0600. Blocking.
+
+    Raises TokenUnusableError when the file is damaged or cannot be written.
+    """
+    path = directory / _FILE_NAME
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists():
+            return AdminToken(_parse(path)), None
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        redactor.register(token)
+        digest = hashlib.sha256(token.encode())
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(digest.hexdigest() + "\n")
+    except OSError as exc:
+        raise TokenUnusableError(
+            message=f"the admin token cannot be kept in {path}: {exc.strerror or exc}",
+            hint="give this user the directory (migration.control_dir), or set V2C_ADMIN_TOKEN",
+        ) from exc
+    return AdminToken(digest.digest()), token
+
+
+def _parse(path: Path) -> bytes:
+    try:
+        digest = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except ValueError:
+        digest = b""
+    if len(digest) != hashlib.sha256().digest_size:
+        raise TokenUnusableError(
+            message=f"{path} does not hold a token's hash",
+            hint="remove it: a new token is made and printed at the next start",
+        )
+    return digest

@@ -1,0 +1,546 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+
+from gateway.admin_token import chosen_token
+from gateway.app import create_app
+from services.kit.channel import connect
+from services.kit.errors import ServiceError, StatusCode
+from services.kit.server import serving
+from tests.contract.gateway_fake_orchestrator import FakeOrchestrator, migration
+
+TOKEN = "a-token-for-the-tests-of-the-gateway"
+SPEC = "vm:\n  name: web 1\n"
+
+
+@pytest.fixture
+def orchestrator() -> FakeOrchestrator:
+    return FakeOrchestrator()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+
+
+@pytest.fixture
+async def bare(orchestrator: FakeOrchestrator, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without a token, before a gateway, before a gRPC server."""
+    listen = f"unix:{tmp_path}/orchestrator.sock"
+    async with (
+        serving("orchestrator", listen, None, orchestrator.register),
+        connect(listen, None, default_timeout_seconds=5, name="orchestrator") as channel,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(create_app(channel, chosen_token(TOKEN))),
+            base_url="http://gateway",
+        ) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def api(bare: httpx.AsyncClient) -> httpx.AsyncClient:
+    bare.headers["Authorization"] = f"Bearer {TOKEN}"
+    return bare
+
+
+def _problem(response: httpx.Response, status: int, reason: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert (document["status"], document["reason"]) == (status, reason)
+    assert document["message"]
+    assert document["request_id"] == response.headers["x-request-id"]
+    return document
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/vmware/vms"),
+        ("GET", "/cloudstack/zones"),
+        ("POST", "/migration/spec"),
+        ("POST", "/migration/start"),
+        ("POST", "/migration/retry/x"),
+        ("GET", "/migration/status/x"),
+        ("GET", "/migration/jobs"),
+        ("GET", "/migration/logs/x"),
+        ("POST", "/migration/finalize/x"),
+        ("POST", "/migration/shutdown/x?action=force"),
+        ("GET", "/openapi.json"),
+        ("GET", "/no/such/route"),
+        ("GET", "/health/"),
+        ("OPTIONS", "/migration/jobs"),
+    ],
+)
+async def test_nothing_but_health_answers_without_the_token(
+    bare: httpx.AsyncClient, orchestrator: FakeOrchestrator, method: str, path: str
+) -> None:
+    response = await bare.request(method, path)
+    document = _problem(response, 401, "TOKEN_REQUIRED")
+    assert "Bearer" in document["hint"]
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    for wrong in (f"Bearer {TOKEN}x", "Bearer ", f"Basic {TOKEN}", TOKEN):
+        refused = await bare.request(method, path, headers={"Authorization": wrong})
+        assert refused.status_code == 401
+    assert orchestrator.requests == []
+
+
+async def test_no_other_origin_is_allowed(api: httpx.AsyncClient) -> None:
+    response = await api.get("/migration/jobs", headers={"Origin": "https://evil.example"})
+    assert not [name for name in response.headers if name.startswith("access-control-")]
+
+
+async def test_health_is_open_and_tells_up_or_down(bare: httpx.AsyncClient, tmp_path: Path) -> None:
+    up = await bare.get("/health")
+    assert (up.status_code, up.json()) == (200, {"status": "ok"})
+    nowhere = connect(f"unix:{tmp_path}/none.sock", None, default_timeout_seconds=1, name="x")
+    async with (
+        nowhere as channel,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(create_app(channel, chosen_token(TOKEN))),
+            base_url="http://gateway",
+        ) as client,
+    ):
+        down = await client.get("/health")
+        assert (down.status_code, down.json()) == (503, {"status": "unavailable"})
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        response = await client.get("/migration/jobs")
+        document = _problem(response, 503, "REMOTE_UNAVAILABLE")
+        assert document["retryable"] is True
+        assert response.headers["retry-after"]
+
+
+async def test_all_machines_of_the_source(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.vms = [
+        pb.SourceVm(
+            moref=f"vm-{number}",
+            name=f"web {number}",
+            path=f"/DC/vm/web {number}",
+            power_state="on",
+            disks=[pb.SourceDisk(unit=0, key=2000, label="Hard disk 1", capacity_bytes=1 << 30)],
+            nics=[pb.SourceNic(key=4000, label="Network adapter 1", mac="00:50:56:00:00:01")],
+        )
+        for number in range(1000)
+    ]
+    everything = (await api.get("/vmware/vms")).json()
+    assert everything["count"] == len(everything["vms"]) == 1000
+    assert everything["vms"][7]["disks"][0]["unit"] == 0
+    assert everything["vms"][7]["nics"][0]["mac"] == "00:50:56:00:00:01"
+    one = (await api.get("/vmware/vms", params={"filter": "web 999"})).json()
+    assert [vm["moref"] for vm in one["vms"]] == ["vm-999"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        ("zones", pb.PLACEMENT_KIND_ZONE),
+        ("clusters", pb.PLACEMENT_KIND_CLUSTER),
+        ("storage", pb.PLACEMENT_KIND_STORAGE_POOL),
+        ("networks", pb.PLACEMENT_KIND_NETWORK),
+        ("diskofferings", pb.PLACEMENT_KIND_DISK_OFFERING),
+        ("serviceofferings", pb.PLACEMENT_KIND_SERVICE_OFFERING),
+        ("ostypes", pb.PLACEMENT_KIND_OS_TYPE),
+    ],
+)
+async def test_placements_of_each_kind(
+    api: httpx.AsyncClient,
+    orchestrator: FakeOrchestrator,
+    kind: str,
+    asked: pb.PlacementKind.ValueType,
+) -> None:
+    orchestrator.placements = [
+        pb.TargetPlacement(id="a", name="A", zone_id="z1", cluster_id="c1"),
+        pb.TargetPlacement(id="b", name="B", zone_id="z1", attributes={"type": "Shared"}),
+        pb.TargetPlacement(id="c", name="C", zone_id="z2"),
+    ]
+    everything = (await api.get(f"/cloudstack/{kind}")).json()
+    assert (everything["kind"], everything["count"]) == (kind, 3)
+    assert everything["items"][1] == {
+        "id": "b",
+        "name": "B",
+        "zoneid": "z1",
+        "clusterid": None,
+        "attributes": {"type": "Shared"},
+    }
+    assert orchestrator.requests[-1].kind == asked
+    in_zone = (await api.get(f"/cloudstack/{kind}", params={"zoneid": "z1"})).json()
+    assert [item["id"] for item in in_zone["items"]] == ["a", "b"]
+    in_cluster = (await api.get(f"/cloudstack/{kind}?clusterid=c1")).json()
+    assert [item["id"] for item in in_cluster["items"]] == ["a"]
+
+
+async def test_an_unknown_kind_of_placement_names_the_valid_ones(api: httpx.AsyncClient) -> None:
+    document = _problem(await api.get("/cloudstack/pools"), 422, "REQUEST_INVALID")
+    assert "'storage'" in document["message"]
+
+
+async def test_a_spec_is_kept_and_not_started(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    text = SPEC + "target:\n  cloudstack:\n    zoneid: zone1\n"
+    response = await api.post("/migration/spec", params={"source": "a.yaml"}, content=text)
+    assert response.status_code == 201, response.text
+    accepted = response.json()
+    assert accepted["vms"] == [{"vm_name": "web 1", "vm_moref": None, "migration_id": "m1"}]
+    (warning,) = accepted["warnings"]
+    assert (warning["source"], warning["line"]) == ("a.yaml", 5)
+    assert warning["field"] == "target.cloudstack.zoneid"
+    submitted = orchestrator.requests[-1]
+    assert (submitted.spec, submitted.source, submitted.start) == (text, "a.yaml", False)
+
+
+async def test_mistakes_in_a_spec_come_with_line_and_field(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.problems = [
+        pb.Problem(
+            source="spec",
+            line=3,
+            column=3,
+            field="migration.delta_intervall",
+            message="unknown key",
+            hint="did you mean delta_interval?",
+        ),
+        pb.Problem(source="spec", line=5, field="target", message="is missing"),
+    ]
+    response = await api.post("/migration/spec", json={"vm": {"name": "x"}})
+    document = _problem(response, 422, "SPEC_INVALID")
+    assert "2 mistakes" in document["message"]
+    assert "line 3: migration.delta_intervall: unknown key" in document["message"]
+    assert [error["line"] for error in document["errors"]] == [3, 5]
+    assert document["errors"][0]["hint"] == "did you mean delta_interval?"
+    assert orchestrator.stored == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"", 422, "SPEC_INVALID"),
+        (b"vm: \xff\xfe", 422, "SPEC_INVALID"),
+        (b"#" * (4 * 1024 * 1024 + 1), 413, "SPEC_TOO_LARGE"),
+    ],
+)
+async def test_a_body_that_is_no_spec_reaches_nobody(
+    api: httpx.AsyncClient,
+    orchestrator: FakeOrchestrator,
+    body: bytes,
+    status: int,
+    reason: str,
+) -> None:
+    _problem(await api.post("/migration/spec", content=body), status, reason)
+    assert orchestrator.requests == []
+
+
+async def test_start_all_or_those_named(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.stored = [migration(1, "web 1", "vm-1"), migration(2, "db", "vm-2")]
+    named = (await api.post("/migration/start", json={"vms": ["vm-2"], "parallel_vms": 5})).json()
+    assert [(job["vm_name"], job["status"]) for job in named["started"]] == [("db", "running")]
+    assert [selector.migration_id for selector in orchestrator.requests[-1].selectors] == ["m2"]
+    assert orchestrator.requests[-1].parallel_vms == 5
+    everything = (await api.post("/migration/start")).json()
+    assert everything["count"] == 2
+    assert orchestrator.requests[-1].parallel_vms == 0
+    typo = await api.post("/migration/start", json={"vm": ["db"]})
+    assert "vm" in _problem(typo, 422, "REQUEST_INVALID")["message"]
+
+
+async def test_the_status_of_a_running_migration(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.stored = [
+        migration(
+            1,
+            "web 1",
+            "vm-1",
+            stage=pb.STAGE_DELTA,
+            next_stage=pb.STAGE_FINAL_SYNC,
+            state=pb.STATE_WAITING,
+            activity="waiting 210 s for delta pass 4",
+            overall_progress=80.004,
+            transfer_rate_bytes_per_second=312_400_000,
+            finalize_requested=True,
+            disks=[
+                pb.DiskProgress(unit=0, percent=100, is_root=True, eta_seconds=-1),
+                pb.DiskProgress(unit=3, percent=41.239, eta_seconds=9, volume_id="v"),
+            ],
+            passes=[pb.Pass(number=0, kind="base", start_time=Timestamp(seconds=1))],
+            error=pb.Error(reason="SNAPSHOT_LOST", message="gone", retryable=True),
+            delta_passes=3,
+        )
+    ]
+    status = (await api.get("/migration/status/web 1")).json()
+    assert {
+        "migration_id": "m1",
+        "vm_name": "web 1",
+        "vm_moref": "vm-1",
+        "stage": "delta",
+        "next_stage": "final_sync",
+        "status": "waiting",
+        "finalize_requested": True,
+        "finalize_now_requested": False,
+        "overall_progress": 80.0,
+        "transfer_speed_mbps": 312.4,
+        "disk_progress": {"0": 100.0, "3": 41.24},
+        "delta_passes": 3,
+        "target_vm_id": None,
+        "downtime": None,
+        "create_time": "2023-11-14T22:13:21Z",
+        "end_time": None,
+    }.items() <= status.items()
+    assert [disk["eta_seconds"] for disk in status["disks"]] == [None, 9]
+    assert status["passes"][0]["kind"] == "base"
+    assert status["passes"][0]["end_time"] is None
+    assert status["error"]["reason"] == "SNAPSHOT_LOST"
+
+
+async def test_the_status_of_a_finished_migration(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.stored = [
+        migration(
+            1,
+            "web 1",
+            "vm-1",
+            stage=pb.STAGE_DONE,
+            next_stage=pb.STAGE_UNSPECIFIED,
+            state=pb.STATE_DONE,
+            overall_progress=100,
+            target_vm_id="9c0d",
+            downtime=pb.Downtime(
+                start_time=Timestamp(seconds=100),
+                end_time=Timestamp(seconds=142),
+                total_seconds=42,
+                part_seconds={"final_sync": 30.5, "import_root_disk": 11.5},
+            ),
+        )
+    ]
+    status = (await api.get("/migration/status/m1")).json()
+    assert (status["stage"], status["next_stage"], status["status"]) == ("done", None, "done")
+    assert status["error"] is None
+    assert status["target_vm_id"] == "9c0d"
+    assert status["downtime"]["total_seconds"] == 42
+    assert status["downtime"]["part_seconds"]["final_sync"] == 30.5
+
+
+@pytest.mark.parametrize("vm", ["web 1", "vm-1", "m1", "a/b ü"])
+async def test_a_machine_is_named_by_name_moref_or_migration_id(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, vm: str
+) -> None:
+    orchestrator.stored = [migration(1, "web 1", "vm-1"), migration(2, "a/b ü", "vm-2")]
+    wanted = "m2" if vm == "a/b ü" else "m1"
+    for path in (f"/migration/status/{vm}", f"/migration/logs/{vm}"):
+        assert (await api.get(path)).json()["migration_id"] == wanted
+    for path in (f"/migration/finalize/{vm}", f"/migration/retry/{vm}"):
+        assert (await api.post(path)).json()["migration_id"] == wanted
+
+
+async def test_an_unknown_machine_is_404(api: httpx.AsyncClient) -> None:
+    document = _problem(await api.get("/migration/status/nobody"), 404, "MIGRATION_NOT_FOUND")
+    assert document["hint"] == "list them"
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        [("web", "vm-1"), ("web", "vm-2"), ("other", "vm-3")],
+        [("web", "vm-1"), ("other", "web")],
+    ],
+    ids=["one name, two machines", "a name that is another's moref"],
+)
+async def test_an_ambiguous_machine_lists_the_candidates_and_changes_nothing(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, stored: list[tuple[str, str]]
+) -> None:
+    orchestrator.stored = [
+        migration(number, name, moref) for number, (name, moref) in enumerate(stored, 1)
+    ]
+    document = _problem(await api.post("/migration/finalize/web"), 409, "AMBIGUOUS_VM")
+    assert [entry["migration_id"] for entry in document["candidates"]] == ["m1", "m2"]
+    assert document["candidates"][0]["vm_moref"] == "vm-1"
+    assert not any(entry.finalize_requested for entry in orchestrator.stored)
+
+
+async def test_jobs_of_all_pages_filtered_by_status(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    states = [pb.STATE_FAILED, pb.STATE_DONE, pb.STATE_FAILED, pb.STATE_RUNNING, pb.STATE_FAILED]
+    orchestrator.stored = [
+        migration(number, f"vm {number}", f"vm-{number}", state=state)
+        for number, state in enumerate(states, 1)
+    ]
+    assert (await api.get("/migration/jobs")).json()["count"] == 5
+    failed = (await api.get("/migration/jobs?status=failed&status=running")).json()
+    assert [job["migration_id"] for job in failed["jobs"]] == ["m1", "m3", "m4", "m5"]
+    _problem(await api.get("/migration/jobs?status=broken"), 422, "REQUEST_INVALID")
+
+
+async def test_finalize_now_and_later(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.stored = [migration(1, "web", "vm-1")]
+    later = (await api.post("/migration/finalize/web")).json()
+    assert (later["finalize_requested"], later["finalize_now_requested"]) == (True, False)
+    now = (await api.post("/migration/finalize/web?now=true")).json()
+    assert (now["finalize_requested"], now["finalize_now_requested"]) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("action", "sent"),
+    [("force", pb.SHUTDOWN_ACTION_FORCE), ("manual", pb.SHUTDOWN_ACTION_MANUAL)],
+)
+async def test_shutdown_decisions(
+    api: httpx.AsyncClient,
+    orchestrator: FakeOrchestrator,
+    action: str,
+    sent: pb.ShutdownAction.ValueType,
+) -> None:
+    orchestrator.stored = [migration(1, "web", "vm-1", stage=pb.STAGE_AWAITING_SHUTDOWN_ACTION)]
+    response = await api.post(f"/migration/shutdown/web?action={action}")
+    assert response.status_code == 200
+    assert orchestrator.requests[-1].action == sent
+
+
+async def test_a_wish_that_is_not_possible_now_is_409(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.stored = [migration(1, "web", "vm-1")]
+    response = await api.post("/migration/shutdown/web?action=force")
+    document = _problem(response, 409, "CONTROL_NOT_ALLOWED")
+    assert document["metadata"] == {"stage": "delta"}
+    _problem(await api.post("/migration/shutdown/web"), 422, "REQUEST_INVALID")
+    _problem(await api.post("/migration/shutdown/web?action=x"), 422, "REQUEST_INVALID")
+
+
+async def test_logs_go_on_where_the_last_ones_ended(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.stored = [migration(1, "web", "vm-1"), migration(2, "db", "vm-2")]
+    orchestrator.events = [
+        pb.Event(
+            sequence=number,
+            migration_id="m1" if number % 2 else "m2",
+            action="stage.entered",
+            message=f"event {number}",
+            details={"stage": "delta"},
+            time=Timestamp(seconds=number),
+        )
+        for number in range(1, 10)
+    ]
+    first = (await api.get("/migration/logs/web?limit=2")).json()
+    assert [entry["sequence"] for entry in first["entries"]] == [1, 3]
+    assert first["entries"][0]["details"] == {"stage": "delta"}
+    rest = (await api.get("/migration/logs/web?after=3")).json()
+    assert [entry["sequence"] for entry in rest["entries"]] == [5, 7, 9]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (StatusCode.INVALID_ARGUMENT, 400),
+        (StatusCode.NOT_FOUND, 404),
+        (StatusCode.ALREADY_EXISTS, 409),
+        (StatusCode.FAILED_PRECONDITION, 409),
+        (StatusCode.UNIMPLEMENTED, 501),
+        (StatusCode.UNAUTHENTICATED, 502),
+        (StatusCode.PERMISSION_DENIED, 502),
+        (StatusCode.UNAVAILABLE, 503),
+        (StatusCode.RESOURCE_EXHAUSTED, 503),
+        (StatusCode.DEADLINE_EXCEEDED, 504),
+        (StatusCode.INTERNAL, 500),
+    ],
+)
+async def test_every_error_of_a_service_is_a_problem_document(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, code: StatusCode, status: int
+) -> None:
+    orchestrator.failure = ServiceError(
+        code=code,
+        reason="SOMETHING_WRONG",
+        message="something is wrong",
+        hint="mend it",
+        metadata={"field": "vcenter.password"},
+        retryable=True,
+    )
+    document = _problem(await api.get("/vmware/vms"), status, "SOMETHING_WRONG")
+    assert document["message"] == "something is wrong"
+    assert document["hint"] == "mend it"
+    assert document["retryable"] is True
+
+
+async def test_request_ids_reach_the_service_behind(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    response = await api.get("/migration/jobs", headers={"X-Request-ID": "ticket-4711"})
+    assert response.headers["x-request-id"] == "ticket-4711"
+    assert orchestrator.request_ids == ["ticket-4711"]
+    forged = await api.get("/migration/jobs", headers={"X-Request-ID": 'x" y'})
+    assert forged.headers["x-request-id"] == orchestrator.request_ids[-1] != 'x" y'
+
+
+async def test_a_defect_tells_only_a_log_id(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> None:
+        raise KeyError("hunter2")
+
+    monkeypatch.setattr("gateway.translation.summary", broken)
+    orchestrator.stored = [migration(1, "web", "vm-1")]
+    with structlog.testing.capture_logs() as logs:
+        response = await api.get("/migration/jobs")
+    document = _problem(response, 500, "INTERNAL")
+    assert document["metadata"]["log_id"] in document["message"]
+    assert "hunter2" not in response.text
+    (logged,) = [line for line in logs if line.get("action") == "rpc.internal_error"]
+    assert logged["log_id"] == document["metadata"]["log_id"]
+    assert isinstance(logged["exc_info"], KeyError)
+
+
+async def test_unknown_routes_and_methods_are_problems_too(api: httpx.AsyncClient) -> None:
+    _problem(await api.get("/nope"), 404, "NOT_FOUND")
+    response = await api.delete("/migration/jobs")
+    _problem(response, 405, "METHOD_NOT_ALLOWED")
+    assert response.headers["allow"] == "GET"
+
+
+async def test_many_requests_at_once_do_not_wait_for_each_other(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.stored = [migration(n, f"vm {n}", f"vm-{n}") for n in range(1, 51)]
+    responses = await asyncio.gather(*(api.get(f"/migration/status/vm-{n}") for n in range(1, 51)))
+    assert [response.json()["migration_id"] for response in responses] == [
+        f"m{n}" for n in range(1, 51)
+    ]
+
+
+async def test_the_openapi_document_describes_every_route(api: httpx.AsyncClient) -> None:
+    document = (await api.get("/openapi.json")).json()
+    operations = {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert set(operations) == {
+        "GET /health",
+        "GET /vmware/vms",
+        "GET /cloudstack/{kind}",
+        "POST /migration/spec",
+        "POST /migration/start",
+        "POST /migration/retry/{vm}",
+        "GET /migration/status/{vm}",
+        "GET /migration/jobs",
+        "GET /migration/logs/{vm}",
+        "POST /migration/finalize/{vm}",
+        "POST /migration/shutdown/{vm}",
+    }
+    for name, operation in operations.items():
+        assert operation["description"], name
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"], (name, parameter["name"])
+    assert document["security"] == [{"admin": []}]
+    assert operations["GET /health"]["security"] == []
+    assert "application/yaml" in operations["POST /migration/spec"]["requestBody"]["content"]
