@@ -86,7 +86,10 @@ class TransferOrder:
 
 @dataclass(frozen=True)
 class WorkerOrder:
-    """A transfer with everything its worker needs on this host."""
+    """A transfer with everything its worker needs on this host.
+
+    `cache` is how qemu-nbd opens the image: "none", "writeback", or "auto" to find out.
+    """
 
     transfer: TransferOrder
     map_path: str
@@ -95,6 +98,7 @@ class WorkerOrder:
     rate_bytes_per_second: int = 0
     checkpoint_seconds: float = 5.0
     checkpoint_bytes: int = 1 << 30
+    cache: str = "auto"
 
     def to_wire(self) -> dict[str, object]:
         """The order as a JSON object."""

@@ -40,13 +40,15 @@ def supports_direct_io(image: Path) -> bool:
     return True
 
 
-def qemu_nbd_command(image: Path, socket: Path, *, writable: bool) -> list[str]:
-    """The qemu-nbd command line for an image.
+def qemu_nbd_command(
+    image: Path, socket: Path, *, writable: bool, cache: str = "auto"
+) -> list[str]:
+    """The qemu-nbd command line for an image; `cache` is "none", "writeback" or "auto".
 
     cache=none with native AIO measured 30 to 40 % faster than write-back at half the CPU time. An
     image that is only read needs no write lock, so it is opened read-only.
     """
-    direct = supports_direct_io(image)
+    direct = cache == "none" or (cache == "auto" and supports_direct_io(image))
     caching = ["--cache=none", "--aio=native"] if direct else ["--cache=writeback"]
     access = ["--discard=unmap"] if writable else ["--read-only"]
     return [
@@ -71,12 +73,14 @@ class TargetServer:
         runtime_dir: Path,
         *,
         writable: bool,
+        cache: str = "auto",
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._image = image
         self._socket = runtime_dir / "target.sock"
         self._writable = writable
+        self._cache = cache
         self._sleep = sleep
         self._now = now
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,7 +100,9 @@ class TargetServer:
             )
         if shutil.which("qemu-nbd") is None:
             raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")
-        command = qemu_nbd_command(self._image, self._socket, writable=self._writable)
+        command = qemu_nbd_command(
+            self._image, self._socket, writable=self._writable, cache=self._cache
+        )
         parent = os.getpid()
         # The worker runs this before it has any other thread, so code between fork and exec is
         # safe here, and qemu-nbd has no option to end with its parent.

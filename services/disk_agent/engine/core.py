@@ -326,9 +326,8 @@ class Engine:
             or self._now() - self._checkpoint_at >= self._tuning.checkpoint_seconds
             or self.map.dirty_pages + len(self._completed) >= _DIRTY_PAGES
         )
-        if (self._completed and due) or (
-            strategy.needs_intent and self._held is not None and not self._active
-        ):
+        held_back = self._held is not None and not self._active
+        if (self._completed and due) or held_back:
             self._start_checkpoint()
 
     def _start_checkpoint(self) -> None:

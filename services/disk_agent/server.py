@@ -1,0 +1,118 @@
+"""The disk agent's process: its composition root and command line."""
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from v2c.disk.v1 import disk_pb2, disk_pb2_grpc
+
+from services.config.config_model import Config
+from services.config.service_args import ServiceSetup, service_main
+from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.servicer import DiskServicer
+from services.disk_agent.supervisor import ProcessLauncher
+from services.disk_agent.transfer import TransferStore
+from services.disk_agent.transfer_servicer import TransferDefaults
+from services.disk_agent.transfers import Transfers
+from services.kit.errors import ServiceError, StatusCode
+from services.kit.redact import redactor
+from services.kit.server import run_service
+
+_MEGABYTE = 10**6
+_MEBIBYTE = 1 << 20
+_SHA1_DIGITS = 40
+# A unix socket's path has at most 107 bytes (unix(7)); "/w-12345678/source.sock" comes behind.
+_RUNTIME_PATH_LIMIT = 107 - len("/w-12345678/source.sock")
+
+
+def defaults_from(config: Config) -> TransferDefaults:
+    """What requests may leave out. Raises ConfigError when the password leads nowhere."""
+    password = config.vcenter.password.get_secret_value()
+    redactor.register(password)
+    thumbprint = config.vcenter.thumbprint or ""
+    return TransferDefaults(
+        server=config.vcenter.host,
+        user=config.vcenter.user,
+        password=password,
+        # VDDK knows SHA-1 only; the VMware agent tells it when the config has another.
+        thumbprint=thumbprint if len(thumbprint) == _SHA1_DIGITS else "",
+        port=config.vcenter.port,
+        library_dir=str(config.migration.vddk_path),
+        queue_depth=config.disk.queue_depth,
+        chunk_bytes=config.disk.chunk_mb * _MEBIBYTE,
+        rate_bytes_per_second=int((config.limits.transfer_mbps or 0) * _MEGABYTE),
+    )
+
+
+async def serve(setup: ServiceSetup) -> None:
+    """Serve until told to stop. Transfers of an earlier process are found again."""
+    config = setup.config
+    state_dir = config.migration.control_dir / "disk-agent"
+    store = await asyncio.to_thread(TransferStore, state_dir)
+    ranges = RangeSets(store.ranges_dir)
+    launcher = ProcessLauncher(
+        state_dir / "run",
+        checkpoint_seconds=config.disk.checkpoint_seconds,
+        checkpoint_bytes=config.disk.checkpoint_mb * _MEBIBYTE,
+        cache=config.disk.cache,
+    )
+    transfers = Transfers(
+        store,
+        launcher,
+        ranges,
+        agent_rate=int((config.limits.agent_mbps or 0) * _MEGABYTE),
+    )
+    servicer = DiskServicer(transfers, ranges, defaults_from(config))
+
+    async def register(server: grpc.aio.Server) -> Sequence[str]:
+        disk_pb2_grpc.add_DiskServiceServicer_to_server(servicer, server)
+        return [disk_pb2.DESCRIPTOR.services_by_name["DiskService"].full_name]
+
+    async def on_start() -> None:
+        await asyncio.to_thread(launcher.sweep)
+        await transfers.recover()
+
+    await run_service(
+        "disk agent",
+        setup.listen,
+        setup.tls,
+        register,
+        grace_seconds=30.0,
+        reflection=True,
+        ready_file=setup.ready_file,
+        on_start=on_start,
+        on_shutdown=transfers.stop,
+    )
+
+
+def runtime_dir(state_dir: Path) -> Path:
+    """Where workers keep their sockets: below the state, or for a long path in /tmp.
+
+    Raises RuntimeDirUnsafe when the folder in /tmp is somebody else's.
+    """
+    wanted = state_dir / "run"
+    if len(str(wanted)) <= _RUNTIME_PATH_LIMIT:
+        return wanted
+    name = hashlib.sha256(str(state_dir).encode()).hexdigest()[:12]
+    short = Path(tempfile.gettempdir()) / f"v2c-{name}"
+    short.mkdir(mode=0o700, exist_ok=True)
+    if short.is_symlink() or short.stat().st_uid != os.geteuid():
+        raise RuntimeDirUnsafe(message=f"{short} belongs to another user")
+    return short
+
+
+class RuntimeDirUnsafe(ServiceError):
+    """Sockets would lie where another user reaches them."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "RUNTIME_DIR_UNSAFE"
+    hint = "remove it, or give migration.control_dir a shorter path"
+
+
+def main() -> int:
+    """The process' entry point; returns its exit status."""
+    return service_main("disk", "copies disks into images on this storage host", serve)

@@ -1,0 +1,393 @@
+"""Transfers as resources: start, attach, watch, cancel; each with a worker of its own.
+
+All methods run on the event loop; files are written in threads. A transfer's state on disk is
+written when the state changes, its progress lives in memory.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
+
+from services.disk_agent.engine.failures import (
+    RemoteFailure,
+    TransferCancelled,
+    TransferFailure,
+    WorkerDied,
+)
+from services.disk_agent.engine.progress import Progress
+from services.disk_agent.order import TransferOrder
+from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.supervisor import Event, RunningWorker, WorkerLauncher
+from services.disk_agent.transfer import State, Transfer, TransferStore, is_transfer_id
+from services.disk_agent.transfer_errors import (
+    InvalidTransfer,
+    StaleEpoch,
+    TargetBusy,
+    TransferEnded,
+    TransferExists,
+    TransferNotFound,
+    TransferRunning,
+)
+
+# A watcher hears at least this often, so that it can tell silence from a broken connection.
+_WATCH_SECONDS = 1.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass
+class _Entry:
+    """A transfer with what is needed while this agent runs."""
+
+    transfer: Transfer
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    task: asyncio.Task[None] | None = None
+    worker: RunningWorker | None = None
+    cancelled: bool = False
+
+
+class Transfers:
+    """All transfers of this agent."""
+
+    def __init__(
+        self,
+        store: TransferStore,
+        launcher: WorkerLauncher,
+        ranges: RangeSets,
+        *,
+        agent_rate: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`agent_rate` is the ceiling of all transfers together in bytes a second; 0 is none."""
+        self._store = store
+        self._launcher = launcher
+        self._ranges = ranges
+        self._agent_rate = agent_rate
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        # One command at a time: they are short, and their checks must see each other's effects.
+        self._commands = asyncio.Lock()
+        self._stopping = False
+
+    async def recover(self) -> None:
+        """Find the transfers of earlier agents. Those that were at work are FAILED, retryable."""
+        for path, transfer in await asyncio.to_thread(lambda: list(self._store.load())):
+            if transfer is None:
+                _log.error(
+                    "a transfer's file is damaged", action="transfer.damaged", file=str(path)
+                )
+                continue
+            if not transfer.state.ended:
+                failure = TransferFailure(
+                    "the disk agent was restarted while this transfer was running",
+                    reason="AGENT_RESTARTED",
+                    retryable=True,
+                    hint="start the transfer again: it resumes at the last checkpoint",
+                )
+                transfer = transfer.changed(
+                    self._clock(), state=State.FAILED, failure=failure, end_time=self._clock()
+                )
+                await asyncio.to_thread(self._store.save, transfer)
+            self._entries[transfer.id] = _Entry(transfer)
+
+    async def stop(self) -> None:
+        """Have all workers checkpoint and end; their transfers are FAILED and retryable."""
+        self._stopping = True
+        entries = [entry for entry in self._entries.values() if entry.task is not None]
+        workers = [entry.worker for entry in entries if entry.worker is not None]
+        await asyncio.gather(*(worker.stop() for worker in workers))
+        await asyncio.gather(*(entry.task for entry in entries if entry.task is not None))
+
+    # -- commands
+
+    async def start(
+        self, order: TransferOrder, *, password: str = "", epoch: int = 0, rate: int = 0
+    ) -> tuple[Transfer, bool]:
+        """Start, attach to, or resume a transfer; returns it and whether it existed.
+
+        Raises InvalidTransfer, TransferExists, TransferEnded, TargetBusy or StaleEpoch.
+        """
+        _check(order)
+        async with self._commands:
+            await self._check_epoch(order.target_path, epoch)
+            entry = self._entries.get(order.transfer_id)
+            if entry is not None:
+                transfer = entry.transfer
+                if _identity(transfer.order) != _identity(order):
+                    raise TransferExists(
+                        message=f"transfer {order.transfer_id} exists with other parameters"
+                    )
+                if transfer.state is State.CANCELLED:
+                    raise TransferEnded(message=f"transfer {transfer.id} was cancelled")
+                if transfer.state is not State.FAILED:
+                    return transfer, True
+            self._check_target(order)
+            entry = entry or _Entry(
+                Transfer(order, State.QUEUED, 0, self._clock(), rate_bytes_per_second=rate)
+            )
+            existed = order.transfer_id in self._entries
+            await self._change(
+                entry,
+                # A retry may come with better tuning or a corrected server.
+                order=order,
+                state=State.QUEUED,
+                epoch=epoch,
+                failure=None,
+                end_time=None,
+                rate_bytes_per_second=rate,
+            )
+            await asyncio.to_thread(self._store.save, entry.transfer)
+            self._entries[order.transfer_id] = entry
+            entry.cancelled = False
+            entry.task = asyncio.create_task(self._supervise(entry, password))
+            return entry.transfer, existed
+
+    def get(self, transfer_id: str) -> Transfer:
+        """A transfer now. Raises TransferNotFound."""
+        return self._entry(transfer_id).transfer
+
+    def list(self, target_path: str = "") -> list[Transfer]:
+        """Transfers, of one image or all, newest first."""
+        found = [entry.transfer for entry in self._entries.values()]
+        if target_path:
+            found = [each for each in found if each.order.target_path == target_path]
+        return sorted(found, key=lambda transfer: transfer.create_time, reverse=True)
+
+    async def cancel(self, transfer_id: str, *, epoch: int = 0) -> Transfer:
+        """End a transfer for good and wait until nothing of it runs. One that ended stays so.
+
+        Raises TransferNotFound or StaleEpoch.
+        """
+        async with self._commands:
+            entry = self._entry(transfer_id)
+            await self._check_epoch(entry.transfer.order.target_path, epoch)
+            task, worker = entry.task, entry.worker
+            if task is not None:
+                entry.cancelled = True
+            elif entry.transfer.state is State.FAILED:
+                await self._change(entry, state=State.CANCELLED)
+                await asyncio.to_thread(self._store.save, entry.transfer)
+        if task is not None:
+            # Shielded: a caller who gives up waiting does not take back the cancel.
+            await asyncio.shield(self._end(worker, task))
+        return entry.transfer
+
+    async def _end(self, worker: RunningWorker | None, task: asyncio.Task[None]) -> None:
+        if worker is not None:
+            await worker.stop("cancel")
+        # A worker that was still being started is told by whoever starts it.
+        await task
+
+    async def set_rate(self, transfer_id: str, bytes_per_second: int) -> Transfer:
+        """Change a transfer's rate limit, 0 for none. Raises TransferNotFound."""
+        entry = self._entry(transfer_id)
+        await self._change(entry, rate_bytes_per_second=bytes_per_second)
+        self._share_rate()
+        return entry.transfer
+
+    async def pause(self, transfer_id: str, *, paused: bool) -> Transfer:
+        """Hold a running transfer, or let it go on. Raises TransferNotFound."""
+        entry = self._entry(transfer_id)
+        await self._change(entry, paused=paused)
+        if entry.worker is not None:
+            entry.worker.wish("pause" if paused else "resume")
+        return entry.transfer
+
+    async def delete(self, transfer_id: str) -> None:
+        """Forget an ended transfer; a missing one is no error. Raises TransferRunning."""
+        async with self._commands:
+            entry = self._entries.get(transfer_id)
+            if entry is None:
+                return
+            if entry.task is not None:
+                raise TransferRunning(message=f"transfer {transfer_id} is running")
+            await asyncio.to_thread(self._store.delete, entry.transfer)
+            ranges_id = entry.transfer.order.ranges_id
+            if ranges_id:
+                await asyncio.to_thread(self._ranges.delete, ranges_id)
+            del self._entries[transfer_id]
+
+    async def watch(self, transfer_id: str, after_revision: int = 0) -> AsyncIterator[Transfer]:
+        """Snapshots newer than a revision, at least one a second, until the transfer has ended."""
+        entry = self._entry(transfer_id)
+        while True:
+            transfer = entry.transfer
+            if transfer.revision > after_revision or transfer.state.ended:
+                yield transfer
+                after_revision = transfer.revision
+                if transfer.state.ended:
+                    return
+            async with entry.changed:
+                try:
+                    async with asyncio.timeout(_WATCH_SECONDS):
+                        await entry.changed.wait_for(
+                            functools.partial(_is_newer, entry, after_revision)
+                        )
+                except TimeoutError:
+                    # Nothing new is worth telling too.
+                    await self._touch(entry)
+
+    # -- supervision
+
+    async def _supervise(self, entry: _Entry, password: str) -> None:
+        """Run one attempt to its end. Never raises: whatever happens is the transfer's state."""
+        order = entry.transfer.order
+        log = _log.bind(transfer_id=order.transfer_id, disk_id=order.disk_id)
+        changes: dict[str, Any]
+        try:
+            ranges_path = str(self._ranges.path(order.ranges_id)) if order.ranges_id else ""
+            entry.worker = await self._launcher.launch(
+                order,
+                map_path=self._store.map_path(order.target_path),
+                ranges_path=ranges_path,
+                rate=self._fair_rate(entry),
+                password=password,
+            )
+            if entry.cancelled:
+                entry.worker.wish("cancel")
+            self._share_rate()
+            await self._change(
+                entry, state=State.RUNNING, attempts=entry.transfer.attempts + 1, paused=False
+            )
+            log.info("transfer running", action="transfer.running", mode=order.mode.value)
+            await asyncio.to_thread(self._store.save, entry.transfer)
+            events: asyncio.Queue[Event | None] = asyncio.Queue()
+            hearing = asyncio.create_task(self._hear(entry, events))
+            try:
+                end = await entry.worker.run(events.put_nowait)
+            finally:
+                events.put_nowait(None)
+                await hearing
+            changes = _ended(end)
+        except TransferFailure as failure:
+            changes = {"state": State.FAILED, "failure": failure}
+        except Exception as error:
+            log.error("supervision failed", action="transfer.defect", exc_info=error)
+            changes = {"state": State.FAILED, "failure": WorkerDied("the worker was not heard")}
+        if entry.cancelled and changes["state"] is not State.SUCCEEDED:
+            changes["state"] = State.CANCELLED
+        entry.worker = None
+        ended = entry.transfer.changed(self._clock(), end_time=self._clock(), **changes)
+        try:
+            await asyncio.to_thread(self._store.save, ended)
+        except OSError as error:
+            log.error("the end was not saved", action="transfer.unsaved", exc_info=error)
+        entry.task = None
+        async with entry.changed:
+            entry.transfer = ended
+            entry.changed.notify_all()
+        self._share_rate()
+        failure_reason = ended.failure.reason if ended.failure is not None else None
+        log.info(
+            "transfer ended",
+            action="transfer.ended",
+            state=ended.state.value,
+            reason=failure_reason,
+        )
+
+    async def _hear(self, entry: _Entry, events: asyncio.Queue[Event | None]) -> None:
+        while (event := await events.get()) is not None:
+            if event["event"] == "progress":
+                await self._change(entry, progress=Progress.from_wire(event["progress"]))
+            else:
+                _log.warning(
+                    event["message"], action="transfer.notice", transfer_id=entry.transfer.id
+                )
+
+    async def _change(self, entry: _Entry, **changes: Any) -> None:
+        async with entry.changed:
+            entry.transfer = entry.transfer.changed(self._clock(), **changes)
+            entry.changed.notify_all()
+
+    async def _touch(self, entry: _Entry) -> None:
+        if not entry.transfer.state.ended:
+            entry.transfer = entry.transfer.changed(self._clock())
+            entry.changed.notify_all()
+
+    def _share_rate(self) -> None:
+        """Tell all workers their limits: their own, and their part of the agent's."""
+        for entry in self._entries.values():
+            if entry.worker is not None:
+                entry.worker.wish("rate", bytes_per_second=self._fair_rate(entry))
+
+    def _fair_rate(self, entry: _Entry) -> int:
+        own = entry.transfer.rate_bytes_per_second
+        if not self._agent_rate:
+            return own
+        running = sum(1 for each in self._entries.values() if each.task is not None)
+        part = max(self._agent_rate // max(running, 1), 1)
+        return min(own, part) if own else part
+
+    # -- checks
+
+    def _entry(self, transfer_id: str) -> _Entry:
+        entry = self._entries.get(transfer_id)
+        if entry is None:
+            raise TransferNotFound(message=f"there is no transfer {transfer_id!r}")
+        return entry
+
+    def _check_target(self, order: TransferOrder) -> None:
+        for other in self._entries.values():
+            if other.task is not None and other.transfer.order.target_path == order.target_path:
+                raise TargetBusy(
+                    message=f"transfer {other.transfer.id} is at work on {order.target_path}",
+                    metadata={"transfer_id": other.transfer.id},
+                )
+
+    async def _check_epoch(self, target_path: str, epoch: int) -> None:
+        seen = await asyncio.to_thread(self._store.fence, target_path)
+        if epoch < seen:
+            raise StaleEpoch(
+                message=f"epoch {epoch} is over: {target_path} has seen epoch {seen}",
+                metadata={"epoch": str(epoch), "seen_epoch": str(seen)},
+            )
+        if epoch > seen:
+            await asyncio.to_thread(self._store.raise_fence, target_path, epoch)
+
+
+def _is_newer(entry: _Entry, revision: int) -> bool:
+    return entry.transfer.revision > revision
+
+
+def _identity(order: TransferOrder) -> TransferOrder:
+    """What may not differ when a transfer is started again; tuning may."""
+    return replace(order, queue_depth=0, chunk_bytes=0, source=None)
+
+
+def _check(order: TransferOrder) -> None:
+    problems = {
+        "transfer_id": not is_transfer_id(order.transfer_id),
+        "target_path": not order.target_path.startswith("/"),
+        "capacity_bytes": order.capacity_bytes <= 0,
+        "disk_id": not order.disk_id,
+        "queue_depth": not 1 <= order.queue_depth <= 64,
+        "chunk_bytes": not _is_chunk_size(order.chunk_bytes),
+    }
+    wrong = [name for name, bad in problems.items() if bad]
+    if wrong:
+        raise InvalidTransfer(
+            message=f"a transfer needs a valid {', '.join(wrong)}",
+            metadata={"fields": ",".join(wrong)},
+        )
+
+
+def _is_chunk_size(size: int) -> bool:
+    # Up to the largest request qemu-nbd takes; a power of two, so that chunks end with windows.
+    return 4096 <= size <= 32 << 20 and size & (size - 1) == 0
+
+
+def _ended(end: Event) -> dict[str, Any]:
+    changes: dict[str, Any] = {"digest": end["digest"]}
+    if end["progress"]:
+        changes["progress"] = Progress.from_wire(end["progress"])
+    failure = end["failure"]
+    if failure is None:
+        return {**changes, "state": State.SUCCEEDED}
+    cancelled = failure["reason"] == TransferCancelled.reason
+    changes["failure"] = RemoteFailure.from_wire(failure)
+    return {**changes, "state": State.CANCELLED if cancelled else State.FAILED}

@@ -1,0 +1,242 @@
+"""The worker process of one transfer: ``python -m services.disk_agent.worker``.
+
+Reads one JSON line, the order with its secrets, from standard input; wishes (rate, pause, resume,
+cancel) follow there as lines. Progress and the end are lines on standard output::
+
+    {"order": {…}, "password": "…", "parent_pid": 1}     ->
+    {"wish": "rate", "bytes_per_second": 0}               ->
+    <- {"event": "progress", "progress": {…}}
+    <- {"event": "notice", "message": "…"}
+    <- {"event": "end", "failure": {…} | null, "digest": "…", "progress": {…}}
+
+It never outlives the agent, and nbdkit and qemu-nbd never outlive it.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from services.disk_agent.engine.control import Control
+from services.disk_agent.engine.core import Tuning
+from services.disk_agent.engine.endpoint import Endpoint, Side
+from services.disk_agent.engine.failures import (
+    SourceFailed,
+    SourceUnusable,
+    TargetFull,
+    TransferCancelled,
+    TransferFailure,
+)
+from services.disk_agent.engine.limit import RateLimit
+from services.disk_agent.engine.ranges import Range
+from services.disk_agent.order import WorkerOrder
+from services.disk_agent.passes import DiskPass, Surroundings
+from services.disk_agent.process import die_with_parent
+from services.disk_agent.range_sets import load_ranges
+from services.disk_agent.sources import Source, source_for
+from services.disk_agent.target import TargetServer
+
+# Opening is repeated this often, after so many seconds, doubled each time and at most the last.
+_OPEN_ATTEMPTS = 5
+_OPEN_SECONDS = 1.0
+_OPEN_LIMIT_SECONDS = 15.0
+_READ_BYTES = 1 << 16
+
+
+class PipeControl(Control):
+    """Wishes as JSON lines on a pipe. The pipe's end means that the agent is gone."""
+
+    def __init__(self, limit: RateLimit, fd: int, rest: bytes) -> None:
+        super().__init__(limit)
+        self._fd = fd
+        self._rest = rest
+        os.set_blocking(fd, False)
+        self._take_lines()
+
+    def fileno(self) -> int:
+        """The pipe, or -1 once it has ended."""
+        return self._fd
+
+    def receive(self) -> None:
+        """Take the wishes that are there."""
+        try:
+            some = os.read(self._fd, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not some:
+            self.stop = TransferFailure(
+                "the disk agent is gone", reason="AGENT_STOPPED", retryable=True
+            )
+            return
+        self._rest += some
+        self._take_lines()
+
+    def _take_lines(self) -> None:
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            wish = json.loads(line)
+            match wish["wish"]:
+                case "rate":
+                    self.limit.set_rate(int(wish["bytes_per_second"]))
+                case "pause" | "resume":
+                    self.paused = wish["wish"] == "pause"
+                case "cancel":
+                    self.stop = TransferCancelled("the transfer was cancelled")
+                case "stop":
+                    self.stop = TransferFailure(
+                        "the disk agent is stopping", reason="AGENT_STOPPED", retryable=True
+                    )
+                case other:
+                    raise ValueError(f"unknown wish {other!r}")
+
+
+class Worker:
+    """One transfer from its order to its end."""
+
+    def __init__(
+        self,
+        order: WorkerOrder,
+        password: str,
+        control: Control,
+        emit: Callable[[dict[str, object]], None],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._order = order
+        self._control = control
+        self._emit = emit
+        self._sleep = sleep
+        transfer = order.transfer
+        runtime_dir = Path(order.runtime_dir)
+        self._source: Source | None = None
+        if transfer.source is not None:
+            self._source = source_for(transfer.source, password, runtime_dir)
+        ranges: list[Range] = load_ranges(Path(order.ranges_path)) if order.ranges_path else []
+        self._pass = DiskPass(
+            transfer,
+            Path(order.map_path),
+            ranges,
+            Surroundings(
+                control=control,
+                tuning=Tuning(
+                    depth=transfer.queue_depth,
+                    checkpoint_seconds=order.checkpoint_seconds,
+                    checkpoint_bytes=order.checkpoint_bytes,
+                ),
+                notice=lambda message: emit({"event": "notice", "message": message}),
+                report=self._report,
+            ),
+        )
+
+    def run(self) -> None:
+        """Run to the end and tell it; only a defect raises."""
+        failure: TransferFailure | None = None
+        try:
+            self._copy()
+        except TargetFull as error:
+            failure = self._with_space(error)
+        except TransferFailure as error:
+            failure = error
+        self._emit(
+            {
+                "event": "end",
+                "failure": failure.to_wire() if failure is not None else None,
+                "digest": self._pass.digest,
+                "progress": self._pass.meter.snapshot().to_wire(),
+            }
+        )
+
+    def _copy(self) -> None:
+        transfer = self._order.transfer
+        server = TargetServer(
+            Path(transfer.target_path),
+            Path(self._order.runtime_dir),
+            writable=transfer.mode.writes,
+            cache=self._order.cache,
+        )
+        with server:
+            if self._source is None:
+                self._run_pass(None, server)
+                return
+            attempt = 0
+            while True:
+                attempt += 1
+                done_before = self._pass.meter.snapshot().done_bytes
+                try:
+                    with self._source.open() as source:
+                        self._run_pass(source, server)
+                    return
+                except (SourceFailed, SourceUnusable) as error:
+                    if self._pass.meter.snapshot().done_bytes > done_before:
+                        attempt = 1
+                    if not error.retryable or attempt >= _OPEN_ATTEMPTS:
+                        raise
+                    self._wait_before_reopening(error, attempt)
+
+    def _run_pass(self, source: Endpoint | None, server: TargetServer) -> None:
+        with ExitStack() as stack:
+            target = Endpoint(server.uri, Side.TARGET)
+            stack.callback(target.close)
+            self._pass.run(source, target)
+
+    def _wait_before_reopening(self, error: TransferFailure, attempt: int) -> None:
+        self._emit({"event": "notice", "message": f"opening the source again: {error.message}"})
+        self._pass.meter.source_reopened += 1
+        self._sleep(min(_OPEN_SECONDS * 2 ** (attempt - 1), _OPEN_LIMIT_SECONDS))
+        self._control.receive()
+        if self._control.stop is not None:
+            raise self._control.stop
+
+    def _report(self) -> None:
+        self._emit({"event": "progress", "progress": self._pass.meter.snapshot().to_wire()})
+
+    def _with_space(self, error: TargetFull) -> TargetFull:
+        stats = os.statvfs(Path(self._order.transfer.target_path).parent)
+        progress = self._pass.meter.snapshot()
+        free = stats.f_bavail * stats.f_frsize
+        needed = max(progress.total_bytes - progress.done_bytes, 0)
+        error.metadata.update(free_bytes=str(free), needed_bytes=str(needed))
+        error.message += f" ({free} bytes free, up to {needed} bytes to go)"
+        return error
+
+
+def _read_line(fd: int) -> tuple[bytes, bytes]:
+    """The first line of a pipe, and what came with it."""
+    got = b""
+    while b"\n" not in got:
+        some = os.read(fd, _READ_BYTES)
+        if not some:
+            raise EOFError("no order on standard input")
+        got += some
+    line, rest = got.split(b"\n", 1)
+    return line, rest
+
+
+def main() -> int:
+    """The process's entry. Exit status 0 when the end was told, whatever it was."""
+    stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
+    line, rest = _read_line(stdin)
+    told: dict[str, Any] = json.loads(line)
+    die_with_parent(int(told["parent_pid"]))
+    order = WorkerOrder.from_wire(told["order"])
+
+    def emit(event: dict[str, object]) -> None:
+        os.write(stdout, json.dumps(event).encode() + b"\n")
+
+    limit = RateLimit(order.rate_bytes_per_second, time.monotonic)
+    control = PipeControl(limit, stdin, rest)
+    try:
+        worker = Worker(order, str(told.get("password", "")), control, emit)
+    except TransferFailure as failure:
+        emit({"event": "end", "failure": failure.to_wire(), "digest": "", "progress": {}})
+        return 0
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
