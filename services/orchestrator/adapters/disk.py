@@ -1,0 +1,179 @@
+"""The storage host over v2c.disk.v1."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from v2c.disk.v1 import disk_pb2 as pb
+from v2c.disk.v1 import disk_pb2_grpc as rpc
+
+from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, state_name
+from services.orchestrator.ports import (
+    Area,
+    ConversionSnapshot,
+    Pool,
+    TransferMode,
+    TransferOrder,
+    TransferSnapshot,
+)
+
+__all__ = ["DiskAgent"]
+
+_POOL_TYPES = {
+    "NetworkFilesystem": pb.POOL_TYPE_NETWORK_FILESYSTEM,
+    "Filesystem": pb.POOL_TYPE_FILESYSTEM,
+    "SharedMountPoint": pb.POOL_TYPE_SHARED_MOUNT_POINT,
+}
+_MODES = {
+    TransferMode.FULL: pb.TRANSFER_MODE_FULL,
+    TransferMode.RANGES: pb.TRANSFER_MODE_RANGES,
+    TransferMode.RESYNC: pb.TRANSFER_MODE_RESYNC,
+    TransferMode.VERIFY_TARGET: pb.TRANSFER_MODE_VERIFY_TARGET,
+}
+# About 100 KiB a message: large enough to be quick, far below gRPC's limits.
+_AREAS_PER_MESSAGE = 5000
+
+
+class DiskAgent:
+    """Implements `ports.DiskPort`."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._stub = rpc.DiskServiceStub(caller.channel)
+
+    def capabilities(self) -> Mapping[str, str]:
+        """What the host has, by name."""
+        answer = self._caller.quick(self._stub.GetCapabilities, pb.GetCapabilitiesRequest())
+        return {
+            **answer.versions,
+            "host": answer.host,
+            "sources": ",".join(answer.sources),
+            "virt_v2v": answer.virt_v2v_version,
+        }
+
+    def ensure_pool(self, pool: Pool) -> str:
+        """Make the pool reachable; its directory on the host."""
+        wanted = pb.Pool(
+            id=pool.id,
+            type=_POOL_TYPES.get(pool.type, pb.POOL_TYPE_UNSPECIFIED),
+            source=pool.source,
+            path=pool.path,
+            options=pool.options,
+        )
+        return self._caller.slow(self._stub.EnsurePool, pb.EnsurePoolRequest(pool=wanted)).pool.path
+
+    def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
+        """Create the image or find it with that size; its absolute path."""
+        request = pb.CreateImageRequest(
+            pool_id=pool_id, name=name, size_bytes=size_bytes, expected_bytes=expected_bytes
+        )
+        return self._caller.quick(self._stub.CreateImage, request).image.path
+
+    def delete_image(self, path: str) -> None:
+        """Delete the image and its control data."""
+        self._caller.quick(self._stub.DeleteImage, pb.DeleteImageRequest(path=path))
+
+    def put_ranges(self, ranges_id: str, capacity_bytes: int, areas: Iterator[Area]) -> int:
+        """Store the areas; the bytes they cover. An error of `areas` itself passes through."""
+        # gRPC would swallow an error of the iterator: read it before the call.
+        known = tuple(areas)
+        with self._caller.errors():
+            answer = self._stub.PutRanges(
+                _range_messages(ranges_id, capacity_bytes, known), timeout=SLOW_SECONDS
+            )
+        return answer.total_bytes
+
+    def start_transfer(self, order: TransferOrder) -> TransferSnapshot:
+        """Start the transfer, attach to it, or resume it if it failed."""
+        request = pb.StartTransferRequest(
+            transfer_id=order.transfer_id,
+            mode=_MODES[order.mode],
+            target_path=order.target_path,
+            capacity_bytes=order.capacity_bytes,
+            disk_id=order.disk_id,
+            snapshot_id=order.snapshot_moref,
+            pass_number=order.pass_number,
+            ranges_id=order.ranges_id,
+            options=pb.TransferOptions(queue_depth=order.queue_depth),
+            epoch=order.epoch,
+        )
+        if order.mode is not TransferMode.VERIFY_TARGET:
+            request.source.vddk.vm_moref = order.vm_moref
+            request.source.vddk.snapshot_moref = order.snapshot_moref
+            request.source.vddk.disk_path = order.source_path
+            request.source.vddk.thumbprint = order.thumbprint
+        return _transfer(self._caller.quick(self._stub.StartTransfer, request).transfer)
+
+    def get_transfer(self, transfer_id: str) -> TransferSnapshot:
+        """The transfer now."""
+        request = pb.GetTransferRequest(transfer_id=transfer_id)
+        return _transfer(self._caller.quick(self._stub.GetTransfer, request).transfer)
+
+    def cancel_transfer(self, transfer_id: str, epoch: int) -> None:
+        """Stop the transfer."""
+        request = pb.CancelTransferRequest(transfer_id=transfer_id, epoch=epoch)
+        self._caller.quick(self._stub.CancelTransfer, request)
+
+    def start_conversion(
+        self, conversion_id: str, images: Sequence[str], virtio_iso: str, epoch: int
+    ) -> ConversionSnapshot:
+        """Start the conversion, or attach to it."""
+        request = pb.StartConversionRequest(
+            conversion_id=conversion_id, image_paths=images, virtio_iso=virtio_iso, epoch=epoch
+        )
+        return _conversion(self._caller.quick(self._stub.StartConversion, request).conversion)
+
+    def get_conversion(self, conversion_id: str) -> ConversionSnapshot:
+        """The conversion now."""
+        request = pb.GetConversionRequest(conversion_id=conversion_id)
+        return _conversion(self._caller.quick(self._stub.GetConversion, request).conversion)
+
+    def cancel_conversion(self, conversion_id: str, epoch: int) -> None:
+        """Stop the conversion."""
+        request = pb.CancelConversionRequest(conversion_id=conversion_id, epoch=epoch)
+        self._caller.quick(self._stub.CancelConversion, request)
+
+
+def _range_messages(
+    ranges_id: str, capacity_bytes: int, areas: Sequence[Area]
+) -> Iterator[pb.PutRangesRequest]:
+    for start in range(0, max(len(areas), 1), _AREAS_PER_MESSAGE):
+        batch = areas[start : start + _AREAS_PER_MESSAGE]
+        yield pb.PutRangesRequest(
+            ranges_id=ranges_id,
+            capacity_bytes=capacity_bytes,
+            areas=[pb.Area(offset_bytes=a.offset, length_bytes=a.length) for a in batch],
+        )
+
+
+def _transfer(transfer: pb.Transfer) -> TransferSnapshot:
+    progress, failure = transfer.progress, transfer.failure
+    return TransferSnapshot(
+        transfer_id=transfer.transfer_id,
+        state=state_name(pb.TransferState.Name, transfer.state, "TRANSFER_STATE_"),
+        total_bytes=progress.total_bytes,
+        done_bytes=progress.done_bytes,
+        read_bytes=progress.read_bytes,
+        written_bytes=progress.written_bytes,
+        rate_bytes_per_second=progress.rate_bytes_per_second,
+        eta_seconds=progress.eta_seconds,
+        digest=transfer.digest,
+        reason=failure.reason,
+        message=failure.message,
+        hint=failure.hint,
+        retryable=failure.retryable,
+    )
+
+
+def _conversion(conversion: pb.Conversion) -> ConversionSnapshot:
+    failure = conversion.failure
+    return ConversionSnapshot(
+        state=state_name(pb.ConversionState.Name, conversion.state, "CONVERSION_STATE_"),
+        step=conversion.step,
+        warnings=tuple(conversion.warnings),
+        requires_uefi=conversion.requires_uefi,
+        guest_os=conversion.guest_os,
+        log_path=conversion.log_path,
+        reason=failure.reason,
+        message=failure.message,
+        hint=failure.hint,
+        retryable=failure.retryable,
+    )

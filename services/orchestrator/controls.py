@@ -1,0 +1,158 @@
+"""What an operator asks for: checked against the state machine's table, recorded, acted on at once.
+
+Every control is idempotent. A waiting migration gets a new tick that is due now; a running one
+notices the wish at its next safe point.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from services.orchestrator import tables
+from services.orchestrator.errors import ControlNotAllowed
+from services.orchestrator.signals import Signals
+from services.orchestrator.stages import Control, Stage, State, allowed
+from services.orchestrator.store import Store, add_event
+from services.orchestrator.tick import NextTick
+
+__all__ = ["Controls"]
+
+Submit = Callable[[NextTick], None]
+
+# A tick of these states is running in some thread now; the others only have one that is due.
+_BUSY = frozenset({State.RUNNING})
+
+
+class Controls:
+    """The operators' side of the state machine. `submit` queues a tick. All methods block."""
+
+    def __init__(self, store: Store, signals: Signals, submit: Submit) -> None:
+        self._store = store
+        self._signals = signals
+        self._submit = submit
+
+    def start(self, migration_id: str, actor: str) -> None:
+        """Put a submitted migration into the queue; a started one stays as it is."""
+        if self._store.get(migration_id).state is not State.QUEUED:
+            return
+        with self._wish(migration_id, None, actor, "started") as migration:
+            migration.started = True
+            migration.activity = "in the queue"
+
+    def finalize(self, migration_id: str, actor: str, *, now: bool) -> None:
+        """Ask for cutover; `now` skips the delta pass that would keep the final one small."""
+        with self._wish(migration_id, Control.FINALIZE, actor, "cutover") as migration:
+            migration.finalize_requested = True
+            migration.finalize_now_requested = migration.finalize_now_requested or now
+            migration.finalize_time = migration.finalize_time or self._store.clock()
+
+    def decide_shutdown(self, migration_id: str, actor: str, action: str) -> None:
+        """Answer a migration that waits for the shutdown; `action` is force or manual."""
+        with self._wish(migration_id, Control.SHUTDOWN, actor, f"shutdown {action}") as migration:
+            migration.shutdown_action = action
+
+    def pause(self, migration_id: str, actor: str) -> None:
+        """Stop at the next safe point."""
+        with self._wish(migration_id, Control.PAUSE, actor, "pause") as migration:
+            migration.pause_requested = True
+
+    def resume(self, migration_id: str, actor: str) -> None:
+        """Let a paused migration go on."""
+        with self._wish(migration_id, Control.RESUME, actor, "resume") as migration:
+            migration.pause_requested = False
+            if migration.state == State.PAUSED:
+                migration.state = State.RUNNING
+
+    def retry(self, migration_id: str, actor: str) -> None:
+        """Take a failed migration up at its stage."""
+        with self._wish(migration_id, Control.RETRY, actor, "retry") as migration:
+            if migration.state == State.FAILED:
+                migration.state = State.RUNNING
+                migration.attempts = 0
+                migration.epoch += 1
+
+    def cancel(self, migration_id: str, actor: str) -> None:
+        """End a migration and clean up both sides."""
+        with self._wish(migration_id, Control.CANCEL, actor, "cancel") as migration:
+            self._undo(migration, "cancel")
+
+    def rollback(self, migration_id: str, actor: str) -> None:
+        """Undo a cutover: the target is let go, the source is started."""
+        with self._wish(migration_id, Control.ROLLBACK, actor, "rollback") as migration:
+            self._undo(migration, "rollback")
+
+    def honour(self, migration_id: str, wish: str, actor: str) -> None:
+        """Act on a marker file's wish (see `runtime_dir.MARKERS`)."""
+        match wish:
+            case "finalize":
+                self.finalize(migration_id, actor, now=False)
+            case "finalize_now":
+                self.finalize(migration_id, actor, now=True)
+            case "shutdown_force":
+                self.decide_shutdown(migration_id, actor, "force")
+            case "shutdown_manual":
+                self.decide_shutdown(migration_id, actor, "manual")
+            case _:
+                raise ValueError(f"unknown wish {wish!r}")
+
+    def recover(self) -> int:
+        """Queue what is due after a start; the number of migrations taken up."""
+        active = (State.QUEUED, State.RUNNING, State.WAITING)
+        taken = 0
+        for snapshot in self._store.list(states=active, limit=100_000):
+            with self._store.change(snapshot.id) as (_, migration):
+                if not migration.started:
+                    continue
+                # A fresh number: the old one's workflow may have ended with the old process.
+                migration.tick += 1
+                number = migration.tick
+            due = snapshot.wake_time
+            delay = (due - self._store.clock()).total_seconds() if due else 0.0
+            self._submit(NextTick(snapshot.id, number, max(delay, 0.0)))
+            taken += 1
+        return taken
+
+    @staticmethod
+    def _undo(migration: tables.Migration, kind: str) -> None:
+        if migration.state in {State.CANCELLED, State.ROLLED_BACK}:
+            return
+        migration.undo = migration.undo or kind
+        migration.state = State.RUNNING
+        migration.started = True
+        migration.end_time = None
+
+    @contextmanager
+    def _wish(
+        self, migration_id: str, control: Control | None, actor: str, text: str
+    ) -> Iterator[tables.Migration]:
+        """Record a wish; raises ControlNotAllowed where the table does not allow it."""
+        with self._store.change(migration_id) as (session, migration):
+            state = State(migration.state)
+            if control is not None:
+                reason = allowed(control, Stage(migration.stage), state)
+                if reason:
+                    raise ControlNotAllowed(
+                        message=f"{migration.vm_name}: {reason}",
+                        metadata={"stage": migration.stage, "state": migration.state},
+                    )
+            yield migration
+            migration.wishes += 1
+            add_event(
+                session,
+                self._store.clock,
+                migration,
+                f"operator.{control or 'start'}",
+                f"{text} was asked for",
+                actor=actor,
+            )
+            # A tick that runs now commits its successor itself; one that only waits is replaced.
+            if state not in _BUSY:
+                migration.tick += 1
+            due = migration.started and State(migration.state) in {
+                State.QUEUED,
+                State.RUNNING,
+                State.WAITING,
+            }
+            number = migration.tick
+        self._signals.wake(migration_id)
+        if due:
+            self._submit(NextTick(migration_id, number, 0.0))

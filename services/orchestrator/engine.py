@@ -1,0 +1,104 @@
+"""Durable execution of ticks: DBOS's queue behind three calls.
+
+A workflow is one tick long, so that recovery costs the same after one delta pass and after ten
+thousand, and its version never changes, so that a newer release takes over ticks of an older one.
+The queue carries only (migration, tick); what is due is in the migration's own row.
+"""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.orchestrator.signals import Signals
+from services.orchestrator.tick import NextTick
+
+__all__ = ["Engine"]
+
+RunTick = Callable[[str, int], NextTick | None]
+
+_QUEUE = "ticks"
+# An operator's wish reaches a waiting migration within a second, this included.
+_POLL_SECONDS = 0.2
+# Ticks that copy hold a thread each; waiting migrations hold none.
+_THREADS = 256
+# The format of a tick's arguments. DBOS recovers only workflows of its own version, and would
+# otherwise derive one from the source code.
+_TICK_VERSION = "1"
+_DATABASE_RETRY_SECONDS = 5.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Engine:
+    """Runs `run_tick` for every tick that is due, again after a crash. One per process."""
+
+    def __init__(self, database_url: str, run_tick: RunTick, signals: Signals) -> None:
+        self._run_tick = run_tick
+        self._signals = signals
+        self._url = _system_url(database_url)
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Start the queue and take up what a crash left. Blocks."""
+        config: DBOSConfig = {
+            "name": "v2c",
+            "system_database_url": self._url,
+            "application_version": _TICK_VERSION,
+            "log_level": "ERROR",
+            "enable_otlp": False,
+            "max_executor_threads": _THREADS,
+        }
+        DBOS(config=config)
+
+        def tick(migration_id: str, number: int) -> None:
+            self._tick(migration_id, number)
+
+        self._workflow = DBOS.workflow(name="tick", max_recovery_attempts=None)(tick)
+        DBOS.launch()
+        DBOS.register_queue(_QUEUE, polling_interval_sec=_POLL_SECONDS)
+
+    def submit(self, tick: NextTick) -> None:
+        """Queue a tick; the same tick twice is one. Blocks for a database write."""
+        if self._signals.stopping:
+            return
+        with (
+            SetWorkflowID(f"{tick.migration_id}.{tick.number}"),
+            SetEnqueueOptions(delay_seconds=tick.delay_seconds or None),
+        ):
+            DBOS.enqueue_workflow(_QUEUE, self._workflow, tick.migration_id, tick.number)
+
+    def stop(self, timeout_seconds: int) -> None:
+        """End: running ticks stop at their next safe point. Blocks."""
+        self._signals.stop()
+        DBOS.destroy(workflow_completion_timeout_sec=timeout_seconds, destroy_registry=True)
+
+    def _tick(self, migration_id: str, number: int) -> None:
+        while True:
+            try:
+                following = self._run_tick(migration_id, number)
+                if following is not None:
+                    self.submit(following)
+            except SQLAlchemyError as exc:
+                # A full disk or a database that restarts: the tick is safe to repeat.
+                _log.error(
+                    "the database failed, the tick is repeated",
+                    action="tick.database_failed",
+                    migration_id=migration_id,
+                    error=str(exc),
+                )
+                self._signals.wait(migration_id, _DATABASE_RETRY_SECONDS)
+                if not self._signals.stopping:
+                    continue
+            return
+
+
+def _system_url(database_url: str) -> str:
+    """DBOS's database: PostgreSQL's own schema there, a file of its own beside SQLite's."""
+    url = make_url(database_url)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return url.render_as_string(hide_password=False)
+    return str(url.set(database=f"{url.database}.ticks"))

@@ -1,0 +1,85 @@
+"""The orchestrator's error tree."""
+
+from services.kit.errors import ServiceError, StatusCode
+
+__all__ = [
+    "AmbiguousMigration",
+    "ControlNotAllowed",
+    "MigrationExists",
+    "MigrationNotFound",
+    "SnapshotLost",
+    "SourceCameBack",
+    "SpecInvalid",
+    "SpecMismatch",
+    "VmNotMigratable",
+]
+
+
+class MigrationNotFound(ServiceError):
+    """No migration fits the selector."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "MIGRATION_NOT_FOUND"
+    hint = "list the migrations with `v2c status`; submit the machine's spec with `v2c run` first"
+
+
+class AmbiguousMigration(ServiceError):
+    """Several migrations fit the selector."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "AMBIGUOUS_MIGRATION"
+    hint = "name the machine by its moref (--vm-id) instead of its name"
+
+
+class MigrationExists(ServiceError):
+    """A machine is already being migrated under another migration."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "MIGRATION_EXISTS"
+    hint = "use the migration that exists, or cancel it first"
+
+
+class ControlNotAllowed(ServiceError):
+    """The operator's wish is not legal at this stage."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CONTROL_NOT_ALLOWED"
+
+
+class SpecInvalid(ServiceError):
+    """The spec has mistakes; the message lists them all."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "SPEC_INVALID"
+    hint = "mend the lines named and submit the spec again"
+
+
+class SpecMismatch(ServiceError):
+    """The spec does not fit the machine that was found."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SPEC_MISMATCH"
+    hint = "mend the spec, submit it again and retry"
+
+
+class VmNotMigratable(ServiceError):
+    """The machine has something that cannot be migrated."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "VM_NOT_MIGRATABLE"
+
+
+class SnapshotLost(ServiceError):
+    """The snapshot a pass was reading is gone."""
+
+    code = StatusCode.ABORTED
+    reason = "SNAPSHOT_LOST"
+    retryable = True
+
+
+class SourceCameBack(ServiceError):
+    """The source was started after its shutdown: the final sync no longer holds."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SOURCE_POWERED_ON"
+    hint = "shut the machine down and retry: the final sync is then repeated"

@@ -1,0 +1,81 @@
+"""The full copy and the delta passes, while the machine runs."""
+
+from datetime import datetime, timedelta
+
+from services.orchestrator import tables
+from services.orchestrator.debts import pay_snapshots
+from services.orchestrator.passes import copy_pass, open_pass, take_snapshot
+from services.orchestrator.stages import Stage
+from services.orchestrator.tick import Advance, Outcome, Tick, Wait
+
+__all__ = ["base_copy", "base_snapshot", "delta"]
+
+
+def base_snapshot(tick: Tick) -> Outcome:
+    """Take the snapshot that the full copy reads."""
+    take_snapshot(tick, "base")
+    return Advance(Stage.BASE_COPY)
+
+
+def base_copy(tick: Tick) -> Outcome:
+    """Copy every disk in full; a base copy that is durable already is not repeated."""
+    current = open_pass(tick.migration)
+    if current is not None:
+        copy_pass(tick, take_snapshot(tick, "base"))
+    pay_snapshots(tick)
+    with tick.change() as (_, migration):
+        migration.admitted = False
+    return Advance(Stage.DELTA)
+
+
+def delta(tick: Tick) -> Outcome:
+    """Run the pass that is due, or wait for it, or go on to the cutover."""
+    migration = tick.reload()
+    if open_pass(migration) is not None:
+        return _run_pass(tick)
+    pay_snapshots(tick)
+    now = tick.store.clock()
+    if _cutover_due(tick, migration, now):
+        return Advance(_cutover_stage(tick))
+    due = _next_pass(tick, migration, now)
+    if due <= now:
+        return _run_pass(tick)
+    number = sum(1 for p in migration.passes if p.kind == "delta") + 1
+    activity = f"delta pass {number} starts at {due.astimezone():%H:%M:%S}"
+    return Wait((due - now).total_seconds(), activity)
+
+
+def _run_pass(tick: Tick) -> Outcome:
+    copy_pass(tick, take_snapshot(tick, "delta"))
+    return Wait(0, "")
+
+
+def _cutover_due(tick: Tick, migration: tables.Migration, now: datetime) -> bool:
+    if migration.finalize_now_requested:
+        return True
+    if migration.finalize_requested:
+        # One more pass after the wish keeps the final one, which is downtime, small.
+        return _passes_since(tick, migration) > 0
+    return tick.spec.finalize_at is not None and now >= tick.spec.finalize_at
+
+
+def _passes_since(tick: Tick, migration: tables.Migration) -> int:
+    asked = migration.finalize_time
+    return sum(1 for p in migration.passes if asked and p.end_time and p.start_time >= asked)
+
+
+def _next_pass(tick: Tick, migration: tables.Migration, now: datetime) -> datetime:
+    if migration.finalize_requested:
+        return now
+    last = max(p.end_time for p in migration.passes if p.end_time)
+    interval = tick.spec.delta_interval_seconds
+    at = tick.spec.finalize_at
+    if at is not None and now >= at - timedelta(seconds=tick.spec.finalize_window_seconds):
+        interval = min(interval, tick.spec.finalize_delta_interval_seconds)
+    due = last + timedelta(seconds=interval)
+    return min(due, at) if at is not None else due
+
+
+def _cutover_stage(tick: Tick) -> Stage:
+    manual = tick.spec.shutdown_mode == "manual"
+    return Stage.AWAITING_SHUTDOWN_ACTION if manual else Stage.FINAL_SYNC

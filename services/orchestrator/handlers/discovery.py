@@ -1,0 +1,177 @@
+"""From the queue to a machine whose disks and adapters are known."""
+
+from dataclasses import asdict
+
+from sqlalchemy import func, select
+
+from services.orchestrator import tables
+from services.orchestrator.errors import MigrationExists, SpecMismatch, VmNotMigratable
+from services.orchestrator.ports import SourceDisk, SourceVm
+from services.orchestrator.runtime_dir import RuntimeDir, directory_name
+from services.orchestrator.stages import TERMINAL, Stage, State
+from services.orchestrator.store import add_event
+from services.orchestrator.tick import Advance, Outcome, Tick, Wait
+
+__all__ = ["admit", "connect", "discover_disks", "find_vm"]
+
+_ADMISSION_POLL_SECONDS = 2.0
+
+
+def admit(tick: Tick) -> Outcome:
+    """Take a place among the full copies; deltas and cutovers need none, they must not wait."""
+    limit = int(tick.store.setting("parallel_vms", str(tick.config.migration.parallel_vms)))
+    with tick.change() as (session, migration):
+        taken = session.scalar(
+            select(func.count())
+            .select_from(tables.Migration)
+            .where(
+                tables.Migration.admitted,
+                tables.Migration.id != migration.id,
+                tables.Migration.state.not_in([*TERMINAL, State.FAILED, State.PAUSED]),
+            )
+        )
+        if (taken or 0) < limit:
+            migration.admitted = True
+            return Advance(Stage.CONNECTING_VCENTER)
+    activity = f"waits for one of {limit} places (migration.parallel_vms)"
+    return Wait(_ADMISSION_POLL_SECONDS, activity, State.QUEUED)
+
+
+def connect(tick: Tick) -> Outcome:
+    """See that vCenter, CloudStack and the storage host answer before anything is touched."""
+    thumbprint = tick.agents.vmware.thumbprint()
+    tick.agents.cloudstack.check()
+    tick.agents.disk.capabilities()
+    with tick.change() as (_, migration):
+        migration.source = {**migration.source, "thumbprint": thumbprint}
+    return Advance(Stage.FINDING_VM)
+
+
+def find_vm(tick: Tick) -> Outcome:
+    """Find the machine and open its runtime directory."""
+    found = tick.agents.vmware.get_vm(
+        moref=tick.migration.vm_moref or tick.spec.moref or "",
+        name="" if tick.migration.vm_moref else tick.spec.name,
+    )
+    other = tick.store.other_open(tick.id, found.moref)
+    if other:
+        raise MigrationExists(
+            message=f"{found.name} ({found.moref}) is being migrated already, as {other}"
+        )
+    directory = RuntimeDir(
+        tick.config.migration.control_dir / directory_name(found.name, found.moref)
+    )
+    directory.create()
+    directory.write_spec(tick.migration.spec)
+    with tick.change() as (session, migration):
+        migration.vm_moref = found.moref
+        migration.vm_name = found.name
+        migration.runtime_dir = str(directory.path)
+        migration.source = {**migration.source, "instance_uuid": found.instance_uuid}
+        add_event(
+            session,
+            tick.store.clock,
+            migration,
+            "vm.found",
+            f"found {found.path}",
+            moref=found.moref,
+        )
+    return Advance(Stage.DISCOVERING_VMWARE_DISKS)
+
+
+def discover_disks(tick: Tick) -> Outcome:
+    """Read disks and adapters; refuse what cannot be migrated as the spec says."""
+    found = tick.agents.vmware.get_vm(moref=tick.migration.vm_moref)
+    _check_migratable(tick, found)
+    _check_spec(tick, found)
+    with tick.change() as (session, migration):
+        migration.source = {
+            **migration.source,
+            "guest": found.guest,
+            "firmware": found.firmware,
+            "secure_boot": found.secure_boot,
+            "cpu_count": found.cpu_count,
+            "memory_bytes": found.memory_bytes,
+            "nics": [asdict(nic) for nic in found.nics],
+        }
+        # The boot disk: controllers are tried in the order of their units.
+        root = min(found.disks, key=lambda d: d.unit)
+        for disk in found.disks:
+            session.merge(_row(tick, disk, is_root=disk is root))
+    return Advance(Stage.PREPARING_TARGET_STORAGE)
+
+
+def _row(tick: Tick, disk: SourceDisk, *, is_root: bool) -> tables.Disk:
+    placement = tick.spec.placement(disk.unit)
+    return tables.Disk(
+        migration_id=tick.id,
+        key=disk.key,
+        unit=disk.unit,
+        label=disk.label,
+        source_path=disk.path,
+        capacity_bytes=disk.capacity_bytes,
+        used_bytes=disk.used_bytes,
+        is_root=is_root,
+        storage_id=placement.storageid,
+        offering_id=placement.diskofferingid or "",
+    )
+
+
+def _check_migratable(tick: Tick, found: SourceVm) -> None:
+    if not found.disks:
+        raise VmNotMigratable(
+            message=f"{found.name} ({found.moref}) has no disks",
+            hint="a machine without disks is created in CloudStack directly",
+        )
+    unsupported = [d for d in found.disks if d.unsupported_reason]
+    if unsupported:
+        listed = "; ".join(
+            f"{d.label} (unit {d.unit}): {d.unsupported_reason}" for d in unsupported
+        )
+        raise VmNotMigratable(
+            message=f"{found.name} has disks that no snapshot covers: {listed}",
+            hint="make them dependent, or detach them and migrate their data by other means",
+        )
+    for finding in tick.agents.vmware.check_vm(found.moref):
+        if finding.severity == "error":
+            raise VmNotMigratable(
+                message=f"{found.name}: {finding.message}",
+                hint=finding.hint,
+                metadata={"finding": finding.name},
+            )
+        tick.event("vm.finding", finding.message, finding=finding.name, severity=finding.severity)
+
+
+def _check_spec(tick: Tick, found: SourceVm) -> None:
+    """Every disk and adapter that the spec speaks of must be there."""
+    units = {str(d.unit) for d in found.disks}
+    wrong_disks = sorted(set(tick.spec.disks) - units)
+    if wrong_disks:
+        valid = ", ".join(f'"{d.unit}" ({d.label})' for d in found.disks)
+        raise SpecMismatch(
+            message=f'disks["{wrong_disks[0]}"]: {found.name} has no disk of that unit; '
+            f"it has {valid}"
+        )
+    keys = {str(nic.key) for nic in found.nics}
+    wrong_nics = sorted(set(tick.spec.nic_mappings) - keys)
+    if wrong_nics:
+        valid = ", ".join(f'"{nic.key}" ({nic.label})' for nic in found.nics) or "none"
+        raise SpecMismatch(
+            message=f'target.cloudstack.nic_mappings["{wrong_nics[0]}"]: {found.name} '
+            f"has no adapter of that device key; it has {valid}"
+        )
+    networks = [tick.spec.network(nic.key, nic.index) for nic in found.nics]
+    mapped = [network for network in networks if network]
+    if len(mapped) != len(set(mapped)):
+        raise SpecMismatch(
+            message=f"two adapters of {found.name} would be in one network; CloudStack allows one "
+            "adapter per network and machine",
+            hint="give them different networks in target.cloudstack.nic_mappings",
+        )
+    for nic, network in zip(found.nics, networks, strict=True):
+        if network is None:
+            tick.event(
+                "nic.left_out",
+                f"{nic.label} ({nic.network}) has no mapping and is not migrated",
+                device_key=nic.key,
+            )

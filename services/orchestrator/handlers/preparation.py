@@ -1,0 +1,47 @@
+"""Target storage and changed block tracking."""
+
+import re
+
+from services.orchestrator import tables
+from services.orchestrator.debts import IMAGE, owe
+from services.orchestrator.stages import Stage
+from services.orchestrator.tick import Advance, Outcome, Tick
+
+__all__ = ["enable_cbt", "prepare_storage"]
+
+_NAME_LIMIT = 120
+
+
+def image_name(vm_name: str, moref: str, unit: int) -> str:
+    """The file name in the pool's root: safe for a shell, CloudStack and any file system."""
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "-", vm_name).strip("-.")[:_NAME_LIMIT] or "vm"
+    return f"{safe}_{moref}_disk{unit}.qcow2"
+
+
+def prepare_storage(tick: Tick) -> Outcome:
+    """Make every pool reachable and create an empty image for each disk."""
+    directories: dict[str, str] = {}
+    for storage_id in sorted({d.storage_id for d in tick.migration.disks}):
+        pool = tick.agents.cloudstack.resolve_pool(storage_id)
+        tick.say(f"making pool {pool.name} reachable")
+        directories[storage_id] = tick.agents.disk.ensure_pool(pool)
+    for disk in tick.migration.disks:
+        _create_image(tick, disk, directories[disk.storage_id])
+    return Advance(Stage.ENABLING_CBT)
+
+
+def enable_cbt(tick: Tick) -> Outcome:
+    """Switch tracking on; it takes effect with the snapshot of the next stage."""
+    if tick.agents.vmware.enable_tracking(tick.migration.vm_moref):
+        tick.event("cbt.enabled", "changed block tracking was off and is now on")
+    return Advance(Stage.CREATING_BASE_SNAPSHOT)
+
+
+def _create_image(tick: Tick, disk: tables.Disk, directory: str) -> None:
+    name = image_name(tick.migration.vm_name, tick.migration.vm_moref, disk.unit)
+    path = f"{directory.rstrip('/')}/{name}"
+    with tick.change() as (session, migration):
+        owe(session, tick.store.clock, migration, IMAGE, path)
+        row = session.get_one(tables.Disk, (tick.id, disk.key))
+        row.image_name, row.image_path = name, path
+    tick.agents.disk.create_image(disk.storage_id, name, disk.capacity_bytes, disk.used_bytes)

@@ -1,0 +1,66 @@
+"""CloudStack jobs: the id is committed before the job is submitted, so that none runs twice."""
+
+import uuid
+from collections.abc import Callable
+
+from sqlalchemy import select
+
+from services.kit.errors import ServiceError, StatusCode
+from services.orchestrator import tables
+from services.orchestrator.ports import Job
+from services.orchestrator.tick import Tick
+
+__all__ = ["run_job"]
+
+_POLL_SECONDS = 0.3
+# A job that failed is not submitted again under its id; CloudStack would answer with the failure.
+_Submit = Callable[[str], Job]
+
+
+def run_job(tick: Tick, purpose: str, submit: _Submit) -> str:
+    """Run the job for `purpose` once; the id of what it made or changed.
+
+    A job that already succeeded is not submitted again. Raises ServiceError with CloudStack's own
+    text when it fails; the next call then submits a new one.
+    """
+    row = _intent(tick, purpose)
+    if row.done:
+        return row.resource_id
+    job = submit(row.job_id)
+    while job.state == "running":
+        tick.pause(_POLL_SECONDS, heed_pause=False)
+        job = tick.agents.cloudstack.get_job(row.job_id)
+    with tick.change() as (session, _):
+        if job.state == "succeeded":
+            kept = session.get_one(tables.Job, row.job_id)
+            kept.done, kept.resource_id = True, job.resource_id
+        else:
+            session.delete(session.get_one(tables.Job, row.job_id))
+    if job.state != "succeeded":
+        raise ServiceError(
+            code=StatusCode.ABORTED,
+            reason=job.reason or "CLOUDSTACK_JOB_FAILED",
+            message=job.message or f"CloudStack's job for {purpose} failed",
+            hint=job.hint,
+            retryable=job.retryable,
+            metadata={"job_id": job.job_id, "purpose": purpose},
+        )
+    return job.resource_id
+
+
+def _intent(tick: Tick, purpose: str) -> tables.Job:
+    with tick.change() as (session, _):
+        query = select(tables.Job).where(
+            tables.Job.migration_id == tick.id, tables.Job.purpose == purpose
+        )
+        row = session.scalars(query).first()
+        if row is None:
+            row = tables.Job(
+                job_id=str(uuid.uuid4()),
+                migration_id=tick.id,
+                purpose=purpose,
+                resource_id="",
+                done=False,
+            )
+            session.add(row)
+        return row

@@ -1,0 +1,57 @@
+"""Looks for marker files in the runtime directories and passes the wishes on."""
+
+import threading
+from pathlib import Path
+
+import structlog
+
+from services.kit.errors import ServiceError
+from services.orchestrator.controls import Controls
+from services.orchestrator.runtime_dir import RuntimeDir
+from services.orchestrator.store import Store
+
+__all__ = ["MarkerWatch"]
+
+# An operator's wish reaches a waiting migration within a second.
+_POLL_SECONDS = 0.5
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class MarkerWatch:
+    """A thread of its own: looking at directories may block on a slow file system."""
+
+    def __init__(self, store: Store, controls: Controls) -> None:
+        self._store = store
+        self._controls = controls
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="markers", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; blocks until the thread has ended."""
+        self._stop.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """Look once at every directory of a migration that has not ended."""
+        for migration_id, path in self._store.runtime_dirs():
+            directory = RuntimeDir(Path(path))
+            for wish in directory.wishes():
+                try:
+                    self._controls.honour(migration_id, wish, f"marker file in {path}")
+                except ServiceError as exc:
+                    _log.warning(
+                        exc.message, action="marker.refused", wish=wish, migration_id=migration_id
+                    )
+                directory.clear(wish)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            try:
+                self.look()
+            except Exception:  # The watch outlives any single failure, and says so.
+                _log.exception("marker files could not be read", action="marker.failed")

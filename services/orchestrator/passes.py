@@ -1,0 +1,252 @@
+"""One pass: snapshot, transfers of what changed, record, snapshot away.
+
+The order makes every crash safe. The snapshot's name is owed before it exists; a disk's change id
+advances only in the transaction that records the pass as durable; the snapshot is removed before
+another one is made.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from services.kit.errors import ServiceError
+from services.orchestrator import tables
+from services.orchestrator.debts import SNAPSHOT, owe, pay_snapshots
+from services.orchestrator.errors import SnapshotLost, SpecMismatch
+from services.orchestrator.ports import Area, SourceSnapshot, TransferMode, TransferOrder
+from services.orchestrator.store import add_event
+from services.orchestrator.tick import Tick
+from services.orchestrator.transfers import run_transfers
+
+__all__ = ["copy_pass", "open_pass", "take_snapshot"]
+
+
+def open_pass(migration: tables.Migration) -> tables.Pass | None:
+    """The pass that is not yet durable, if there is one."""
+    return next((p for p in migration.passes if p.end_time is None), None)
+
+
+def take_snapshot(tick: Tick, kind: str) -> tables.Pass:
+    """Begin a pass, or find the one begun: its snapshot exists and is recorded on return."""
+    current = open_pass(tick.reload()) or _begin(tick, kind)
+    pay_snapshots(tick, keep=current.snapshot_name)
+    if current.snapshot_moref:
+        return current
+    tick.say(f"snapshot for pass {current.number}")
+    snapshot = tick.agents.vmware.create_snapshot(
+        tick.migration.vm_moref, current.snapshot_name, tick.spec.snapshot_quiesce
+    )
+    return _record_snapshot(tick, current.number, snapshot)
+
+
+def copy_pass(tick: Tick, current: tables.Pass) -> None:
+    """Copy what the pass has to, make it durable, record it, remove its snapshot.
+
+    Raises SnapshotLost (retryable) when the snapshot is gone; the pass then has a new name, and
+    the next try takes a new snapshot.
+    """
+    orders = [_order(tick, current, disk) for disk in tick.migration.disks]
+    by_transfer = {order.transfer_id: key for key, order in orders}
+    try:
+        results = run_transfers(tick, [order for _, order in orders])
+    except ServiceError as exc:
+        _check_snapshot(tick, current, exc)
+        raise
+    with tick.change() as (session, migration):
+        row = session.get_one(tables.Pass, (tick.id, current.number))
+        row.end_time = tick.store.clock()
+        row.read_bytes = sum(r.read_bytes for r in results)
+        row.written_bytes = sum(r.written_bytes for r in results)
+        row.changed_bytes = sum(d.changed_bytes for d in row.disks)
+        digests = {by_transfer[r.transfer_id]: r.digest for r in results}
+        change_ids = {d.key: d.change_id for d in row.disks}
+        for pass_disk in row.disks:
+            pass_disk.durable = True
+        for disk in migration.disks:
+            disk.change_id = change_ids[disk.key]
+            disk.digest = digests[disk.key] or disk.digest
+        add_event(
+            session,
+            tick.store.clock,
+            migration,
+            "pass.durable",
+            f"pass {row.number} ({row.kind}) is on the target",
+            number=row.number,
+            kind=row.kind,
+            read_bytes=row.read_bytes,
+            changed_bytes=row.changed_bytes,
+        )
+    tick.say("removing the snapshot")
+    pay_snapshots(tick)
+
+
+def _begin(tick: Tick, kind: str) -> tables.Pass:
+    with tick.change() as (session, migration):
+        number = migration.pass_number = migration.pass_number + 1
+        name = f"v2c-{migration.id[:12]}-p{number}"
+        # The debt comes first: a crash right after vCenter made the snapshot finds it by name.
+        owe(session, tick.store.clock, migration, SNAPSHOT, name)
+        row = tables.Pass(
+            migration_id=migration.id,
+            number=number,
+            kind=kind,
+            snapshot_name=name,
+            start_time=tick.store.clock(),
+        )
+        session.add(row)
+    return row
+
+
+def _record_snapshot(tick: Tick, number: int, snapshot: SourceSnapshot) -> tables.Pass:
+    by_key = {d.key: d for d in snapshot.disks}
+    for disk in tick.migration.disks:
+        found = by_key.pop(disk.key, None)
+        if found is None or found.capacity_bytes != disk.capacity_bytes:
+            raise SpecMismatch(
+                message=f"{disk.label} (unit {disk.unit}) of {tick.migration.vm_name} was "
+                + ("removed" if found is None else "resized")
+                + " since the migration began",
+                hint="cancel this migration and start a new one",
+            )
+    if by_key:
+        raise SpecMismatch(
+            message=f"{tick.migration.vm_name} has {len(by_key)} new disk(s) since the migration "
+            f"began: device key {', '.join(map(str, sorted(by_key)))}",
+            hint="remove them from the machine, or cancel this migration and start a new one",
+        )
+    with tick.change() as (session, _):
+        row = session.get_one(tables.Pass, (tick.id, number))
+        row.snapshot_moref = snapshot.moref
+        for found in snapshot.disks:
+            session.merge(
+                tables.PassDisk(
+                    migration_id=tick.id,
+                    number=number,
+                    key=found.key,
+                    path=found.path,
+                    change_id=found.change_id,
+                    transfer_id=f"{row.snapshot_name}-{found.key}",
+                    mode="",
+                    ranges_id="",
+                    changed_bytes=0,
+                    durable=False,
+                )
+            )
+        session.flush()
+        session.expire(row, ["disks"])
+        _ = row.disks
+    return row
+
+
+def _order(tick: Tick, current: tables.Pass, disk: tables.Disk) -> tuple[int, TransferOrder]:
+    """The disk's transfer; its mode is decided once and recorded."""
+    part = next(p for p in current.disks if p.key == disk.key)
+    if not part.mode:
+        part = _decide_mode(tick, current, disk, part)
+    order = TransferOrder(
+        transfer_id=part.transfer_id,
+        mode=TransferMode(part.mode),
+        disk_id=f"{tick.migration.vm_moref}/{disk.key}",
+        capacity_bytes=disk.capacity_bytes,
+        target_path=disk.image_path,
+        pass_number=current.number,
+        epoch=tick.migration.epoch,
+        vm_moref=tick.migration.vm_moref,
+        snapshot_moref=current.snapshot_moref,
+        source_path=part.path,
+        thumbprint=str(tick.migration.source.get("thumbprint", "")),
+        ranges_id=part.ranges_id,
+        queue_depth=tick.spec.readers or 0,
+    )
+    return disk.key, order
+
+
+def _decide_mode(
+    tick: Tick, current: tables.Pass, disk: tables.Disk, part: tables.PassDisk
+) -> tables.PassDisk:
+    mode, ranges_id, changed = TransferMode.FULL, "", disk.capacity_bytes
+    if current.kind != "base":
+        mode, ranges_id, changed = _delta_mode(tick, current, disk, part)
+    elif current.number > 0 or current.snapshot_name.endswith("r"):
+        # Another snapshot had begun the copy: only what differs from this one is written.
+        mode = TransferMode.RESYNC
+    with tick.change() as (session, _):
+        row = session.get_one(tables.PassDisk, (tick.id, current.number, disk.key))
+        row.mode, row.ranges_id, row.changed_bytes = mode.value, ranges_id, changed
+    return row
+
+
+def _delta_mode(
+    tick: Tick, current: tables.Pass, disk: tables.Disk, part: tables.PassDisk
+) -> tuple[TransferMode, str, int]:
+    reason = _untracked(disk.change_id, part.change_id)
+    if not reason:
+        ranges_id = f"{part.transfer_id}-ranges"
+        areas: Iterator[Area] = tick.agents.vmware.changed_areas(
+            tick.migration.vm_moref, current.snapshot_moref, disk.key, disk.change_id
+        )
+        try:
+            changed = tick.agents.disk.put_ranges(ranges_id, disk.capacity_bytes, areas)
+            return TransferMode.RANGES, ranges_id, changed
+        except ServiceError as exc:
+            if exc.reason != "CBT_RESET":
+                raise
+            reason = exc.message
+    tick.event(
+        "cbt.reset",
+        f"{disk.label}: changed block tracking cannot be trusted ({reason}); the whole disk is "
+        "compared and only what differs is written",
+        unit=disk.unit,
+        number=current.number,
+    )
+    return TransferMode.RESYNC, "", disk.capacity_bytes
+
+
+def _untracked(before: str, now: str) -> str:
+    """Why a delta between two change ids cannot be trusted; "" when it can."""
+    if not before or not now:
+        return "the disk has no change id"
+    if before.partition("/")[0] != now.partition("/")[0]:
+        # Same disk, another tracking uuid: vCenter began to count anew (facts: CBT resets).
+        return "tracking was reset"
+    return ""
+
+
+def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> None:
+    """Raise SnapshotLost if that is why a transfer failed, after renaming the pass's snapshot."""
+    moref = tick.migration.vm_moref
+    if current.snapshot_name in tick.agents.vmware.snapshot_names(moref, "v2c-"):
+        return
+    with tick.change() as (session, migration):
+        row = session.get_one(tables.Pass, (tick.id, current.number))
+        row.snapshot_moref = ""
+        row.snapshot_name = f"{row.snapshot_name}r"
+        owe(session, tick.store.clock, migration, SNAPSHOT, row.snapshot_name)
+        for disk in list(row.disks):
+            session.delete(disk)
+        add_event(
+            session,
+            tick.store.clock,
+            migration,
+            "snapshot.lost",
+            f"the snapshot of pass {row.number} is gone; the pass goes on with a new one",
+            number=row.number,
+        )
+    raise SnapshotLost(
+        message=f"the snapshot of pass {current.number} disappeared while it was read: "
+        f"{cause.message}"
+    ) from cause
+
+
+def verify_orders(tick: Tick) -> list[TransferOrder]:
+    """Transfers that read every image back against the digests of the last pass."""
+    current = tick.migration.passes[-1]
+    orders = [_order(tick, current, disk)[1] for disk in tick.migration.disks]
+    return [
+        replace(
+            order,
+            transfer_id=f"{order.transfer_id}-verify",
+            mode=TransferMode.VERIFY_TARGET,
+            ranges_id="",
+        )
+        for order in orders
+    ]

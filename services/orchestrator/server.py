@@ -1,0 +1,105 @@
+"""The orchestrator's composition root."""
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
+
+from services.config import Config
+from services.config.service_args import ServiceSetup, service_main
+from services.kit.server import run_service
+from services.kit.tls import TlsFiles
+from services.orchestrator.adapters.caller import Caller
+from services.orchestrator.adapters.cloudstack import CloudstackAgent
+from services.orchestrator.adapters.disk import DiskAgent
+from services.orchestrator.adapters.vmware import VmwareAgent
+from services.orchestrator.controls import Controls
+from services.orchestrator.engine import Engine
+from services.orchestrator.handlers import HANDLERS
+from services.orchestrator.markers import MarkerWatch
+from services.orchestrator.ports import Agents
+from services.orchestrator.servicer import OrchestratorServicer
+from services.orchestrator.signals import Signals
+from services.orchestrator.store import Store
+from services.orchestrator.submission import Submission
+from services.orchestrator.tick import Ticker
+from services.orchestrator.undo import undo
+from services.orchestrator.watch import Watch
+
+__all__ = ["main"]
+
+# Ticks end at their next safe point, which is at most one call to an agent away.
+_STOP_SECONDS = 8
+
+
+class _Orchestrator:
+    """Everything one process holds, in the order it starts and ends."""
+
+    def __init__(self, config: Config, tls: TlsFiles | None) -> None:
+        url = config.database.url.get_secret_value()
+        self._callers = [
+            Caller(config.agents.vmware, tls, "vmware agent"),
+            Caller(config.agents.disk, tls, "disk agent"),
+            Caller(config.agents.cloudstack, tls, "cloudstack agent"),
+        ]
+        vmware, disk, cloudstack = self._callers
+        agents = Agents(VmwareAgent(vmware), DiskAgent(disk), CloudstackAgent(cloudstack))
+        self._signals = Signals()
+        self._store = Store(url)
+        submission = Submission(self._store, config)
+        ticker = Ticker(self._store, agents, config, self._signals, HANDLERS, undo, submission.read)
+        self._engine = Engine(url, ticker.run, self._signals)
+        self._controls = Controls(self._store, self._signals, self._engine.submit)
+        self._markers = MarkerWatch(self._store, self._controls)
+        self.servicer = OrchestratorServicer(
+            self._store, self._controls, submission, Watch(self._store), agents
+        )
+
+    def start(self) -> None:
+        """Bring the schema up to date and take up what is due."""
+        self._store.upgrade_schema()
+        self._engine.start()
+        self._controls.recover()
+        self._markers.start()
+
+    def stop(self) -> None:
+        """End ticks at safe points, then close everything."""
+        self._markers.stop()
+        self._engine.stop(_STOP_SECONDS)
+        for caller in self._callers:
+            caller.close()
+        self._store.close()
+
+
+async def _serve(setup: ServiceSetup) -> None:
+    orchestrator = _Orchestrator(setup.config, setup.tls)
+
+    async def register(server: grpc.aio.Server) -> Sequence[str]:
+        rpc.add_OrchestratorServiceServicer_to_server(orchestrator.servicer, server)
+        return (pb.DESCRIPTOR.services_by_name["OrchestratorService"].full_name,)
+
+    async def start() -> None:
+        await asyncio.to_thread(orchestrator.start)
+
+    async def stop() -> None:
+        await asyncio.to_thread(orchestrator.stop)
+
+    await run_service(
+        "orchestrator",
+        setup.listen,
+        setup.tls,
+        register,
+        reflection=True,
+        ready_file=setup.ready_file,
+        on_start=start,
+        on_shutdown=stop,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the orchestrator's process; its exit status."""
+    return service_main(
+        "orchestrator", "runs the migrations: state machine, database, audit events", _serve, argv
+    )

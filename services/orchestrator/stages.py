@@ -1,0 +1,246 @@
+"""The state machine as one table: stages, what follows them, what an operator may do there.
+
+`tick` executes it, `controls` asks it what is legal, documentation and UI are rendered from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["STAGE_TABLE", "TERMINAL", "Control", "Stage", "StageRow", "State", "allowed", "row"]
+
+
+class Stage(StrEnum):
+    """Where in its course a migration is, in order. Public names: API, CLI, UI, state.json."""
+
+    INIT = "init"
+    CONNECTING_VCENTER = "connecting_vcenter"
+    FINDING_VM = "finding_vm"
+    DISCOVERING_VMWARE_DISKS = "discovering_vmware_disks"
+    PREPARING_TARGET_STORAGE = "preparing_target_storage"
+    ENABLING_CBT = "enabling_cbt"
+    CREATING_BASE_SNAPSHOT = "creating_base_snapshot"
+    BASE_COPY = "base_copy"
+    DELTA = "delta"
+    AWAITING_SHUTDOWN_ACTION = "awaiting_shutdown_action"
+    FINAL_SYNC = "final_sync"
+    VERIFYING = "verifying"
+    CONVERTING = "converting"
+    IMPORT_ROOT_DISK = "import_root_disk"
+    IMPORT_DATA_DISK = "import_data_disk"
+    DONE = "done"
+
+
+class State(StrEnum):
+    """What a migration is doing at its stage."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ROLLED_BACK = "rolled_back"
+    DONE = "done"
+
+
+TERMINAL = frozenset({State.CANCELLED, State.ROLLED_BACK, State.DONE})
+
+
+class Control(StrEnum):
+    """What an operator may ask for."""
+
+    FINALIZE = "finalize"
+    SHUTDOWN = "shutdown"
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage: what happens, what may follow (the first is the usual way), what undoes it."""
+
+    stage: Stage
+    description: str
+    next: tuple[Stage, ...]
+    on_retry: str
+    on_rollback: str
+    controls: frozenset[Control]
+
+
+_BEFORE_CUTOVER = frozenset({Control.FINALIZE, Control.PAUSE, Control.CANCEL})
+_CUTOVER = frozenset({Control.CANCEL, Control.ROLLBACK})
+_IMPORT = frozenset({Control.ROLLBACK})
+_NOTHING = "nothing was changed"
+_DROP = "the snapshot is removed, the images are deleted"
+_SOURCE_ON = "the images are deleted, the source is started again"
+
+_ROWS = (
+    StageRow(
+        Stage.INIT,
+        "Waits for a place among the machines copied at the same time.",
+        (Stage.CONNECTING_VCENTER,),
+        "waits again",
+        _NOTHING,
+        _BEFORE_CUTOVER,
+    ),
+    StageRow(
+        Stage.CONNECTING_VCENTER,
+        "Logs in to vCenter and CloudStack and asks the storage host what it can do.",
+        (Stage.FINDING_VM,),
+        "logs in again",
+        _NOTHING,
+        _BEFORE_CUTOVER,
+    ),
+    StageRow(
+        Stage.FINDING_VM,
+        "Finds the one machine the spec means.",
+        (Stage.DISCOVERING_VMWARE_DISKS,),
+        "looks again",
+        _NOTHING,
+        _BEFORE_CUTOVER,
+    ),
+    StageRow(
+        Stage.DISCOVERING_VMWARE_DISKS,
+        "Reads disks and adapters and checks that the machine can be migrated as the spec says.",
+        (Stage.PREPARING_TARGET_STORAGE,),
+        "reads again",
+        _NOTHING,
+        _BEFORE_CUTOVER,
+    ),
+    StageRow(
+        Stage.PREPARING_TARGET_STORAGE,
+        "Makes the storage pools reachable and creates an empty image for each disk.",
+        (Stage.ENABLING_CBT,),
+        "keeps images that exist with the right size, creates the others",
+        "the images are deleted",
+        _BEFORE_CUTOVER,
+    ),
+    StageRow(
+        Stage.ENABLING_CBT,
+        "Switches changed block tracking on, for the machine and each disk.",
+        (Stage.CREATING_BASE_SNAPSHOT,),
+        "switches on what is off",
+        "the images are deleted; tracking stays on, it does no harm",
+        _BEFORE_CUTOVER,
+    ),
+    StageRow(
+        Stage.CREATING_BASE_SNAPSHOT,
+        "Takes the snapshot that the full copy reads.",
+        (Stage.BASE_COPY,),
+        "finds the snapshot by its name or takes it",
+        _DROP,
+        _BEFORE_CUTOVER,
+    ),
+    StageRow(
+        Stage.BASE_COPY,
+        "Copies every disk in full while the machine runs, then removes the snapshot.",
+        (Stage.DELTA, Stage.CREATING_BASE_SNAPSHOT),
+        "goes on at the chunk where it stopped; with a new snapshot if that one is gone",
+        _DROP,
+        _BEFORE_CUTOVER,
+    ),
+    StageRow(
+        Stage.DELTA,
+        "Copies what changed since the pass before, again and again, until cutover is asked for.",
+        (Stage.FINAL_SYNC, Stage.AWAITING_SHUTDOWN_ACTION, Stage.DELTA),
+        "repeats the pass that failed",
+        _DROP,
+        _BEFORE_CUTOVER,
+    ),
+    StageRow(
+        Stage.AWAITING_SHUTDOWN_ACTION,
+        "Waits until the machine is off or an operator says to power it off.",
+        (Stage.FINAL_SYNC,),
+        "looks at the power state again",
+        _DROP,
+        _CUTOVER | {Control.SHUTDOWN, Control.PAUSE},
+    ),
+    StageRow(
+        Stage.FINAL_SYNC,
+        "Shuts the machine down and copies what changed since the last pass. Downtime begins.",
+        (Stage.VERIFYING, Stage.CONVERTING, Stage.IMPORT_ROOT_DISK, Stage.AWAITING_SHUTDOWN_ACTION),
+        "repeats the pass that failed",
+        _SOURCE_ON,
+        _CUTOVER,
+    ),
+    StageRow(
+        Stage.VERIFYING,
+        "Reads every image back and compares it with the digests taken while reading the source.",
+        (Stage.CONVERTING, Stage.IMPORT_ROOT_DISK),
+        "reads again",
+        _SOURCE_ON,
+        _CUTOVER,
+    ),
+    StageRow(
+        Stage.CONVERTING,
+        "Runs virt-v2v-in-place on an overlay and commits it only when it succeeded.",
+        (Stage.IMPORT_ROOT_DISK,),
+        "converts again from the synced image",
+        _SOURCE_ON,
+        _CUTOVER,
+    ),
+    StageRow(
+        Stage.IMPORT_ROOT_DISK,
+        "Imports the root disk as a new machine in CloudStack.",
+        (Stage.IMPORT_DATA_DISK,),
+        "looks the machine up first, imports it only if it is not there",
+        "CloudStack lets go of the machine, the images stay, the source is started again",
+        _IMPORT,
+    ),
+    StageRow(
+        Stage.IMPORT_DATA_DISK,
+        "Imports and attaches data disks, adds adapters, applies settings, starts the machine.",
+        (Stage.DONE,),
+        "does only what is not there yet",
+        "CloudStack lets go of machine and volumes, the images stay, the source is started again",
+        _IMPORT,
+    ),
+    StageRow(
+        Stage.DONE,
+        "The machine lives in CloudStack; the source is off and unchanged.",
+        (),
+        "nothing is left to do",
+        "CloudStack lets go of machine and volumes, the images stay, the source is started again",
+        _IMPORT,
+    ),
+)
+
+STAGE_TABLE: Mapping[Stage, StageRow] = {r.stage: r for r in _ROWS}
+
+
+def row(stage: Stage) -> StageRow:
+    """The table's row of a stage."""
+    return STAGE_TABLE[stage]
+
+
+def allowed(control: Control, stage: Stage, state: State) -> str:
+    """Why `control` is illegal at `stage` and `state`; "" when it is legal.
+
+    A control that is already in force is legal: all of them are idempotent.
+    """
+    if control is Control.RETRY:
+        return (
+            ""
+            if state in {State.FAILED, State.QUEUED, State.RUNNING, State.WAITING}
+            else (f"retry takes up a failed migration, this one is {state}")
+        )
+    if control is Control.RESUME:
+        return (
+            ""
+            if state in {State.PAUSED, State.QUEUED, State.RUNNING, State.WAITING}
+            else (f"resume takes up a paused migration, this one is {state}")
+        )
+    if control is Control.ROLLBACK and state is State.ROLLED_BACK:
+        return ""
+    if control is Control.CANCEL and state is State.CANCELLED:
+        return ""
+    if state in TERMINAL and not (control is Control.ROLLBACK and state is State.DONE):
+        return f"{control} is not possible any more, the migration is {state}"
+    if control not in row(stage).controls:
+        places = ", ".join(r.stage for r in _ROWS if control in r.controls)
+        return f"{control} is possible in {places}; this migration is in {stage}"
+    return ""

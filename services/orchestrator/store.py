@@ -1,0 +1,283 @@
+"""The orchestrator's database: transactions, snapshots, audit events, listeners.
+
+Every change of a migration goes through `Store.change`: one transaction, one new revision, then
+state.json and the listeners. All methods block; call them from a thread.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import Engine, create_engine, event, or_, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+from services.orchestrator import tables
+from services.orchestrator.clock import Clock, utc_now
+from services.orchestrator.errors import AmbiguousMigration, MigrationNotFound
+from services.orchestrator.runtime_dir import RuntimeDir
+from services.orchestrator.stages import TERMINAL
+from services.orchestrator.views import EventView, MigrationView, event_view, exported, view
+
+__all__ = ["Listener", "Store", "add_event"]
+
+Listener = Callable[[MigrationView], None]
+ORCHESTRATOR = "orchestrator"
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def add_event(
+    session: Session,
+    clock: Clock,
+    migration: tables.Migration | None,
+    action: str,
+    message: str,
+    *,
+    actor: str = ORCHESTRATOR,
+    **details: Any,
+) -> None:
+    """Add an audit event to the transaction."""
+    session.add(
+        tables.Event(
+            time=clock(),
+            migration_id=migration.id if migration else "",
+            vm_name=migration.vm_name if migration else "",
+            action=action,
+            message=message,
+            actor=actor,
+            details=details,
+        )
+    )
+
+
+class Store:
+    """The database behind one orchestrator. `url` is an SQLAlchemy URL."""
+
+    def __init__(self, url: str, clock: Clock = utc_now) -> None:
+        self.clock = clock
+        self._engine = _engine(url)
+        self._sqlite = self._engine.dialect.name == "sqlite"
+        # SQLite has one writer; waiting here costs less than its busy handler's polling.
+        self._writer = threading.RLock()
+        self._listeners: list[Listener] = []
+
+    def upgrade_schema(self) -> None:
+        """Bring the schema to this version."""
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(Path(__file__).with_name("schema")))
+        with self._engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` (from any thread) after each change; returns what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A write transaction."""
+        session = Session(self._engine, expire_on_commit=False)
+        with self._writer, session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A read transaction."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def change(self, migration_id: str) -> Iterator[tuple[Session, tables.Migration]]:
+        """Change one migration; what is set on the row is a new revision when the block ends."""
+        with self._writer:
+            with self.transaction() as session:
+                row = session.get(tables.Migration, migration_id, with_for_update=True)
+                if row is None:
+                    raise MigrationNotFound(message=f"there is no migration {migration_id}")
+                yield session, row
+                row.revision += 1
+                session.flush()
+                # The relationships may have grown: read them as they are now.
+                session.expire(row, ["disks", "passes", "jobs", "debts"])
+                snapshot = view(row, self.clock())
+            self.publish(snapshot)
+
+    def publish(self, snapshot: MigrationView) -> None:
+        """Write state.json and call the listeners; an export that fails never stops the work."""
+        if snapshot.runtime_dir:
+            try:
+                RuntimeDir(Path(snapshot.runtime_dir)).write_state(exported(snapshot))
+            except OSError as exc:
+                _log.warning(
+                    "state.json could not be written",
+                    action="state.export_failed",
+                    migration_id=snapshot.id,
+                    error=str(exc),
+                )
+        for listener in tuple(self._listeners):
+            listener(snapshot)
+
+    def create(self, vm_name: str, vm_moref: str, spec: str, spec_source: str) -> MigrationView:
+        """A new migration in stage init, not started."""
+        with self.transaction() as session:
+            row = tables.Migration(
+                id=uuid.uuid4().hex,
+                vm_name=vm_name,
+                vm_moref=vm_moref,
+                spec=spec,
+                spec_source=spec_source,
+                create_time=self.clock(),
+                activity="submitted, not started",
+            )
+            session.add(row)
+            session.flush()
+            add_event(session, self.clock, row, "migration.created", f"{vm_name} was submitted")
+            session.refresh(row)
+            snapshot = view(row, self.clock())
+        self.publish(snapshot)
+        return snapshot
+
+    def get(self, migration_id: str) -> MigrationView:
+        """A migration by id. Raises MigrationNotFound."""
+        with self.reading() as session:
+            row = session.get(tables.Migration, migration_id)
+            if row is None:
+                raise MigrationNotFound(message=f"there is no migration {migration_id}")
+            return view(row, self.clock())
+
+    def find(self, *, migration_id: str = "", vm_moref: str = "", vm_name: str = "") -> str:
+        """The id of the one migration meant: by id, else by moref, else by name.
+
+        Of several migrations of one machine the newest that has not ended is meant, or else the
+        newest. Raises MigrationNotFound, AmbiguousMigration.
+        """
+        if migration_id:
+            return self.get(migration_id).id
+        with self.reading() as session:
+            query = select(tables.Migration).order_by(tables.Migration.create_time.desc())
+            if vm_moref:
+                query = query.where(tables.Migration.vm_moref == vm_moref)
+            if vm_name:
+                query = query.where(tables.Migration.vm_name == vm_name)
+            rows = session.scalars(query).all() if vm_moref or vm_name else ()
+            wanted = " ".join(filter(None, (vm_name, vm_moref)))
+            if not rows:
+                raise MigrationNotFound(message=f"there is no migration of {wanted or 'no name'}")
+            open_rows = [r for r in rows if r.state not in TERMINAL] or list(rows)
+            machines = {r.vm_moref or r.id for r in open_rows}
+            if len(machines) > 1:
+                listed = ", ".join(f"{r.vm_name} ({r.vm_moref or r.id})" for r in open_rows)
+                raise AmbiguousMigration(message=f"{wanted} fits several migrations: {listed}")
+            return open_rows[0].id
+
+    def open_for(self, vm_name: str, vm_moref: str) -> str | None:
+        """The id of the migration of this machine that has not ended, if there is one."""
+        with self.reading() as session:
+            query = select(tables.Migration).where(tables.Migration.state.not_in(TERMINAL))
+            if vm_moref:
+                same = tables.Migration.vm_moref == vm_moref
+                unknown = (tables.Migration.vm_moref == "") & (tables.Migration.vm_name == vm_name)
+                query = query.where(or_(same, unknown))
+            else:
+                query = query.where(tables.Migration.vm_name == vm_name)
+            row = session.scalars(query.order_by(tables.Migration.create_time.desc())).first()
+            return row.id if row else None
+
+    def other_open(self, migration_id: str, vm_moref: str) -> str | None:
+        """The id of another migration of this machine that has not ended, if there is one."""
+        with self.reading() as session:
+            query = select(tables.Migration.id).where(
+                tables.Migration.vm_moref == vm_moref,
+                tables.Migration.id != migration_id,
+                tables.Migration.state.not_in(TERMINAL),
+            )
+            return session.scalars(query).first()
+
+    def runtime_dirs(self) -> tuple[tuple[str, str], ...]:
+        """(migration id, runtime directory) of migrations that have not ended."""
+        with self.reading() as session:
+            query = select(tables.Migration.id, tables.Migration.runtime_dir).where(
+                tables.Migration.state.not_in(TERMINAL), tables.Migration.runtime_dir != ""
+            )
+            return tuple((row.id, row.runtime_dir) for row in session.execute(query))
+
+    def list(
+        self, *, states: Sequence[str] = (), after: str = "", limit: int = 500
+    ) -> tuple[MigrationView, ...]:
+        """Migrations in the order they were submitted, after the id `after`."""
+        with self.reading() as session:
+            query = select(tables.Migration).order_by(
+                tables.Migration.create_time, tables.Migration.id
+            )
+            if states:
+                query = query.where(tables.Migration.state.in_(states))
+            if after:
+                last = session.get(tables.Migration, after)
+                if last is None:
+                    raise MigrationNotFound(message=f"there is no migration {after}")
+                query = query.where(
+                    or_(
+                        tables.Migration.create_time > last.create_time,
+                        (tables.Migration.create_time == last.create_time)
+                        & (tables.Migration.id > after),
+                    )
+                )
+            now = self.clock()
+            return tuple(view(row, now) for row in session.scalars(query.limit(limit)))
+
+    def events(
+        self, migration_id: str = "", after_sequence: int = 0, limit: int = 500
+    ) -> tuple[EventView, ...]:
+        """Audit events, oldest first, of one migration or of all."""
+        with self.reading() as session:
+            query = select(tables.Event).where(tables.Event.sequence > after_sequence)
+            if migration_id:
+                query = query.where(tables.Event.migration_id == migration_id)
+            rows = session.scalars(query.order_by(tables.Event.sequence).limit(limit))
+            return tuple(event_view(row) for row in rows)
+
+    def setting(self, name: str, default: str) -> str:
+        """A value an operator set while running."""
+        with self.reading() as session:
+            row = session.get(tables.Setting, name)
+            return row.value if row else default
+
+    def set_setting(self, name: str, value: str) -> None:
+        """Keep a value an operator set."""
+        with self.transaction() as session:
+            session.merge(tables.Setting(name=name, value=value))
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True, pool_size=20)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = create_engine(parsed, connect_args={"timeout": 30}, pool_size=20)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: object) -> None:
+        # WAL lets readers go on beside the writer; FULL keeps a commit over power loss.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        # The driver's own deferred BEGIN makes a reader-turned-writer fail at once with BUSY.
+        connection.exec_driver_sql("BEGIN")
+
+    return engine

@@ -1,0 +1,80 @@
+"""Specs become migrations."""
+
+from services.config import (
+    Config,
+    ConfigError,
+    Problem,
+    ResolvedVm,
+    VmSpec,
+    dump_spec,
+    parse_specs,
+    resolve,
+)
+from services.orchestrator.errors import SpecInvalid
+from services.orchestrator.store import Store, add_event
+from services.orchestrator.views import MigrationView
+
+__all__ = ["Submission"]
+
+
+class Submission:
+    """Checks specs against this host's configuration and keeps them."""
+
+    def __init__(self, store: Store, config: Config) -> None:
+        self._store = store
+        self._config = config
+
+    def check(self, text: str, source: str) -> tuple[VmSpec, ...]:
+        """The machines of a spec. Raises ConfigError with every mistake in it."""
+        specs = parse_specs(text, source)
+        problems: list[Problem] = []
+        for spec in specs:
+            try:
+                resolve(spec, self._config)
+            except ConfigError as exc:
+                problems.extend(exc.problems)
+        if problems:
+            raise ConfigError(tuple(problems))
+        return specs
+
+    def submit(self, text: str, source: str) -> tuple[MigrationView, ...]:
+        """A migration per machine, in the order of the spec; nothing is kept if one is wrong.
+
+        Raises SpecInvalid naming every mistake.
+        """
+        try:
+            specs = self.check(text, source)
+        except ConfigError as exc:
+            raise SpecInvalid(message=str(exc)) from exc
+        return tuple(self._submit(spec, source) for spec in specs)
+
+    def open_migration(self, spec: VmSpec) -> str:
+        """The id of the migration that exists for a machine, "" when none does."""
+        return self._store.open_for(spec.vm.name, spec.vm.moref or "") or ""
+
+    def read(self, text: str, source: str) -> ResolvedVm:
+        """A stored spec against the present configuration.
+
+        Raises SpecInvalid, for a config.yaml that no longer gives what the spec relies on.
+        """
+        try:
+            return resolve(parse_specs(text, source or "spec")[0], self._config)
+        except ConfigError as exc:
+            raise SpecInvalid(message=str(exc)) from exc
+
+    def _submit(self, spec: VmSpec, source: str) -> MigrationView:
+        text = dump_spec(spec)
+        existing = self.open_migration(spec)
+        if not existing:
+            return self._store.create(spec.vm.name, spec.vm.moref or "", text, source)
+        with self._store.change(existing) as (session, migration):
+            if migration.spec != text:
+                migration.spec, migration.spec_source = text, source
+                add_event(
+                    session,
+                    self._store.clock,
+                    migration,
+                    "spec.changed",
+                    f"{source} was taken over",
+                )
+        return self._store.get(existing)

@@ -1,0 +1,305 @@
+"""One tick: load the migration, run the handler of its stage, persist outcome and next tick.
+
+The outcome and the number of the next tick are one transaction; the engine's queue only carries
+that number, so a tick that runs twice finds itself stale the second time.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy.orm import Session
+
+from services.config import Config, ResolvedVm
+from services.kit.errors import ServiceError, internal_error
+from services.orchestrator import tables
+from services.orchestrator.clock import Clock
+from services.orchestrator.ports import Agents
+from services.orchestrator.signals import Signals
+from services.orchestrator.stages import TERMINAL, Control, Stage, State, row
+from services.orchestrator.store import Store, add_event
+
+__all__ = [
+    "Advance",
+    "Finish",
+    "Handler",
+    "Interrupted",
+    "NextTick",
+    "Outcome",
+    "Tick",
+    "Ticker",
+    "Wait",
+]
+
+# Seconds before the same stage is tried again after a retryable error; after the last, an
+# operator decides. About 20 minutes: long enough for a vCenter restart.
+BACKOFF_SECONDS = (1, 2, 5, 15, 30, 60, 120, 300, 600)
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Interrupted(Exception):
+    """The handler stopped at a safe point because of an operator's wish or the process' end."""
+
+
+@dataclass(frozen=True)
+class Advance:
+    """The stage is finished."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Wait:
+    """The stage goes on after `seconds`, or when an operator wakes it."""
+
+    seconds: float
+    activity: str
+    state: State = State.WAITING
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The migration has ended in `state`."""
+
+    state: State
+    activity: str
+
+
+Outcome = Advance | Wait | Finish
+
+
+@dataclass(frozen=True)
+class NextTick:
+    """What the queue has to carry: a migration's tick, and when it is due."""
+
+    migration_id: str
+    number: int
+    delay_seconds: float
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a handler has: the migration as it was loaded, and the means to change it."""
+
+    migration: tables.Migration
+    spec: ResolvedVm
+    config: Config
+    agents: Agents
+    store: Store
+    signals: Signals
+
+    @property
+    def id(self) -> str:
+        """The migration's id."""
+        return self.migration.id
+
+    @contextmanager
+    def change(self) -> Iterator[tuple[Session, tables.Migration]]:
+        """A transaction on the migration; a handler's own row stays as it was loaded."""
+        with self.store.change(self.id) as (session, migration):
+            yield session, migration
+
+    def reload(self) -> tables.Migration:
+        """The migration as it is now."""
+        with self.store.reading() as session:
+            return session.get_one(tables.Migration, self.id)
+
+    def say(self, activity: str) -> None:
+        """Tell the operator what is going on; only changes are written."""
+        with self.store.reading() as session:
+            if session.get_one(tables.Migration, self.id).activity == activity:
+                return
+        with self.change() as (_, migration):
+            migration.activity = activity
+
+    def event(self, action: str, message: str, **details: Any) -> None:
+        """Add an audit event."""
+        with self.change() as (session, migration):
+            add_event(session, self.store.clock, migration, action, message, **details)
+
+    def pause(self, seconds: float, *, heed_pause: bool = True) -> None:
+        """Wait inside a handler. Raises Interrupted when the work is not wanted any more."""
+        self.signals.wait(self.id, seconds)
+        if self.signals.stopping:
+            raise Interrupted("the orchestrator stops")
+        now = self.reload()
+        if now.undo:
+            raise Interrupted(now.undo)
+        if heed_pause and now.pause_requested:
+            raise Interrupted("pause")
+
+
+Handler = Callable[[Tick], Outcome]
+# Resolves a stored spec against the present configuration.
+SpecReader = Callable[[str, str], ResolvedVm]
+
+
+class Ticker:
+    """Runs ticks."""
+
+    def __init__(
+        self,
+        store: Store,
+        agents: Agents,
+        config: Config,
+        signals: Signals,
+        handlers: Mapping[Stage, Handler],
+        undo: Handler,
+        read_spec: SpecReader,
+    ) -> None:
+        missing = set(Stage) - set(handlers) - {Stage.DONE}
+        if missing:
+            raise ValueError(f"stages without a handler: {sorted(missing)}")
+        self._store = store
+        self._agents = agents
+        self._config = config
+        self._signals = signals
+        self._handlers = handlers
+        self._undo = undo
+        self._read_spec = read_spec
+
+    def run(self, migration_id: str, number: int) -> NextTick | None:
+        """Run tick `number`; None when nothing is due (ended, paused, failed)."""
+        with structlog.contextvars.bound_contextvars(migration_id=migration_id, tick=number):
+            migration = self._begin(migration_id, number)
+            if migration is None:
+                return self._present(migration_id)
+            try:
+                outcome = self._handle(migration)
+            except Interrupted:
+                if self._signals.stopping:
+                    return None
+                outcome = Wait(0, migration.activity, State.RUNNING)
+            except ServiceError as exc:
+                return self._failed(migration, exc)
+            except Exception as exc:  # A bug must end in `failed`, not in a lost tick.
+                return self._failed(migration, internal_error(exc))
+            return self._persist(migration, outcome)
+
+    def _begin(self, migration_id: str, number: int) -> tables.Migration | None:
+        """The migration with its state set to running, or None when this tick is stale."""
+        with self._store.reading() as session:
+            loaded = session.get(tables.Migration, migration_id)
+            if loaded is None or loaded.tick != number or loaded.state in _AT_REST:
+                return None
+        with self._store.change(migration_id) as (_, migration):
+            if migration.tick != number:
+                return None
+            if migration.stage != Stage.INIT:
+                migration.state = State.RUNNING
+            if not migration.stage_times:
+                migration.stage_times = [[migration.stage, self._store.clock().isoformat(), None]]
+            migration.due_time = None
+        with self._store.reading() as session:
+            return session.get_one(tables.Migration, migration_id)
+
+    def _handle(self, migration: tables.Migration) -> Outcome:
+        spec = self._read_spec(migration.spec, migration.spec_source)
+        tick = Tick(migration, spec, self._config, self._agents, self._store, self._signals)
+        if migration.undo:
+            return self._undo(tick)
+        stage = Stage(migration.stage)
+        if migration.pause_requested and Control.PAUSE in row(stage).controls:
+            return Finish(State.PAUSED, "paused by an operator")
+        return self._handlers[stage](tick)
+
+    def _persist(self, before: tables.Migration, outcome: Outcome) -> NextTick | None:
+        clock = self._store.clock
+        with self._store.change(before.id) as (session, migration):
+            migration.tick = before.tick + 1
+            if migration.undo and not before.undo:
+                # Cancel or rollback came meanwhile: the stage is kept, nothing ends before it.
+                outcome = Wait(0, migration.activity, State.RUNNING)
+            delay = 0.0
+            match outcome:
+                case Advance(stage):
+                    if stage not in row(Stage(migration.stage)).next:
+                        raise ValueError(f"{migration.stage} cannot be followed by {stage}")
+                    _enter(migration, stage, clock().isoformat())
+                    migration.error, migration.attempts = None, 0
+                    migration.state, migration.activity = State.RUNNING, ""
+                    add_event(session, clock, migration, "stage.entered", f"now in {stage}")
+                    if stage is Stage.DONE:
+                        _end(migration, State.DONE, clock)
+                        migration.activity = "done"
+                        add_event(session, clock, migration, "migration.done", "migrated")
+                        return None
+                case Wait(seconds, activity, state):
+                    woken = migration.wishes != before.wishes
+                    delay = 0.0 if woken else seconds
+                    migration.state, migration.activity = state, activity
+                    migration.due_time = clock() + timedelta(seconds=delay)
+                case Finish(state, activity):
+                    migration.activity = activity
+                    if state in TERMINAL:
+                        _end(migration, state, clock)
+                    else:
+                        migration.state = state
+                    add_event(session, clock, migration, f"migration.{state}", activity)
+                    return None
+            return NextTick(before.id, migration.tick, delay)
+
+    def _failed(self, before: tables.Migration, exc: ServiceError) -> NextTick | None:
+        clock = self._store.clock
+        with self._store.change(before.id) as (session, migration):
+            migration.tick = before.tick + 1
+            migration.error = {
+                "reason": exc.reason,
+                "message": exc.message,
+                "hint": exc.hint,
+                "retryable": exc.retryable,
+                "metadata": dict(exc.metadata),
+                "time": clock().isoformat(),
+            }
+            if migration.undo and not before.undo:
+                return NextTick(before.id, migration.tick, 0.0)
+            again = exc.retryable and migration.attempts < len(BACKOFF_SECONDS)
+            if not again:
+                migration.state, migration.activity = State.FAILED, "failed"
+                add_event(
+                    session, clock, migration, "migration.failed", exc.message, reason=exc.reason
+                )
+                _log.error(exc.message, action="migration.failed", reason=exc.reason)
+                return None
+            delay = float(BACKOFF_SECONDS[migration.attempts])
+            migration.attempts += 1
+            migration.state = State.WAITING
+            migration.activity = f"tries again in {delay:g} s: {exc.message}"
+            migration.due_time = clock() + timedelta(seconds=delay)
+            add_event(session, clock, migration, "stage.retry", exc.message, reason=exc.reason)
+            _log.warning(exc.message, action="stage.retry", reason=exc.reason, delay_seconds=delay)
+            return NextTick(before.id, migration.tick, delay)
+
+    def _present(self, migration_id: str) -> NextTick | None:
+        """The tick that is really due, for a stale one whose successor may not be queued yet."""
+        with self._store.reading() as session:
+            migration = session.get(tables.Migration, migration_id)
+            if migration is None or migration.state in _AT_REST or not migration.started:
+                return None
+            due = migration.due_time
+            delay = (due - self._store.clock()).total_seconds() if due else 0.0
+            return NextTick(migration_id, migration.tick, max(delay, 0.0))
+
+
+_AT_REST = TERMINAL | {State.FAILED, State.PAUSED}
+
+
+def _enter(migration: tables.Migration, stage: Stage, now: str) -> None:
+    times = [list(entry) for entry in migration.stage_times]
+    if times:
+        times[-1][2] = now
+    migration.stage_times = [*times, [stage, now, None]]
+    migration.stage = stage
+
+
+def _end(migration: tables.Migration, state: State, clock: Clock) -> None:
+    now = migration.end_time = clock()
+    migration.state = state
+    times = [list(entry) for entry in migration.stage_times]
+    if times and times[-1][2] is None:
+        times[-1][2] = now.isoformat()
+        migration.stage_times = times

@@ -1,0 +1,110 @@
+"""Runs a set of transfers on the storage host and keeps the progress in the database."""
+
+from collections.abc import Mapping, Sequence
+
+from services.kit.errors import ServiceError, StatusCode
+from services.orchestrator import tables
+from services.orchestrator.ports import TransferOrder, TransferSnapshot
+from services.orchestrator.tick import Interrupted, Tick
+
+__all__ = ["run_transfers"]
+
+_POLL_SECONDS = 0.5
+_ENDED = frozenset({"succeeded", "failed", "cancelled"})
+_Shown = tuple[int, int, int, int]
+
+
+def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferSnapshot]:
+    """Run `orders`, at most `parallel_disks` at once; their last snapshots in the same order.
+
+    One failure lets the others that run finish, so that their work is kept, and is raised then.
+    Raises ServiceError with the transfer's reason, Interrupted when the work is not wanted any
+    more: the transfers are cancelled then, unless it is only this process that ends.
+    """
+    waiting = list(orders)
+    running: dict[str, TransferOrder] = {}
+    ended: dict[str, TransferSnapshot] = {}
+    failed = False
+    _show(tick, {_key(order): TransferSnapshot(order.transfer_id, "queued") for order in orders})
+    while running or (waiting and not failed):
+        while waiting and not failed and len(running) < tick.spec.parallel_disks:
+            order = waiting.pop(0)
+            tick.agents.disk.start_transfer(order)
+            running[order.transfer_id] = order
+        now = {id_: tick.agents.disk.get_transfer(id_) for id_ in running}
+        _show(tick, {_key(running[id_]): snapshot for id_, snapshot in now.items()})
+        for id_, snapshot in now.items():
+            if snapshot.state in _ENDED:
+                del running[id_]
+                ended[id_] = snapshot
+                failed = failed or snapshot.state != "succeeded"
+        if running:
+            _pause(tick, running)
+    for snapshot in ended.values():
+        if snapshot.state != "succeeded":
+            raise _error(snapshot)
+    return [ended[order.transfer_id] for order in orders]
+
+
+def _pause(tick: Tick, running: dict[str, TransferOrder]) -> None:
+    # Pausing in mid-cutover would only make the downtime longer.
+    heed_pause = tick.migration.shutdown_time is None
+    try:
+        tick.pause(_POLL_SECONDS, heed_pause=heed_pause)
+    except Interrupted:
+        if not tick.signals.stopping:
+            for order in running.values():
+                tick.agents.disk.cancel_transfer(order.transfer_id, order.epoch)
+                _rename(tick, order)
+        raise
+
+
+def _rename(tick: Tick, order: TransferOrder) -> None:
+    """A cancelled transfer stays cancelled; the next try needs an id of its own."""
+    with tick.change() as (session, _):
+        key = (tick.id, order.pass_number, _key(order))
+        session.get_one(tables.PassDisk, key).transfer_id = f"{order.transfer_id}-next"
+
+
+def _error(snapshot: TransferSnapshot) -> ServiceError:
+    return ServiceError(
+        code=StatusCode.ABORTED,
+        reason=snapshot.reason or "TRANSFER_CANCELLED",
+        message=snapshot.message or f"transfer {snapshot.transfer_id} was {snapshot.state}",
+        hint=snapshot.hint,
+        retryable=snapshot.retryable,
+        metadata={"transfer_id": snapshot.transfer_id},
+    )
+
+
+def _key(order: TransferOrder) -> int:
+    return int(order.disk_id.rpartition("/")[2])
+
+
+def _show(tick: Tick, snapshots: Mapping[int, TransferSnapshot]) -> None:
+    """Keep the transfers' progress, by disk key; nothing is written when nothing moved."""
+    with tick.store.reading() as session:
+        disks = session.get_one(tables.Migration, tick.id).disks
+        before = {d.key: _shown(d) for d in disks}
+        capacity = {d.key: d.capacity_bytes for d in disks}
+    after = {key: _progress(snapshot, capacity[key]) for key, snapshot in snapshots.items()}
+    if all(before[key] == shown for key, shown in after.items()):
+        return
+    with tick.change() as (_, migration):
+        for disk in migration.disks:
+            if disk.key in after:
+                disk.total_bytes, disk.done_bytes, disk.rate, disk.eta_seconds = after[disk.key]
+
+
+def _shown(disk: tables.Disk) -> _Shown:
+    return (disk.total_bytes, disk.done_bytes, disk.rate, disk.eta_seconds)
+
+
+def _progress(snapshot: TransferSnapshot, capacity_bytes: int) -> _Shown:
+    """Total, done, rate and seconds left as they are shown."""
+    if snapshot.state == "succeeded":
+        total = snapshot.total_bytes or capacity_bytes
+        return (total, total, 0, 0)
+    rate = snapshot.rate_bytes_per_second if snapshot.state == "running" else 0
+    total = snapshot.total_bytes or capacity_bytes
+    return (total, snapshot.done_bytes, rate, snapshot.eta_seconds)

@@ -1,0 +1,209 @@
+"""Snapshots of the domain as messages of v2c.orchestrator.v1."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+
+from services.config import Problem
+from services.orchestrator.ports import Placement, SourceVm
+from services.orchestrator.stages import STAGE_TABLE, Stage, StageRow, State
+from services.orchestrator.views import DiskView, EventView, MigrationView, PassView
+
+__all__ = [
+    "event_message",
+    "migration_message",
+    "placement_message",
+    "problem_message",
+    "source_vm_message",
+    "state_table",
+    "state_values",
+]
+
+
+def _stage(stage: Stage) -> pb.Stage.ValueType:
+    return pb.Stage.Value(f"STAGE_{stage.name}")
+
+
+def _time(value: datetime | None) -> Timestamp | None:
+    if value is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(value)
+    return message
+
+
+def state_values(states: Iterable[pb.State.ValueType]) -> tuple[State, ...]:
+    """States as the domain names them; unspecified ones are left out."""
+    names = (pb.State.Name(state).removeprefix("STATE_") for state in states)
+    return tuple(State[name] for name in names if name != "UNSPECIFIED")
+
+
+def migration_message(m: MigrationView) -> pb.Migration:
+    """A migration's snapshot."""
+    message = pb.Migration(
+        id=m.id,
+        revision=m.revision,
+        vm_name=m.vm_name,
+        vm_moref=m.vm_moref,
+        stage=_stage(m.stage),
+        next_stage=_stage(m.next_stage) if m.next_stage else pb.STAGE_UNSPECIFIED,
+        state=pb.State.Value(f"STATE_{m.state.name}"),
+        activity=m.activity,
+        finalize_requested=m.finalize_requested,
+        finalize_now_requested=m.finalize_now_requested,
+        overall_progress=m.overall_progress,
+        transfer_rate_bytes_per_second=m.transfer_rate_bytes_per_second,
+        disks=[_disk(d) for d in m.disks],
+        passes=[_pass(p) for p in m.passes],
+        stage_times=[
+            pb.StageTime(
+                stage=_stage(t.stage), start_time=_time(t.start_time), end_time=_time(t.end_time)
+            )
+            for t in m.stage_times
+        ],
+        target_vm_id=m.target_vm_id,
+        create_time=_time(m.create_time),
+        end_time=_time(m.end_time),
+        wake_time=_time(m.wake_time),
+        runtime_dir=m.runtime_dir,
+        delta_passes=m.delta_passes,
+        open_debts=m.open_debts,
+    )
+    if m.error is not None:
+        message.error.CopyFrom(
+            pb.Error(
+                reason=m.error.reason,
+                message=m.error.message,
+                hint=m.error.hint,
+                retryable=m.error.retryable,
+                metadata=m.error.metadata,
+                time=_time(datetime.fromisoformat(m.error.time)),
+            )
+        )
+    if m.downtime is not None:
+        message.downtime.CopyFrom(
+            pb.Downtime(
+                start_time=_time(m.downtime.start_time),
+                end_time=_time(m.downtime.end_time),
+                part_seconds=m.downtime.part_seconds,
+                total_seconds=m.downtime.total_seconds,
+            )
+        )
+    return message
+
+
+def _disk(d: DiskView) -> pb.DiskProgress:
+    return pb.DiskProgress(
+        unit=d.unit,
+        key=d.key,
+        label=d.label,
+        capacity_bytes=d.capacity_bytes,
+        target_path=d.target_path,
+        percent=d.percent,
+        done_bytes=d.done_bytes,
+        total_bytes=d.total_bytes,
+        rate_bytes_per_second=d.rate_bytes_per_second,
+        eta_seconds=d.eta_seconds,
+        is_root=d.is_root,
+        volume_id=d.volume_id,
+        digest=d.digest,
+    )
+
+
+def _pass(p: PassView) -> pb.Pass:
+    return pb.Pass(
+        number=p.number,
+        kind=p.kind,
+        start_time=_time(p.start_time),
+        end_time=_time(p.end_time),
+        read_bytes=p.read_bytes,
+        written_bytes=p.written_bytes,
+        changed_bytes=p.changed_bytes,
+    )
+
+
+def event_message(e: EventView) -> pb.Event:
+    """An audit event."""
+    return pb.Event(
+        sequence=e.sequence,
+        time=_time(e.time),
+        migration_id=e.migration_id,
+        vm_name=e.vm_name,
+        action=e.action,
+        message=e.message,
+        actor=e.actor,
+        details=e.details,
+    )
+
+
+def problem_message(p: Problem) -> pb.Problem:
+    """A mistake in a spec."""
+    return pb.Problem(
+        source=p.source,
+        line=p.line,
+        column=p.column,
+        field=p.field,
+        value=p.value,
+        message=p.message,
+        hint=p.hint,
+    )
+
+
+def _row(r: StageRow) -> pb.StateTableRow:
+    return pb.StateTableRow(
+        stage=_stage(r.stage),
+        name=r.stage.value,
+        description=r.description,
+        next_stages=[_stage(stage) for stage in r.next],
+        on_retry=r.on_retry,
+        on_rollback=r.on_rollback,
+        controls=sorted(control.value for control in r.controls),
+    )
+
+
+def state_table() -> pb.GetStateTableResponse:
+    """The state machine's table."""
+    return pb.GetStateTableResponse(rows=[_row(r) for r in STAGE_TABLE.values()])
+
+
+def source_vm_message(vm: SourceVm) -> pb.SourceVm:
+    """A machine at the source."""
+    return pb.SourceVm(
+        moref=vm.moref,
+        name=vm.name,
+        path=vm.path,
+        power_state=vm.power,
+        guest=vm.guest,
+        firmware=vm.firmware,
+        cpu_count=vm.cpu_count,
+        memory_bytes=vm.memory_bytes,
+        disks=[
+            pb.SourceDisk(
+                unit=d.unit,
+                key=d.key,
+                label=d.label,
+                capacity_bytes=d.capacity_bytes,
+                path=d.path,
+            )
+            for d in vm.disks
+        ],
+        nics=[
+            pb.SourceNic(key=n.key, index=n.index, label=n.label, network=n.network, mac=n.mac)
+            for n in vm.nics
+        ],
+        instance_uuid=vm.instance_uuid,
+        tools_running=vm.tools_running,
+    )
+
+
+def placement_message(p: Placement) -> pb.TargetPlacement:
+    """One thing a machine can be placed on."""
+    return pb.TargetPlacement(
+        id=p.id,
+        name=p.name,
+        zone_id=p.zone_id,
+        cluster_id=p.cluster_id,
+        attributes=p.attributes,
+    )
