@@ -34,8 +34,17 @@ class JobRunner:
                 if job["jobstatus"] == PENDING:
                     _finish(job, FAILED, INTERNAL, {"errorcode": INTERNAL, "errortext": RESTARTED})
 
-    def submit(self, command: str, custom_id: str, account: Row, work: Callable[[], Row]) -> str:
+    def submit(
+        self,
+        command: str,
+        custom_id: str,
+        account: Row,
+        instance_id: str,
+        work: Callable[[], Row],
+    ) -> str:
         """Record a job and start it; ``work`` returns the job's result object.
+
+        ``instance_id`` is the entity the command was given, empty where it makes one.
 
         Raises:
             ApiError: 431 when ``custom_id`` is not a lower-case UUID or was used before.
@@ -61,6 +70,7 @@ class JobRunner:
                     "jobprocstatus": 0,
                     "jobresultcode": 0,
                     "created": now_text(),
+                    **({"jobinstanceid": instance_id} if instance_id else {}),
                 },
             )
         thread = threading.Thread(

@@ -17,7 +17,7 @@ from services.config.service_args import ServiceSetup, service_main
 from services.kit.redact import redactor
 from services.kit.server import run_service
 
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["CloudStackService"].full_name
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["CloudstackService"].full_name
 
 
 def nfs_options(environment: Mapping[str, str], os_release: Mapping[str, str]) -> NfsOptions:
@@ -47,7 +47,7 @@ async def serve(setup: ServiceSetup) -> None:
     ) as api:
 
         async def register(server: grpc.aio.Server) -> Sequence[str]:
-            pb_grpc.add_CloudStackServiceServicer_to_server(CloudStackServicer(api, nfs), server)
+            pb_grpc.add_CloudstackServiceServicer_to_server(CloudStackServicer(api, nfs), server)
             return (SERVICE_NAME,)
 
         await run_service(

@@ -1,4 +1,4 @@
-"""CloudStackService: proto to domain and back, and nothing else."""
+"""CloudstackService: proto to domain and back, and nothing else."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _STATES: Final = {
 }
 
 
-class CloudStackServicer(pb_grpc.CloudStackServiceServicer):
+class CloudStackServicer(pb_grpc.CloudstackServiceServicer):
     """Answers from one CloudStack; errors of the domain become statuses in the kit."""
 
     def __init__(self, api: CloudStackApi, nfs: NfsOptions) -> None:
