@@ -24,6 +24,8 @@ _log = structlog.stdlib.get_logger(__name__)
 
 async def serve(setup: ServiceSetup, https: HttpsFiles | None) -> None:
     """Serve the API until SIGTERM. Raises ServiceError when that cannot begin."""
+    if setup.ready_file is not None:
+        setup.ready_file.unlink(missing_ok=True)  # of an earlier process that was killed
     if https is not None:
         await asyncio.to_thread(https.check)
     with bound_socket(setup.listen) as (listener, address):

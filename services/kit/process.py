@@ -44,17 +44,21 @@ def write_ready_file(path: Path, address: str) -> None:
     os.replace(temporary, path)
 
 
-def read_ready_file(path: Path) -> Readiness | None:
-    """What the service wrote, or None while it has not. Raises ReadyFileError."""
+def read_ready_file(path: Path, pid: int | None = None) -> Readiness | None:
+    """What the service wrote, or None while it has not. Raises ReadyFileError.
+
+    With `pid`, the process just started, a file left by an earlier one counts as not written.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     try:
         document = json.loads(text)
-        return Readiness(address=str(document["address"]), pid=int(document["pid"]))
+        ready = Readiness(address=str(document["address"]), pid=int(document["pid"]))
     except (ValueError, KeyError, TypeError) as exc:
         raise ReadyFileError(message=f"{path} is no ready file") from exc
+    return ready if pid in (None, ready.pid) else None
 
 
 def exit_with_parent(parent_pid: int | None = None) -> None:

@@ -29,11 +29,12 @@ _SECRET_KEYS = (
 # Shorter values would mask half of every line; they are only masked where they are a whole value.
 _MIN_SEARCHED_LENGTH = 4
 
+# All patterns take time linear in the text: tool output of any size and make is masked too.
 _NAMED_VALUE = re.compile(
-    r"(?i)\b((?:[a-z0-9]+[_-])*(?:password|passwd|secret_?key|api_?key|token|signature)"
-    r"[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s&,;]+)"
+    r"(?i)((?:password|passwd|secret_?key|api_?key|token|signature)"
+    r"[\"']?\s?[=:]\s?)(\"[^\"]*\"|'[^']*'|[^\s&,;]+)"
 )
-_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@]+:)[^\s/@]+(@)", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(://[^\s/:@]{1,256}:)[^\s/@]{1,256}(@)")
 _BEARER = re.compile(r"(?i)\b(bearer\s+|basic\s+)[A-Za-z0-9._~+/=-]{8,}")
 
 

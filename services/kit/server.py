@@ -38,6 +38,8 @@ _SERVER_OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A watched migration may be silent for hours; without this pings stop after two.
+    ("grpc.http2.max_pings_without_data", 0),
     # Clients ping every 30 s also when idle; without this the server answers GOAWAY
     # "too_many_pings" (the key measured with grpcio 1.85).
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -81,20 +83,25 @@ async def serving(
     The arguments are those of `run_service`.
 
     Raises InvalidAddressError, TlsRequiredError, AddressInUseError, TlsFilesError and whatever
-    `register` and `on_start` raise; nothing is left bound then.
+    `register` and `on_start` raise; nothing is left bound then. Once `register` has returned,
+    `on_shutdown` runs whatever happens, so that it can release what `register` opened.
     """
     address = parse_address(listen)
     interceptor = RpcInterceptor()
     health = HealthReporter()
+    if ready_file is not None:
+        await asyncio.to_thread(ready_file.unlink, missing_ok=True)  # an earlier process' left over
     server = grpc.aio.server(interceptors=(interceptor,), options=_SERVER_OPTIONS)
     services = tuple(await register(server))
-    health.add_to(server)
-    await health.starting(services)
-    if reflection:
-        shown = (*services, HEALTH_SERVICE, grpc_reflection.SERVICE_NAME)
-        grpc_reflection.enable_server_reflection(shown, server)
-    bound = _bind(server, address, tls)
     async with contextlib.AsyncExitStack() as stack:
+        shut_down = _once(on_shutdown, grace_seconds)
+        stack.push_async_callback(shut_down)
+        health.add_to(server)
+        await health.starting(services)
+        if reflection:
+            shown = (*services, HEALTH_SERVICE, grpc_reflection.SERVICE_NAME)
+            grpc_reflection.enable_server_reflection(shown, server)
+        bound = _bind(server, address, tls)
         if isinstance(bound, UnixAddress):
             stack.callback(bound.path.unlink, missing_ok=True)
         stack.push_async_callback(server.stop, None)
@@ -114,7 +121,7 @@ async def serving(
         finally:
             _log.info("stopping", action="service.stopping", service_name=name)
             await health.stopping()
-            await _run_hook(on_shutdown, grace_seconds)
+            await shut_down()
             interceptor.end_streams()
             await server.stop(grace_seconds)
             _log.info("stopped", action="service.stopped", service_name=name)
@@ -202,12 +209,18 @@ def _add_port(server: grpc.aio.Server, target: str, tls: TlsFiles | None) -> int
     return server.add_secure_port(target, tls.server_credentials())
 
 
-async def _run_hook(hook: Hook | None, limit_seconds: float) -> None:
-    if hook is None:
-        return
-    try:
-        async with asyncio.timeout(limit_seconds):
-            await hook()
-    except Exception as exc:
-        # The rest of the stop must happen all the same; state is safe by the services' own rules.
-        _log.error("shutdown hook failed", action="service.shutdown_hook_failed", exc_info=exc)
+def _once(hook: Hook | None, limit_seconds: float) -> Hook:
+    """`hook` at its first call, bounded and with its errors logged; nothing at later calls."""
+    pending = [hook] if hook is not None else []
+
+    async def run() -> None:
+        if not pending:
+            return
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await pending.pop()()
+        except Exception as exc:
+            # The rest of the stop must happen all the same; state is safe by the services' rules.
+            _log.error("shutdown hook failed", action="service.shutdown_hook_failed", exc_info=exc)
+
+    return run

@@ -99,11 +99,16 @@ class Echo:
     ) -> "Echo":
         return cls(connect(str(address), tls, default_timeout_seconds=timeout_seconds, name="echo"))
 
-    async def say(self, value: str, *, method: str = "Say") -> str:
-        return await call(self.say_raw(value, method=method), peer="echo")
+    async def say(
+        self, value: str, *, method: str = "Say", timeout_seconds: float | None = None
+    ) -> str:
+        return await call(self.say_raw(value, method, timeout_seconds), peer="echo")
 
-    async def say_raw(self, value: str, *, method: str = "Say") -> str:
-        response: StringValue = await self.unary(method)(StringValue(value=value))
+    async def say_raw(
+        self, value: str, method: str = "Say", timeout_seconds: float | None = None
+    ) -> str:
+        asked = self.unary(method)(StringValue(value=value), timeout=timeout_seconds)
+        response: StringValue = await asked
         return response.value
 
     def unary(self, method: str) -> Any:

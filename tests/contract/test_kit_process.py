@@ -28,10 +28,13 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate()
 
 
-def _wait_ready(path: Path, process: subprocess.Popen[str]) -> Readiness:
+def _wait_ready(
+    path: Path, process: subprocess.Popen[str], *, is_parent: bool = False
+) -> Readiness:
+    pid = None if is_parent else process.pid
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        if (ready := read_ready_file(path)) is not None:
+        if (ready := read_ready_file(path, pid=pid)) is not None:
             return ready
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -52,7 +55,6 @@ async def test_sigterm_ends_a_process_gracefully(
     ready_file = tmp_path / "ready.json"
     process = _start(started, "--ready-file", str(ready_file), "--log-format", "json")
     ready = await asyncio.to_thread(_wait_ready, ready_file, process)
-    assert ready.pid == process.pid
     async with Echo.connect(ready.address).channel as channel:
         watched = stream(Echo(channel).watch("for ever"), peer="echo")
         await anext(watched)
@@ -67,6 +69,25 @@ async def test_sigterm_ends_a_process_gracefully(
     actions = [json.loads(line).get("action") for line in stderr.splitlines()]
     assert actions == ["service.serving", "service.stopping", "service.stopped"]
     assert not ready_file.exists()
+
+
+async def test_a_second_signal_ends_it_at_once(
+    tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    ready_file = tmp_path / "ready.json"
+    ready_file.write_text('{"address": "127.0.0.1:1", "pid": 1}')
+    process = _start(started, "--ready-file", str(ready_file))
+    ready = await asyncio.to_thread(_wait_ready, ready_file, process)
+    async with Echo.connect(ready.address).channel as channel:
+        slow = asyncio.create_task(Echo(channel).say("sleep 30", timeout_seconds=30))
+        await asyncio.sleep(0.2)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.3)
+        await asyncio.to_thread(process.wait, timeout=3)
+        with pytest.raises(RemoteError):
+            await slow
+    assert process.returncode == 130
 
 
 def test_an_address_in_use_is_one_readable_paragraph(
@@ -98,7 +119,7 @@ def test_a_child_ends_when_its_parent_was_killed(
         text=True,
     )
     started.append(parent)
-    child = _wait_ready(ready_file, parent).pid
+    child = _wait_ready(ready_file, parent, is_parent=True).pid
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 10
@@ -122,6 +143,8 @@ def test_a_ready_file_is_whole_or_absent(tmp_path: Path) -> None:
     assert read_ready_file(path) == Readiness("127.0.0.1:5", os.getpid())
     assert json.loads(path.read_text()) == {"address": "127.0.0.1:5", "pid": os.getpid()}
     assert list(path.parent.iterdir()) == [path]
+    assert read_ready_file(path, pid=os.getpid()) is not None
+    assert read_ready_file(path, pid=os.getpid() + 1) is None
     path.write_text("[]")
     with pytest.raises(ReadyFileError):
         read_ready_file(path)

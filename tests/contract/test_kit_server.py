@@ -276,6 +276,20 @@ async def test_a_failing_start_leaves_nothing_bound(listen: str) -> None:
         pass
 
 
+async def test_what_was_opened_is_released_once_however_it_ends(listen: str) -> None:
+    released: list[str] = []
+
+    async def release() -> None:
+        released.append("released")
+
+    async with serving("first", listen, None, EchoService().register, on_shutdown=release):
+        with pytest.raises(AddressInUseError):
+            async with serving("2nd", listen, None, EchoService().register, on_shutdown=release):
+                pass
+        assert released == ["released"]
+    assert released == ["released", "released"]
+
+
 async def test_metrics_count_calls_by_code(listen: str) -> None:
     with MetricsServer("127.0.0.1:0") as metrics:
         async with (
