@@ -76,7 +76,9 @@ def _build(scratch: Path, kernel: HostKernel, layout: Layout, firmware: Firmware
     disk = scratch / "disk.raw"
     with disk.open("wb") as file:
         file.truncate(DISK_BYTES)
-    run_tool("sfdisk", ["--quiet", "--no-reread", "--no-tell-kernel", disk], stdin=layout.sfdisk_script)
+    run_tool(
+        "sfdisk", ["--quiet", "--no-reread", "--no-tell-kernel", disk], stdin=layout.sfdisk_script
+    )
     if firmware == "bios":
         grub.install_bios(disk, layout, scratch)
     else:

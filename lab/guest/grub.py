@@ -8,8 +8,10 @@ from lab.guest.layout import MIB, SECTOR_BYTES, Firmware, Layout
 from lab.guest.tools import run_tool
 
 _GRUB_DIRECTORY = Path("/usr/lib/grub")
-_MODULES = ("configfile", "echo", "ext2", "linux", "ls", "normal", "search", "search_fs_uuid")
-_MODULES_TOO = ("serial", "terminal", "test")
+_MODULES = (
+    *("configfile", "echo", "ext2", "linux", "ls", "normal", "search", "search_fs_uuid"),
+    *("serial", "terminal", "test"),
+)
 _TARGETS = {
     "bios": ("i386-pc", "grub-pc-bin", ("biosdisk", "part_msdos")),
     "uefi": ("x86_64-efi", "grub-efi-amd64-bin", ("fat", "part_gpt")),
@@ -27,7 +29,7 @@ def install_modules(root: Path, firmware: Firmware) -> None:
     source = _target_directory(firmware)
     directory = root / "boot/grub" / target
     directory.mkdir(parents=True, exist_ok=True)
-    for name in (*_MODULES, *_MODULES_TOO, *extra, "boot", "relocator"):
+    for name in (*_MODULES, *extra, "boot", "relocator"):
         if not (source / f"{name}.mod").is_file():
             raise MissingToolError(f"GRUB's module {name} for {target}", package)
         shutil.copy(source / f"{name}.mod", directory)
@@ -80,7 +82,7 @@ def _core_image(firmware: Firmware, scratch: Path, prefix: str, config: Path | N
     arguments += ["-o", core, "-p", prefix]
     if config is not None:
         arguments += ["-c", config]
-    run_tool("grub-mkimage", [*arguments, *_MODULES, *_MODULES_TOO, *extra])
+    run_tool("grub-mkimage", [*arguments, *_MODULES, *extra])
     return core
 
 

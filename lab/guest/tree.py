@@ -10,14 +10,16 @@ from lab.guest.tools import find_tool, run_tool
 
 SKELETON = Path(__file__).parent / "rootfs"
 
-_DIRECTORIES = ("bin", "boot/grub", "dev", "etc/modprobe.d", "proc", "root", "run", "sbin", "sys")
-_DIRECTORIES_TOO = ("tmp", "usr/lib", "var/lib/dpkg/info", "var/log")
+_DIRECTORIES = (
+    *("bin", "boot/grub", "dev", "etc/modprobe.d", "proc", "root", "run", "sbin", "sys", "tmp"),
+    *("usr/lib", "var/lib/dpkg/info", "var/log"),
+)
 
 
 def populate(root: Path, kernel: HostKernel, layout: Layout, root_uuid: UUID) -> None:
     """Fill the empty directory ``root`` with everything but GRUB's own files."""
     shutil.copytree(SKELETON, root, dirs_exist_ok=True)
-    for name in (*_DIRECTORIES, *_DIRECTORIES_TOO):
+    for name in _DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
     _install_busybox(root)
     install_kernel(kernel, root)
@@ -43,10 +45,10 @@ def _install_busybox(root: Path) -> None:
     shutil.copy(find_tool("busybox"), root / "bin/busybox")
     applets = run_tool("busybox", ["--list-full"]).split()
     for applet in applets:
-        # The guest's own scripts keep their place.
         target = root / applet
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() and not target.name == "dpkg":
+        # The guest's own scripts keep their place.
+        if not target.exists() and target.name != "dpkg":
             target.symlink_to("/bin/busybox")
 
 
