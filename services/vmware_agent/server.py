@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import Sequence
 
 import grpc
-from v2c.vmware.v1 import vmware_pb2, vmware_pb2_grpc
 
 from services.config.config_model import VCenter as VCenterConfig
 from services.config.service_args import ServiceSetup, service_main
@@ -16,6 +15,7 @@ from services.vmware_agent.servicer import VmwareServicer
 from services.vmware_agent.session import Endpoint, Session
 from services.vmware_agent.trust import Trust
 from services.vmware_agent.vcenter import VmomiVCenter
+from v2c.vmware.v1 import vmware_pb2, vmware_pb2_grpc
 
 
 def endpoint_from(config: VCenterConfig) -> Endpoint:

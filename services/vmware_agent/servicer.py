@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
-from v2c.vmware.v1 import vmware_pb2 as pb
-from v2c.vmware.v1 import vmware_pb2_grpc
 
 from services.vmware_agent import cbt, power, snapshots
 from services.vmware_agent.changed_areas import Progress, stream_changed_areas
@@ -17,6 +15,8 @@ from services.vmware_agent.ports import Clock, VCenter
 from services.vmware_agent.preflight import Severity, check_vm
 from services.vmware_agent.snapshots import Quiesce
 from services.vmware_agent.vm import Disk, Firmware, Nic, PowerState, Vm
+from v2c.vmware.v1 import vmware_pb2 as pb
+from v2c.vmware.v1 import vmware_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

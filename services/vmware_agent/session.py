@@ -27,7 +27,7 @@ from services.vmware_agent.faults import (
 )
 from services.vmware_agent.ports import Clock
 from services.vmware_agent.trust import Trust, establish
-from services.vmware_agent.vmomi import connect_stub, drop_connections, service_content, touch
+from services.vmware_agent.vmomi import connect_stub, retire, service_content, touch
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ class Session:
                 return self._connection
             if stale is not None:
                 _log.info("the vCenter session expired", action="vcenter.session_expired")
-                drop_connections(stale.stub)
+                retire(stale.stub)
                 self._connection = None
             self._connection = self._log_in()
             return self._connection
@@ -162,11 +162,13 @@ class Session:
                 timeout_seconds=_REQUEST_TIMEOUT_SECONDS,
                 pool_size=_THREADS,
             )
-            content = service_content(stub)
-            session_manager = content.sessionManager
-            if session_manager is None:
-                raise VCenterLoginFailed(message=f"{endpoint.address} has no session manager")
-            session_manager.Login(endpoint.user, endpoint.password, None)
+            with contextlib.ExitStack() as stack:
+                stack.callback(retire, stub)
+                content = service_content(stub)
+                if content.sessionManager is None:
+                    raise VCenterLoginFailed(message=f"{endpoint.address} has no session manager")
+                content.sessionManager.Login(endpoint.user, endpoint.password, None)
+                stack.pop_all()
         except vim.fault.InvalidLogin as fault:
             self._refused = (self._clock.monotonic() + REFUSED_LOGIN_PAUSE_SECONDS, fault)
             raise self._login_failed(fault) from fault
@@ -196,4 +198,4 @@ class Session:
         with contextlib.suppress(vmodl.MethodFault, *CONNECTION_ERRORS):
             if connection.content.sessionManager is not None:
                 connection.content.sessionManager.Logout()
-        drop_connections(connection.stub)
+        retire(connection.stub)

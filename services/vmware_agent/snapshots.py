@@ -144,7 +144,7 @@ async def remove_snapshot(
                 vm=vm_moref,
                 snapshot=found[0].moref,
             )
-    if removed and vm.consolidation_needed:
+    if vm.consolidation_needed:  # Also what an earlier call left undone.
         await consolidate(vcenter, clock, vm_moref, deadline.remaining_seconds)
     return removed
 

@@ -1,5 +1,6 @@
 """The `VCenter` port over pyVmomi."""
 
+import asyncio
 from collections.abc import Sequence
 
 from pyVmomi import vim, vmodl
@@ -16,6 +17,11 @@ from services.vmware_agent.vm import About, Area, ChangedAreaPage, SnapshotDisk,
 from services.vmware_agent.vmomi import snapshot as snapshot_ref
 from services.vmware_agent.vmomi import virtual_machine
 
+# pyVmomi parses a batch for as long as vCenter needs to answer the next: two at once overlap that
+# (1,000 VMs of the lab in 1.2 to 1.5 s) and leave threads to others; more gained nothing.
+_BATCH_VMS = 100
+_BATCHES_AT_ONCE = 2
+
 
 class VmomiVCenter:
     """See `ports.VCenter`. Lives on one event loop; blocking work is in the session's threads."""
@@ -24,6 +30,7 @@ class VmomiVCenter:
         self._session = session
         self._tasks = Tasks(session, clock)
         self._places: Places | None = None
+        self._reading = asyncio.Semaphore(_BATCHES_AT_ONCE)
 
     async def close(self) -> None:
         """Stop following tasks and log out."""
@@ -40,10 +47,10 @@ class VmomiVCenter:
         return self._places.entries
 
     async def get_vms(self, vms: Sequence[str]) -> Sequence[Vm]:
-        """Those VMs in one property collector call a page; gone ones are left out."""
-        if not vms:
-            return ()
-        read = await self._session.run("reading VMs", lambda connection: _read(connection, vms))
+        """Those VMs in one property collector call a batch; gone ones are left out."""
+        batches = [vms[i : i + _BATCH_VMS] for i in range(0, len(vms), _BATCH_VMS)]
+        results = await asyncio.gather(*map(self._read_batch, batches))
+        read = [one for result in results for one in result]
         places = await self._places_for(read)
         by_moref = {one.moref: one.to_vm(places) for one in read}
         return [by_moref[vm] for vm in vms if vm in by_moref]
@@ -54,6 +61,10 @@ class VmomiVCenter:
         if not found:
             raise VmNotFound(message=f"vCenter has no VM {vm}", metadata={"moref": vm})
         return found[0]
+
+    async def _read_batch(self, vms: Sequence[str]) -> "list[VmProperties]":
+        async with self._reading:
+            return await self._session.run("reading VMs", lambda connection: _read(connection, vms))
 
     async def _places_for(self, read: Sequence[VmProperties]) -> Places:
         """Names of folders, hosts and networks: remembered until a VM refers to an unknown one."""

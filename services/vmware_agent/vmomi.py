@@ -38,8 +38,9 @@ def touch(stub: SoapStubAdapter) -> None:
     _service_instance(stub).CurrentTime()
 
 
-def drop_connections(stub: SoapStubAdapter) -> None:
-    """Close the stub's idle connections; those in use end with their call."""
+def retire(stub: SoapStubAdapter) -> None:
+    """Close the stub's idle connections now, and those in use when their call ends."""
+    stub.poolSize = 0
     stub.DropConnections()
 
 
