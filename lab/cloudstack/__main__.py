@@ -27,7 +27,7 @@ def main() -> None:
     management = ManagementServer(options.dir.resolve(), job_latency_seconds=options.job_latency)
     front = HttpFront(management, options.port)
     control = serve_control(management.directory / "control.sock", handlers(management))
-    serving = threading.Thread(target=front.serve_forever, name="http", daemon=True)
+    serving = threading.Thread(target=front.serve_forever, args=(0.05,), name="http", daemon=True)
     serving.start()
     stop.wait()
     front.shutdown()

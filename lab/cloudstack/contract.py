@@ -7,6 +7,7 @@ its list key and whether it is asynchronous.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -84,9 +85,10 @@ class Request:
         return value if isinstance(value, tuple) else ()
 
 
-def load_contract(path: Path | None = None) -> dict[str, Command]:
+@functools.cache
+def load_contract() -> Mapping[str, Command]:
     """All known commands by lower-case name."""
-    source = path or Path(__file__).with_name("contract.json")
+    source = Path(__file__).with_name("contract.json")
     return {
         name.lower(): Command(
             name=name,

@@ -76,10 +76,8 @@ def import_vm(world: World, request: Request) -> Row:
 def _place_and_attach(
     world: World, request: Request, vm: Row, root: Row, pool: Row, network: Row, path: str
 ) -> Row:
-    capacity, used = world.pool_usage(pool)
-    full = used * 100 >= capacity * 85  # pool.storage.capacity.disablethreshold
     unplaced = world.faults.take("importVm", "no_placement")
-    if unplaced or pool["state"] != "Up" or (full and pool["type"] != "RBD"):
+    if unplaced or pool["state"] != "Up" or world.is_full(pool):
         # The real server does not clean up on this path.
         raise internal_error(
             f"Import failed for Vm: {vm['instancename']}. Suitable deployment destination not found"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from collections.abc import Callable
@@ -114,6 +115,8 @@ class JobRunner:
     def _record(self, job_id: str, status: int, code: int, result: Row) -> None:
         with self._store.transaction():
             job = self._store.find("job", job_id)
+            # What the job says of an entity stays as it was when the job ended.
+            result = copy.deepcopy(result)
             # A restart on demand may have failed the job meanwhile.
             if job is not None and job["jobstatus"] == PENDING:
                 _finish(job, status, code, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from lab.cloudstack.contract import Request
+from lab.cloudstack.contract import Request, load_contract
 from lab.cloudstack.errors import parameter_error
 from lab.cloudstack.store import Row
 from lab.cloudstack.world import (
@@ -133,6 +133,18 @@ def list_capabilities(world: World, request: Request) -> Row:
     }
 
 
+def list_apis(world: World, request: Request) -> Row:
+    """The commands that the caller may use: all, except what a test took away."""
+    denied = world.get("setting", "denied.commands")["value"].lower().split(",")
+    wanted = request.text("name").lower()
+    rows = [
+        {"name": command.name, "isasync": command.is_async}
+        for key, command in load_contract().items()
+        if wanted in ("", key) and key not in denied
+    ]
+    return answer(request, rows)
+
+
 def _selected(request: Request, name: str, row: Row) -> bool:
     for field in _FIELDS[name]:
         value = request.values.get(field)
@@ -164,6 +176,9 @@ def _pool_selected(world: World, request: Request, row: Row) -> bool:
     if request.text("id") and row.get("hidden_by_id"):
         return False
     cluster = request.text("clusterid")
+    host = request.text("hostid")
+    if host and row.get("hostid", host) != host:
+        return False
     # A zone-wide pool belongs to no cluster, and is not listed for one.
     return not cluster or row.get("clusterid") == cluster
 

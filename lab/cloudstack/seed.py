@@ -63,6 +63,7 @@ def initial_tables(directory: Path) -> Tables:
             # The real minimum is 1 GiB. The lab's disks are smaller than that.
             {"id": "custom.diskoffering.size.min", "value": "0"},
             {"id": "custom.diskoffering.size.max", "value": "1024"},
+            {"id": "denied.commands", "value": ""},
         ],
         "zone": [
             {

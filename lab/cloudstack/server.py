@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
@@ -45,6 +46,7 @@ _COMMANDS: Final[Mapping[str, Callable[[World, Request], Row]]] = {
     "expungevirtualmachine": vms.expunge_vm,
     "listnics": listing.list_nics,
     "listcapabilities": listing.list_capabilities,
+    "listapis": listing.list_apis,
 }
 
 
@@ -136,8 +138,9 @@ class ManagementServer:
             return self._job_result(request)
         work = _COMMANDS.get(command.name.lower(), listing.run_list)
         if not command.is_async:
-            result = work(self.world, request)
-            return _trim(command, result)
+            # The answer is a copy: jobs go on changing the rows while it is written.
+            with self.world.store.transaction():
+                return copy.deepcopy(_trim(command, work(self.world, request)))
         job_id = self.jobs.submit(
             command.name,
             request.custom_job_id,

@@ -43,6 +43,7 @@ class Store:
         self._depth = 0
         directory.mkdir(parents=True, exist_ok=True)
         self._tables: Tables = {name: dict(rows) for name, rows in seed.items()}
+        self._saved = ""
         if self._path.exists():
             self._saved = self._path.read_text()
             self._tables = json.loads(self._saved)
@@ -100,8 +101,10 @@ class Store:
             return copy.deepcopy(self._tables)
 
     def _save(self) -> None:
-        self._saved = json.dumps(self._tables)
-        replace_file(self._path, self._saved)
+        text = json.dumps(self._tables)
+        if text != self._saved:
+            replace_file(self._path, text)
+            self._saved = text
 
 
 def replace_file(path: Path, text: str, mode: int = 0o644) -> None:

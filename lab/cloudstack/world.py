@@ -14,6 +14,7 @@ from lab.cloudstack.faults import FaultTable
 from lab.cloudstack.store import Row, Store
 
 ADMIN: Final = "admin"
+_FULL_PERCENT: Final = 85  # pool.storage.capacity.disablethreshold
 # Which table a parameter of type uuid points into. `id` depends on the command.
 _TABLE_OF_PARAMETER: Final[Mapping[str, str]] = {
     "zoneid": "zone",
@@ -136,6 +137,16 @@ class World:
         if configured is not None:
             capacity, used = int(configured), int(pool.get("configured_used_bytes", 0))
         return capacity, used
+
+    def is_full(self, pool: Row) -> bool:
+        """Whether the allocator passes over a pool: only for a capacity set on purpose.
+
+        The file system of the machine that plays the lab may be fuller than a pool may be.
+        """
+        if "configured_capacity_bytes" not in pool:
+            return False
+        capacity, used = self.pool_usage(pool)
+        return used * 100 >= capacity * _FULL_PERCENT
 
 
 def ownership(account: Row) -> Row:

@@ -1,10 +1,12 @@
-"""Which CloudStack this agent talks to."""
+"""Which CloudStack this agent talks to, and whether it may import there."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from services.cloudstack_agent.api import CloudStackApi, child, text
+from services.cloudstack_agent.api import CloudStackApi, child, children, text
+from services.cloudstack_agent.errors import CloudStackCommandMissing
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,27 @@ class Endpoint:
 
 
 async def check_connection(api: CloudStackApi) -> Endpoint:
-    """Make a signed call that any account may make. Raises why it did not work."""
+    """Make signed calls that any account may make.
+
+    Raises why they did not work, and CloudStackCommandMissing when this account, or this
+    version, has no importVm: better now than after the source VM was shut down.
+    """
+    version = await server_version(api)
+    if not children(await api.call("listApis", {"name": "importVm"}), "api"):
+        raise CloudStackCommandMissing(
+            message=f"importVm is not open to this account of CloudStack {version}",
+            metadata={"command": "importVm", "version": version},
+        )
+    return Endpoint(api.endpoint, version)
+
+
+async def server_version(api: CloudStackApi) -> str:
+    """CloudStack's version as it says it."""
     answer = await api.call("listCapabilities", {})
-    return Endpoint(api.endpoint, text(child(answer, "capability"), "cloudstackversion"))
+    return text(child(answer, "capability"), "cloudstackversion")
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """``(4, 22, 1, 0)`` of ``4.22.1.0-SNAPSHOT``; empty for what is no version."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()

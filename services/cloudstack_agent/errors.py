@@ -167,7 +167,10 @@ class StoragePoolUnsupported(ServiceError):
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "STORAGE_POOL_UNSUPPORTED"
-    hint = "choose a pool of type NetworkFilesystem, SharedMountPoint or Filesystem"
+    hint = (
+        "choose a pool of type NetworkFilesystem or Filesystem, or SharedMountPoint with "
+        "CloudStack 4.22.1 or later"
+    )
 
 
 class StoragePoolNotReady(ServiceError):

@@ -35,6 +35,11 @@ _CONNECT_SECONDS: Final = 10.0
 # Reading twice does no harm: a load balancer that changes servers is not the caller's concern.
 _PAUSES_SECONDS: Final = (0.2, 1.0)
 _READING: Final = ("list", "query")
+_NEVER_SENT: Final = (
+    requests.exceptions.ConnectTimeout,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.ProxyError,
+)
 _PROXY_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -151,13 +156,15 @@ class HttpApi:
         answered = f"{self._endpoint} answered HTTP {response.status_code}"
         if response.status_code in _PROXY_STATUSES:
             raise CloudStackUnavailable(message=f"{answered} to {command}", metadata=metadata)
+        if response.is_redirect:
+            answered += f", which points to {response.headers.get('location')},"
         raise CloudStackAnswerInvalid(
             message=f"{answered} and nothing of CloudStack's API to {command}", metadata=metadata
         )
 
 
 def _never_sent(exc: requests.RequestException) -> bool:
-    if isinstance(exc, requests.exceptions.ConnectTimeout | requests.exceptions.InvalidURL):
+    if isinstance(exc, _NEVER_SENT):
         return True
     # requests wraps urllib3's MaxRetryError, whose reason says at what it failed.
     reason = getattr(exc.args[0], "reason", None) if exc.args else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from services.cloudstack_agent.api import (
     CloudStackApi,
@@ -23,7 +24,8 @@ from services.cloudstack_agent.errors import (
     VolumeNotFound,
 )
 
-DETACHED = -1
+DETACHED: Final = -1
+_DESTROYED: Final = frozenset({"Destroyed", "Expunging"})
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Vm:
     boot_type: str
     boot_mode: str
 
+    @property
+    def is_destroyed(self) -> bool:
+        """Whether it is only waiting to be expunged; CloudStack goes on listing it to an admin."""
+        return self.state in _DESTROYED
+
 
 async def vm_by_id(api: CloudStackApi, vm_id: str) -> Vm:
     """The machine with its volumes and adapters. Raises VmNotFound."""
@@ -85,7 +92,10 @@ async def vm_by_id(api: CloudStackApi, vm_id: str) -> Vm:
 
 
 async def vm_by_name(api: CloudStackApi, name: str) -> Vm:
-    """The one machine with this host or display name. Raises VmNotFound, VmAmbiguous."""
+    """The one machine with this host or display name, destroyed ones aside.
+
+    Raises VmNotFound, VmAmbiguous.
+    """
     rows = await _rows_named(api, name)
     if not rows:
         raise _no_vm(name)
@@ -98,7 +108,7 @@ async def vm_by_name(api: CloudStackApi, name: str) -> Vm:
 
 
 async def vms_named(api: CloudStackApi, name: str) -> list[Vm]:
-    """Every machine with this host or display name."""
+    """Every machine with this host or display name, destroyed ones aside."""
     return [await _with_volumes(api, row) for row in await _rows_named(api, name)]
 
 
@@ -134,7 +144,12 @@ async def _rows_named(api: CloudStackApi, name: str) -> list[Row]:
             api, "listVirtualMachines", "virtualmachine", {parameter: name, "listall": "true"}
         )
         found |= {text(row, "id"): row for row in rows}
-    return [row for row in found.values() if name in (text(row, "name"), text(row, "displayname"))]
+    return [
+        row
+        for row in found.values()
+        if name in (text(row, "name"), text(row, "displayname"))
+        and text(row, "state") not in _DESTROYED
+    ]
 
 
 async def _with_volumes(api: CloudStackApi, row: Row) -> Vm:

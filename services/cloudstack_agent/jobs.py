@@ -109,6 +109,21 @@ async def start(
     known = await find_job(api, job_id)
     if known is not None:
         return _named(known, command, resource_id)
+    return await start_new(
+        api, command, parameters, job_id=job_id, effect=effect, resource_id=resource_id
+    )
+
+
+async def start_new(
+    api: CloudStackApi,
+    command: str,
+    parameters: Parameters,
+    *,
+    job_id: str,
+    effect: Callable[[], Awaitable[str | None]],
+    resource_id: str = "",
+) -> Job:
+    """As `start`, for a `job_id` that `find_job` did not find."""
     present = await effect()
     if present is not None:
         _log.info("already done", action="job.existed", command=command, job_id=job_id, id=present)

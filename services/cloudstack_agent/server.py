@@ -7,8 +7,6 @@ import platform
 from collections.abc import Mapping, Sequence
 
 import grpc
-from v2c.cloudstack.v1 import cloudstack_pb2 as pb
-from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc
 
 from services.cloudstack_agent.http_api import Account, HttpApi
 from services.cloudstack_agent.servicer import CloudStackServicer
@@ -16,6 +14,8 @@ from services.cloudstack_agent.storage_pools import NfsOptions
 from services.config.service_args import ServiceSetup, service_main
 from services.kit.redact import redactor
 from services.kit.server import run_service
+from v2c.cloudstack.v1 import cloudstack_pb2 as pb
+from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["CloudstackService"].full_name
 

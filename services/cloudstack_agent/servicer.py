@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, TypeAlias
 
 import grpc
-from v2c.cloudstack.v1 import cloudstack_pb2 as pb
-from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc
 
 from services.cloudstack_agent import jobs, vms, volumes
 from services.cloudstack_agent.api import CloudStackApi
@@ -30,6 +28,8 @@ from services.cloudstack_agent.storage_pools import (
     resolve_storage_pool,
 )
 from services.cloudstack_agent.vm_import import VmImport, start_vm_import
+from v2c.cloudstack.v1 import cloudstack_pb2 as pb
+from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc
 
 # Quoted: generic in the type stubs only.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from services.cloudstack_agent.api import CloudStackApi, Row, list_rows, text
+from services.cloudstack_agent.connection import server_version, version_numbers
 from services.cloudstack_agent.errors import (
     CloudStackParameterRefused,
     StoragePoolNotFound,
@@ -20,6 +21,8 @@ UBUNTU_NFS_OPTIONS: Final = (
 )
 # Where CloudStack's own KVM agent mounts a pool: on a KVM host that mount is found and used.
 _MOUNT_ROOT: Final = "/mnt"
+# Before, importVm answers "Disk not found or is invalid" for such pools.
+_MOUNT_POINT_SINCE: Final = (4, 22, 1)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ async def resolve_storage_pool(api: CloudStackApi, pool_id: str, nfs: NfsOptions
         source, path = _nfs_source(row), f"{_MOUNT_ROOT}/{pool_id}"
         options = nfs.choose(text(row, "nfsmountopts"))
     elif kind in ("SharedMountPoint", "Filesystem"):
+        if kind == "SharedMountPoint":
+            await _check_version(api, row)
         source = path = _directory(row)
         options = ""
     else:
@@ -134,6 +139,15 @@ def _directory(row: Row) -> str:
     if not path.startswith("/"):
         raise _unsupported(row, f"has the path {path!r}, which is no absolute directory")
     return path
+
+
+async def _check_version(api: CloudStackApi, pool: Row) -> None:
+    version = await server_version(api)
+    numbers = version_numbers(version)
+    if numbers and numbers < _MOUNT_POINT_SINCE:
+        raise _unsupported(
+            pool, f"is a SharedMountPoint, from which CloudStack {version} imports no VM"
+        )
 
 
 async def _host_of(api: CloudStackApi, pool: Row) -> str:

@@ -100,7 +100,7 @@ async def start_vm_import(
     if known is not None:
         return known
     parameters = await _parameters(api, wanted)
-    return await jobs.start(api, _COMMAND, parameters, job_id=job_id, effect=effect)
+    return await jobs.start_new(api, _COMMAND, parameters, job_id=job_id, effect=effect)
 
 
 def _check(wanted: VmImport) -> None:
@@ -191,6 +191,12 @@ async def _imported(api: CloudStackApi, wanted: VmImport) -> Vm | None:
     if volume is None:
         return None
     vm = await vm_by_id(api, volume.vm_id) if volume.vm_id else None
+    if vm is not None and vm.is_destroyed:
+        raise DiskInUse(
+            message=f"{wanted.disk_path} belongs to the destroyed virtual machine {vm.name!r}",
+            metadata={"volume": volume.id, "vm": vm.id},
+            hint="recover that machine in CloudStack and unmanage it; expunging deletes the disk",
+        )
     if vm is None or volume.type != "ROOT" or not _is_called(vm, wanted):
         raise DiskInUse(
             message=f"{wanted.disk_path} is volume {volume.name!r} of CloudStack already",

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from v2c.cloudstack.v1 import cloudstack_pb2 as pb
-from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc
 
 from services.cloudstack_agent.http_api import Account, HttpApi
 from services.cloudstack_agent.server import SERVICE_NAME
@@ -26,6 +24,8 @@ from tests.cloudstack_lab import (
     fresh_uuid,
     running_cloudstack,
 )
+from v2c.cloudstack.v1 import cloudstack_pb2 as pb
+from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc
 
 ROOT_BYTES = 64 << 20
 
