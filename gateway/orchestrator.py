@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Sequence
 
 import grpc
-from v2c.orchestrator.v1 import orchestrator_pb2 as pb
-from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
 from gateway import translation
 from gateway.models import PlacementKind
 from gateway.problems import ApiError
 from services.kit.channel import call
 from services.kit.errors import RemoteError, StatusCode
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
 PEER = "orchestrator"
 # Lists of vCenter and CloudStack are asked for when they are wanted: they may take this long.

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 from gateway import models
 from gateway.problems import Candidate, SpecProblem
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 _BYTES_PER_MEGABYTE = 1_000_000
 

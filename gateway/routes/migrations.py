@@ -4,12 +4,12 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 from gateway import models, translation
 from gateway.problems import ApiError, SpecProblem
 from gateway.routes import FromOrchestrator, problems
 from services.config import ConfigError, parse_specs
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 router = APIRouter(prefix="/migration", tags=["migrations"])
 

@@ -140,7 +140,7 @@ async def await_serving(
     Raises RemoteError (DEADLINE_EXCEEDED, reason SERVICE_NOT_READY, retryable) when it does not
     within `timeout_seconds`; the message has the last thing that was wrong.
     """
-    problem = "it has not answered"
+    problem = "it did not answer"
     request = health_pb2.HealthCheckRequest(service=service)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_seconds
@@ -152,7 +152,7 @@ async def await_serving(
             try:
                 response = await check(request, timeout=min(remaining, _HEALTH_ATTEMPT_SECONDS))
             except grpc.aio.AioRpcError as exc:
-                problem = exc.details() or exc.code().name
+                problem = RemoteError.from_rpc_error(exc, peer="it").message
             else:
                 if is_serving(response):
                     return

@@ -20,6 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from services.kit.redact import redactor
+from services.kit.unreachable import readable
 
 __all__ = [
     "ERROR_DOMAIN",
@@ -201,7 +202,7 @@ class RemoteError(ServiceError):
             error = cls(
                 code=code,
                 reason=f"REMOTE_{code.name}",
-                message=f"{peer}: {exc.details() or code.name}",
+                message=readable(peer, exc.details() or code.name),
                 retryable=code in cls._TRANSIENT,
                 hint=cls._TRANSPORT_HINTS.get(code, "").format(peer=peer),
             )

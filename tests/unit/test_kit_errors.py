@@ -105,6 +105,38 @@ def test_what_comes_from_grpc_itself_names_the_peer(
     )
 
 
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        (
+            "unix:/run/x.sock: connect failed: addr: unix:/run/x.sock error: No such file or "
+            "directory",
+            "at unix:/run/x.sock: nothing listens there (No such file or directory)",
+        ),
+        (
+            "ipv6:%5B::1%5D:7: Failed to connect to remote host: Connection refused",
+            "at [::1]:7: nothing listens there (Connection refused)",
+        ),
+        (
+            "ipv4:10.0.0.1:7: Failed to connect to remote host: No route to host",
+            "at 10.0.0.1:7: No route to host",
+        ),
+        (
+            "ipv4:10.0.0.1:7: Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:"
+            "1000007d:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable to get "
+            "local issuer certificate: OK",
+            "at 10.0.0.1:7: its certificate is not of our CA or not for this name "
+            "(TLS: CERTIFICATE_VERIFY_FAILED)",
+        ),
+    ],
+)
+def test_an_unreachable_peer_is_told_with_address_and_cause(details: str, message: str) -> None:
+    told = f"failed to connect to all addresses; last error: UNKNOWN: {details}"
+    received = AioRpcError(StatusCode.UNAVAILABLE, Metadata(), Metadata(), details=told)
+    error = RemoteError.from_rpc_error(received, peer="disk agent")
+    assert error.message == f"disk agent cannot be reached {message}"
+
+
 def test_foreign_details_do_not_hide_the_status() -> None:
     trailers = Metadata(("grpc-status-details-bin", b"\xff\xff not protobuf"))
     received = AioRpcError(StatusCode.UNAVAILABLE, Metadata(), trailers, details="bad gateway")
