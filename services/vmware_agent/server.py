@@ -9,7 +9,7 @@ import grpc
 from services.config.config_model import VCenter as VCenterConfig
 from services.config.service_args import ServiceSetup, service_main
 from services.kit.redact import redactor
-from services.kit.server import run_service
+from services.kit.server import Register, run_service
 from services.vmware_agent.ports import SystemClock
 from services.vmware_agent.servicer import VmwareServicer
 from services.vmware_agent.session import Endpoint, Session
@@ -35,6 +35,16 @@ def endpoint_from(config: VCenterConfig) -> Endpoint:
     )
 
 
+def registration(servicer: VmwareServicer) -> Register:
+    """What puts the servicer on a server of the kit."""
+
+    async def register(server: grpc.aio.Server) -> Sequence[str]:
+        vmware_pb2_grpc.add_VmwareServiceServicer_to_server(servicer, server)
+        return [vmware_pb2.DESCRIPTOR.services_by_name["VmwareService"].full_name]
+
+    return register
+
+
 async def serve(setup: ServiceSetup) -> None:
     """Serve until told to stop. vCenter is first asked when a call needs it: an agent that cannot
     reach it still says why."""
@@ -43,19 +53,14 @@ async def serve(setup: ServiceSetup) -> None:
     session = Session(endpoint, clock)
     vcenter = VmomiVCenter(session, clock)
 
-    async def register(server: grpc.aio.Server) -> Sequence[str]:
-        vmware_pb2_grpc.add_VmwareServiceServicer_to_server(
-            VmwareServicer(vcenter, clock, endpoint.host), server
-        )
-        return [vmware_pb2.DESCRIPTOR.services_by_name["VmwareService"].full_name]
-
+    servicer = VmwareServicer(vcenter, clock, endpoint.host)
     keep_alive = asyncio.create_task(session.keep_alive())
     try:
         await run_service(
             "vmware agent",
             setup.listen,
             setup.tls,
-            register,
+            registration(servicer),
             reflection=True,
             ready_file=setup.ready_file,
         )
