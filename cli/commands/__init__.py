@@ -1,0 +1,1 @@
+"""The subcommands of v2c, one module per group."""

@@ -1,0 +1,196 @@
+"""What an operator says to a migration under way."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.connection import PEER, Stub, orchestrator, require_server, selector
+from cli.errors import CommandError
+from cli.options import ConfigOption, MorefOption, ServerOption, config_from, spec_of_vm
+from cli.words import stage_name, state_name, vm_label
+from services.config import load_specs
+from services.kit.channel import call
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+
+__all__ = ["cancel", "finalize", "pause", "resume", "retry", "rollback", "shutdown"]
+
+Vm = Annotated[str, typer.Option("--vm", help="The VM, by name or moref.")]
+SpecHint = Annotated[
+    list[Path] | None,
+    typer.Option("--spec", help="Take the VM's moref from this spec."),
+]
+Control = Callable[[Stub, pb.Selector], Awaitable[pb.Migration]]
+_SHUTDOWN_ACTIONS = {"force": pb.SHUTDOWN_ACTION_FORCE, "manual": pb.SHUTDOWN_ACTION_MANUAL}
+
+
+def finalize(
+    vm: Vm,
+    spec: SpecHint = None,
+    vm_id: MorefOption = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for the delta pass that is due.")
+    ] = False,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Ask for cutover: shutdown, final sync, conversion, import. Downtime begins.
+
+    \b
+    Examples:
+      v2c finalize --spec web.yaml --vm web01
+      v2c finalize --vm 'app server 02' --vm-id vm-1042 --now
+    """
+
+    async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
+        request = pb.FinalizeMigrationRequest(selector=which, now=now)
+        return (await call(stub.FinalizeMigration(request), peer=PEER)).migration
+
+    _control(control, vm, spec, vm_id, config, server, "finalize requested")
+
+
+def shutdown(
+    vm: Vm,
+    action: Annotated[
+        str,
+        typer.Option(
+            "--action", help="force: power off now; manual: wait until somebody shut it down."
+        ),
+    ],
+    spec: SpecHint = None,
+    vm_id: MorefOption = None,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Answer a migration that waits in awaiting_shutdown_action.
+
+    \b
+    Example:
+      v2c shutdown --vm web01 --action force
+    """
+    chosen = _SHUTDOWN_ACTIONS.get(action)
+    if chosen is None:
+        raise CommandError(
+            f"--action: {action!r} is not a way to shut down", "Say force or manual."
+        )
+    decision = chosen
+
+    async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
+        request = pb.DecideShutdownRequest(selector=which, action=decision)
+        return (await call(stub.DecideShutdown(request), peer=PEER)).migration
+
+    _control(control, vm, spec, vm_id, config, server, f"shutdown: {action}")
+
+
+def pause(
+    vm: Vm,
+    spec: SpecHint = None,
+    vm_id: MorefOption = None,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Hold a migration at its next safe point."""
+
+    async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
+        request = pb.PauseMigrationRequest(selector=which)
+        return (await call(stub.PauseMigration(request), peer=PEER)).migration
+
+    _control(control, vm, spec, vm_id, config, server, "pause requested")
+
+
+def resume(
+    vm: Vm,
+    spec: SpecHint = None,
+    vm_id: MorefOption = None,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Let a paused migration go on."""
+
+    async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
+        request = pb.ResumeMigrationRequest(selector=which)
+        return (await call(stub.ResumeMigration(request), peer=PEER)).migration
+
+    _control(control, vm, spec, vm_id, config, server, "resumed")
+
+
+def retry(
+    vm: Vm,
+    spec: SpecHint = None,
+    vm_id: MorefOption = None,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Take a failed migration up again, at the stage where it failed."""
+
+    async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
+        request = pb.RetryMigrationRequest(selector=which)
+        return (await call(stub.RetryMigration(request), peer=PEER)).migration
+
+    _control(control, vm, spec, vm_id, config, server, "taken up again")
+
+
+def cancel(
+    vm: Vm,
+    spec: SpecHint = None,
+    vm_id: MorefOption = None,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """End a migration before its cutover and clean up both sides."""
+
+    async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
+        request = pb.CancelMigrationRequest(selector=which)
+        return (await call(stub.CancelMigration(request), peer=PEER)).migration
+
+    _control(control, vm, spec, vm_id, config, server, "cancel requested")
+
+
+def rollback(
+    vm: Vm,
+    spec: SpecHint = None,
+    vm_id: MorefOption = None,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Undo a cutover: the target is stopped and let go, the source started again."""
+
+    async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
+        request = pb.RollbackMigrationRequest(selector=which)
+        return (await call(stub.RollbackMigration(request), peer=PEER)).migration
+
+    _control(control, vm, spec, vm_id, config, server, "rollback requested")
+
+
+def _control(
+    control: Control,
+    vm: str,
+    spec: list[Path] | None,
+    moref: str | None,
+    config: Path | None,
+    server: str | None,
+    done: str,
+) -> None:
+    """Send one control and say where the migration stands."""
+    loaded = config_from(config)
+    which = chosen(vm, spec, moref)
+
+    async def send() -> pb.Migration:
+        address = await require_server(loaded, server)
+        async with orchestrator(loaded, address) as stub:
+            return await control(stub, which)
+
+    migration = asyncio.run(send())
+    place = f"{stage_name(migration.stage)}, {state_name(migration.state)}"
+    typer.echo(f"{vm_label(migration)}: {done} (now {place})")
+
+
+def chosen(vm: str, spec: list[Path] | None, moref: str | None) -> pb.Selector:
+    """The migration an operator means. Raises ConfigError or CommandError."""
+    if spec:
+        return selector(spec_of_vm(load_specs(*spec), vm, moref))
+    if moref:
+        return pb.Selector(vm_moref=moref)
+    return pb.Selector(vm_name=vm)

@@ -1,0 +1,54 @@
+"""``v2c serve``: all services of this host, until told to stop."""
+
+import asyncio
+import sys
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from cli.interrupts import Interrupted, interruptible
+from cli.options import ConfigOption, config_from
+from cli.stack import local_services, running_stack
+from services.config import Config
+
+__all__ = ["serve"]
+
+
+def serve(
+    config: ConfigOption = None,
+    listen: Annotated[
+        str | None,
+        typer.Option("--listen", help="Address of the REST API; otherwise gateway.listen."),
+    ] = None,
+) -> None:
+    """Run the services of this host: agents, orchestrator, and the REST API.
+
+    Services whose address in the config is another host's are not started here. A service that
+    ends is started again. SIGTERM and Ctrl-C stop all; migrations keep their state and go on
+    with the next start.
+
+    \b
+    Examples:
+      v2c serve --config /etc/v2c/config.yaml
+      v2c serve --listen 127.0.0.1:8000
+    """
+    loaded = config_from(config)
+    address = listen or loaded.gateway.listen
+    try:
+        asyncio.run(interruptible(_serve(loaded, address), lambda: _tell("stopping")))
+    except Interrupted:
+        _tell("stopped")
+
+
+async def _serve(config: Config, listen: str) -> None:
+    commands = local_services(config, gateway_listen=listen)
+    names = ", ".join(command.name for command in commands)
+    _tell(f"starting {names}")
+    async with running_stack(config, commands, _tell):
+        _tell(f"ready; REST API on {listen}, logs in {config.migration.control_dir / 'logs'}")
+        await asyncio.Event().wait()
+
+
+def _tell(text: str) -> None:
+    print(f"{datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)

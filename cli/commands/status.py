@@ -1,0 +1,204 @@
+"""``v2c status`` and ``v2c events``: where migrations stand, and what happened to them."""
+
+import asyncio
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.commands.controls import chosen
+from cli.connection import PEER, answering, orchestrator, require_server, selector
+from cli.errors import CommandError
+from cli.json_output import as_dict
+from cli.options import (
+    ConfigOption,
+    JsonOption,
+    MorefOption,
+    ServerOption,
+    SpecsOption,
+    VmOption,
+    config_from,
+    spec_of_vm,
+)
+from cli.outcome import outcome
+from cli.runtime_dirs import find_runtime_dirs
+from cli.words import ENDED, duration, rate
+from services.config import Config, VmSpec, load_specs
+from services.kit.channel import call, stream
+from services.kit.errors import RemoteError, StatusCode
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+
+__all__ = ["events", "status"]
+
+_PAGE = 500
+_PIPE_WIDTH = 400
+
+
+def status(
+    spec: SpecsOption,
+    vm: VmOption = None,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Show where the VMs of a spec stand.
+
+    Without a running server, the last state written to disk is shown.
+
+    \b
+    Examples:
+      v2c status --spec fleet.yaml
+      v2c status --spec fleet.yaml --vm web01 --json
+    """
+    loaded = config_from(config)
+    specs = load_specs(*spec)
+    if vm is not None:
+        specs = (spec_of_vm(specs, vm, None),)
+    rows = asyncio.run(_rows(loaded, server, specs))
+    if json:
+        print(json_module.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    _print(rows)
+
+
+async def _rows(
+    config: Config, server: str | None, specs: tuple[VmSpec, ...]
+) -> list[dict[str, Any]]:
+    address = server or config.agents.orchestrator
+    if not await answering(config, address):
+        if server is not None:
+            await require_server(config, server)
+        return [_from_disk(config, spec) for spec in specs]
+    rows = []
+    async with orchestrator(config, address) as stub:
+        for spec in specs:
+            request = pb.GetMigrationRequest(selector=selector(spec))
+            try:
+                response = await call(stub.GetMigration(request), peer=PEER)
+            except RemoteError as error:
+                if error.code is not StatusCode.NOT_FOUND:
+                    raise
+                rows.append(_unknown(spec))
+            else:
+                row = as_dict(response.migration)
+                row["summary"] = _summary(response.migration)
+                rows.append(row)
+    return rows
+
+
+def _from_disk(config: Config, spec: VmSpec) -> dict[str, Any]:
+    """The last state.json of a VM, as a row of its own kind: nothing changes it now."""
+    found = list(find_runtime_dirs(config.migration.control_dir, spec.vm.name, spec.vm.moref))
+    if not found:
+        return _unknown(spec)
+    newest = max(found, key=lambda item: (item.path / "state.json").stat().st_mtime)
+    row = {**newest.state, "state": newest.state.get("status", ""), "running": False}
+    row["summary"] = "as last written; no orchestrator answers, v2c run goes on with it"
+    return row
+
+
+def _unknown(spec: VmSpec) -> dict[str, Any]:
+    return {
+        "vm_name": spec.vm.name,
+        "vm_moref": spec.vm.moref or "",
+        "stage": "",
+        "state": "",
+        "summary": "never started: v2c run starts it",
+    }
+
+
+def _summary(migration: pb.Migration) -> str:
+    if migration.state in ENDED:
+        return outcome(migration).partition(": ")[2]
+    parts = [migration.activity, rate(migration.transfer_rate_bytes_per_second)]
+    if migration.finalize_requested:
+        parts.append("finalize requested")
+    return ", ".join(part for part in parts if part)
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    # Into a pipe each VM is one line, however long.
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("VM", "MOREF", "STAGE", "STATE"):
+        table.add_column(name, no_wrap=True)
+    for name in ("DONE", "PASSES", "DOWNTIME"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for row in rows:
+        downtime = row.get("downtime") or {}
+        seconds = downtime.get("total_seconds")
+        done = row.get("overall_progress")
+        table.add_row(
+            row["vm_name"],
+            row.get("vm_moref") or "",
+            row["stage"] or "-",
+            row["state"] or "-",
+            "" if done is None else f"{done:.0f} %",
+            str(row.get("delta_passes", "")),
+            "" if seconds is None else duration(seconds),
+            row["summary"],
+        )
+    console.print(table)
+    if not rows:
+        raise CommandError("the spec has no VM")
+
+
+def events(
+    vm: VmOption = None,
+    spec: Annotated[
+        list[Path] | None, typer.Option("--spec", help="Take the VM's moref from this spec.")
+    ] = None,
+    vm_id: MorefOption = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with new ones.")] = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+    server: ServerOption = None,
+) -> None:
+    """Print the audit trail: what was done when, by whom, and what went wrong.
+
+    \b
+    Examples:
+      v2c events --vm web01
+      v2c events --follow --json
+    """
+    loaded = config_from(config)
+    which = chosen(vm, spec, vm_id) if vm else None
+    try:
+        asyncio.run(_print_events(loaded, server, which, follow=follow, json=json))
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+
+
+async def _print_events(
+    config: Config, server: str | None, which: pb.Selector | None, *, follow: bool, json: bool
+) -> None:
+    address = await require_server(config, server)
+    last = 0
+    async with orchestrator(config, address) as stub:
+        while True:
+            request = pb.ListEventsRequest(selector=which, after_sequence=last, page_size=_PAGE)
+            page = await call(stub.ListEvents(request), peer=PEER)
+            for event in page.events:
+                _print_event(event, json=json)
+                last = event.sequence
+            if len(page.events) < _PAGE:
+                break
+        if follow:
+            watch = pb.WatchEventsRequest(selector=which, after_sequence=last)
+            async for response in stream(stub.WatchEvents(watch), peer=PEER):
+                _print_event(response.event, json=json)
+
+
+def _print_event(event: pb.Event, *, json: bool) -> None:
+    if json:
+        print(json_module.dumps(as_dict(event), ensure_ascii=False), flush=True)
+        return
+    when = event.time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
+    who = "" if event.actor == "orchestrator" else f" (by {event.actor})"
+    print(f"{when} {event.vm_name or '-'}: {event.message}{who}", flush=True)

@@ -1,0 +1,86 @@
+"""The spec of the expert commands: one disk of one snapshot, and the image it goes to."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from cli.errors import CommandError
+from services.config import Secret
+from services.config.document import parse_document, read_text
+from services.config.fields import AbsolutePath, Section, ZeroIsUnset
+from services.config.secret import secret_field
+from services.config.validation import validate
+
+__all__ = ["BaseCopySpec", "DeltaSyncSpec", "ExpertSpec", "VddkSpec", "load_expert_spec"]
+
+
+class VddkSpec(Section):
+    """Where the disk is read from."""
+
+    libdir: AbsolutePath
+    server: str
+    user: str
+    vm_moref: str
+    password: Annotated[Secret, secret_field("vddk.password")] = Secret(
+        "env:VC_PASSWORD", "vddk.password"
+    )
+    # VDDK wants the SHA-1 fingerprint of the server's certificate.
+    thumbprint: str = ""
+    port: int = Field(default=443, ge=1, le=65535)
+
+
+class _Disk(Section):
+    snapshot_moref: str
+    disk_path: str
+    target_qcow2: AbsolutePath
+    disk_size_bytes: int = Field(gt=0, multiple_of=512)
+
+
+class BaseCopySpec(_Disk):
+    """A full copy."""
+
+    # Handles beside each other make one disk slower; kept for specs that have the key.
+    readers: Annotated[int, ZeroIsUnset, Field(ge=1, le=64)] = 1
+    queue_depth: Annotated[int, ZeroIsUnset, Field(ge=1, le=64)] = 16
+    min_chunk_mb: Annotated[int, ZeroIsUnset, Field(ge=1, le=32)] = 1
+    # Chunks do not grow here: 1 MiB measured best.
+    max_chunk_mb: Annotated[int, ZeroIsUnset, Field(ge=1, le=32)] = 1
+
+
+class DeltaSyncSpec(_Disk):
+    """A copy of the ranges in a file: JSON, a list of {"start", "length"} in bytes."""
+
+    ranges_file: AbsolutePath
+    chunk_mb: Annotated[int, ZeroIsUnset, Field(ge=1, le=32)] = 1
+
+
+class ExpertSpec(Section):
+    """The whole file."""
+
+    vddk: VddkSpec
+    base_copy: BaseCopySpec | None = None
+    delta_sync: DeltaSyncSpec | None = None
+
+
+def load_expert_spec(path: Path) -> ExpertSpec:
+    """Read an expert spec. Raises ConfigError."""
+    document = parse_document(read_text(path), str(path))
+    return validate(ExpertSpec, document, document.value, (), path.absolute().parent)
+
+
+def ranges_from(document: Any, source: Path) -> Iterator[tuple[int, int]]:
+    """Pairs of offset and length from parsed JSON. Raises CommandError."""
+    try:
+        for item in document:
+            if isinstance(item, dict):
+                yield int(item["start"]), int(item["length"])
+            else:
+                offset, length = item
+                yield int(offset), int(length)
+    except (TypeError, ValueError, KeyError) as exc:
+        raise CommandError(
+            f"delta_sync.ranges_file: {source} is no list of ranges",
+            'Write [{"start": 0, "length": 65536}, …], in bytes.',
+        ) from exc

@@ -1,0 +1,79 @@
+"""Options that several commands share, and loading what they name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.errors import CommandError
+from services.config import Config, VmSpec, default_config_path, load_config, load_specs
+
+__all__ = [
+    "ConfigOption",
+    "JsonOption",
+    "MorefOption",
+    "ServerOption",
+    "SpecsOption",
+    "VmOption",
+    "config_from",
+    "spec_of_vm",
+    "specs_from",
+]
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="config.yaml; otherwise $V2C_CONFIG, ./config.yaml or /etc/v2c/config.yaml.",
+        show_default=False,
+    ),
+]
+SpecsOption = Annotated[
+    list[Path],
+    typer.Option("--spec", help="Spec file of one or more VMs; may be given several times."),
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        help="Address of a running orchestrator (unix:PATH or host:port); otherwise the config's.",
+        show_default=False,
+    ),
+]
+VmOption = Annotated[str | None, typer.Option("--vm", help="Only this VM, by name or moref.")]
+MorefOption = Annotated[
+    str | None, typer.Option("--vm-id", help="The VM's moref, where several have the name.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def config_from(path: Path | None) -> Config:
+    """The config a command was given, or the default one. Raises ConfigError."""
+    return load_config(path or default_config_path())
+
+
+def specs_from(paths: Sequence[Path]) -> tuple[VmSpec, ...]:
+    """The VMs of all given specs. Raises ConfigError; CommandError when none is given."""
+    if not paths:
+        raise CommandError("no spec is given", "Name one with --spec FILE.")
+    return load_specs(*paths)
+
+
+def spec_of_vm(specs: Sequence[VmSpec], vm: str, moref: str | None) -> VmSpec:
+    """The one VM of `specs` with the name (or moref) `vm`. Raises CommandError."""
+    found = [
+        spec
+        for spec in specs
+        if vm in (spec.vm.name, spec.vm.moref) and moref in (None, spec.vm.moref)
+    ]
+    names = ", ".join(repr(spec.vm.name) for spec in specs)
+    if not found:
+        wanted = f"{vm!r} ({moref})" if moref else repr(vm)
+        raise CommandError(f"no VM {wanted} is in the spec", f"It has {names}.")
+    if len(found) > 1:
+        morefs = ", ".join(str(spec.vm.moref) for spec in found)
+        raise CommandError(
+            f"the spec has {len(found)} VMs named {vm!r}", f"Say which with --vm-id: {morefs}."
+        )
+    return found[0]

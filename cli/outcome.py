@@ -1,0 +1,47 @@
+"""How a migration ended, in one line."""
+
+from cli.words import count, delta_passes, duration, stage_name, state_name, vm_label
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+
+__all__ = ["downtime_parts", "outcome"]
+
+
+def outcome(migration: pb.Migration) -> str:
+    """``web01: done, downtime 0:42 (final_sync 3 s, …), CloudStack VM 7c…`` or why it failed."""
+    label = vm_label(migration)
+    stage = stage_name(migration.stage)
+    if migration.state == pb.STATE_DONE:
+        text = f"{label}: done"
+        if migration.HasField("downtime"):
+            text += f", downtime {duration(migration.downtime.total_seconds)}"
+            parts = downtime_parts(migration.downtime)
+            text += f" ({parts})" if parts else ""
+        if migration.delta_passes:
+            text += f", {delta_passes(migration)}"
+        if migration.target_vm_id:
+            text += f", CloudStack VM {migration.target_vm_id}"
+        return text + _debts(migration)
+    if migration.state == pb.STATE_FAILED:
+        error = migration.error
+        text = f"{label}: failed in {stage}: {error.message.rstrip('.')}"
+        if error.hint:
+            text += f". {error.hint[0].upper()}{error.hint[1:].rstrip('.')}"
+        return f"{text}. Then: v2c retry --vm {_quoted(label)}" + _debts(migration)
+    text = f"{label}: {state_name(migration.state)} in {stage}"
+    return (f"{text}: {migration.activity}" if migration.activity else text) + _debts(migration)
+
+
+def downtime_parts(downtime: pb.Downtime) -> str:
+    """``shutdown 5 s, final_sync 3 s``, the parts that took any time."""
+    parts = [(name, round(seconds)) for name, seconds in downtime.part_seconds.items()]
+    return ", ".join(f"{name} {seconds} s" for name, seconds in parts if seconds)
+
+
+def _debts(migration: pb.Migration) -> str:
+    if not migration.open_debts:
+        return ""
+    return f", {count(migration.open_debts, 'thing')} still to be cleaned up"
+
+
+def _quoted(label: str) -> str:
+    return f"'{label}'" if " " in label else label

@@ -1,0 +1,110 @@
+"""Progress as lines: one per change, for logs, pipes and terminals without a cursor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TextIO
+
+from cli.outcome import outcome
+from cli.words import duration, rate, size, stage_name, state_name, vm_label
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+
+__all__ = ["PlainDisplay"]
+
+# Often enough to see that it moves, rarely enough to read a night's log.
+_PERCENT_STEP = 10
+_NAMELESS = frozenset({pb.STATE_RUNNING, pb.STATE_UNSPECIFIED})
+
+
+@dataclass
+class _Told:
+    """What was already said of one migration."""
+
+    place: tuple[int, int] = (0, 0)
+    activity: str = ""
+    step: int = 0
+    passes: set[int] = field(default_factory=set)
+    error: str = ""
+    finalize: bool = False
+
+
+class PlainDisplay:
+    """Writes ``14:03:12 web01: base_copy 60 %, 84.1 MB/s`` when something changed."""
+
+    def __init__(self, out: TextIO, now: Callable[[], datetime] = datetime.now) -> None:
+        self._out = out
+        self._now = now
+        self._told: dict[str, _Told] = {}
+
+    def show(self, migration: pb.Migration) -> None:
+        """Say what is new in this snapshot; nothing when there is nothing new."""
+        told = self._told.setdefault(migration.id, _Told())
+        label = vm_label(migration)
+        for change in _changes(migration, told):
+            self.note(f"{label}: {change}")
+
+    def note(self, text: str) -> None:
+        """One line with the time."""
+        print(f"{self._now():%H:%M:%S} {text}", file=self._out, flush=True)
+
+    def end(self, migrations: list[pb.Migration]) -> None:
+        """How it ended, one line per VM."""
+        for migration in migrations:
+            print(outcome(migration), file=self._out, flush=True)
+
+
+def _changes(migration: pb.Migration, told: _Told) -> list[str]:
+    found: list[str] = []
+    place = (migration.stage, migration.state)
+    if place != told.place:
+        told.place, told.step = place, 0
+        found.append(_place(migration))
+    elif migration.state == pb.STATE_WAITING and migration.activity not in {"", told.activity}:
+        found.append(migration.activity)
+    told.activity = migration.activity
+    if (migration.finalize_requested or migration.finalize_now_requested) and not told.finalize:
+        told.finalize = True
+        found.append("finalize requested")
+    found += _progress(migration, told)
+    for done in migration.passes:
+        if done.HasField("end_time") and done.number not in told.passes:
+            told.passes.add(done.number)
+            found.append(_pass(done))
+    error = migration.error.message
+    if error and error != told.error and migration.state != pb.STATE_FAILED:
+        found.append(f"{error.rstrip('.')}; trying again")
+    told.error = error
+    return found
+
+
+def _place(migration: pb.Migration) -> str:
+    stage = stage_name(migration.stage)
+    text = stage if migration.state in _NAMELESS else f"{stage} {state_name(migration.state)}"
+    if migration.state == pb.STATE_DONE:
+        text = "done"
+    if migration.state == pb.STATE_FAILED:
+        return f"{text}: {migration.error.message}"
+    return f"{text}: {migration.activity}" if migration.activity else text
+
+
+def _progress(migration: pb.Migration, told: _Told) -> list[str]:
+    total = sum(disk.total_bytes for disk in migration.disks)
+    if not total or migration.state != pb.STATE_RUNNING:
+        return []
+    percent = 100 * sum(disk.done_bytes for disk in migration.disks) / total
+    step = int(percent // _PERCENT_STEP)
+    if step <= told.step:
+        return []
+    told.step = step
+    speed = rate(migration.transfer_rate_bytes_per_second)
+    text = f"{stage_name(migration.stage)} {step * _PERCENT_STEP} % of {size(total)}"
+    return [f"{text}, {speed}" if speed else text]
+
+
+def _pass(done: pb.Pass) -> str:
+    seconds = done.end_time.ToNanoseconds() / 1e9 - done.start_time.ToNanoseconds() / 1e9
+    name = f"delta pass {done.number}" if done.kind == "delta" else f"{done.kind} pass"
+    return (
+        f"{name} done in {duration(seconds)}: {size(done.changed_bytes)} changed, "
+        f"{size(done.read_bytes)} read, {size(done.written_bytes)} written"
+    )
