@@ -33,7 +33,7 @@ class Store:
     """The disks under ``directory``; opening it again finds everything as it was."""
 
     def __init__(self, directory: Path, new_uuid: Callable[[], uuid.UUID] = uuid.uuid4) -> None:
-        self._directory = directory
+        self.directory = directory
         self._new_uuid = new_uuid
         self._lock = threading.RLock()
         directory.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ class Store:
     def _open(self, record: DiskRecord) -> Disk:
         names = [snapshot.moref for snapshot in record.snapshots]
         return Disk(
-            self._directory / record.directory, record.capacity_bytes, names, record.generation
+            self.directory / record.directory, record.capacity_bytes, names, record.generation
         )
 
     def close(self) -> None:
@@ -329,17 +329,17 @@ class Store:
         return records
 
     def _save(self) -> None:
-        save_catalog(self._directory / "store.json", self._records, self._powered_off)
+        save_catalog(self.directory / "store.json", self._records, self._powered_off)
 
     def _remove_leftovers(self) -> None:
         """Drop what a killed process left between making files and putting them on record."""
         wanted = {record.directory: record for record in self._records}
-        for directory in self._directory.iterdir():
+        for directory in self.directory.iterdir():
             if directory.is_dir() and directory.name not in wanted:
                 shutil.rmtree(directory)
         for name, record in wanted.items():
             parts = {"live", *(snapshot.moref for snapshot in record.snapshots)}
-            for file in (self._directory / name).iterdir():
+            for file in (self.directory / name).iterdir():
                 if file.stem not in parts:
                     file.unlink()
 
