@@ -190,7 +190,7 @@ class Ticker:
             if migration.tick != number:
                 return None
             if migration.stage != Stage.INIT:
-                migration.state = State.RUNNING
+                migration.state, migration.activity = State.RUNNING, ""
             if not migration.stage_times:
                 migration.stage_times = [[migration.stage, self._store.clock().isoformat(), None]]
             migration.due_time = None
