@@ -24,6 +24,8 @@ _HOSTNAME: Final = re.compile(r"^(?![0-9-])[A-Za-z0-9-]{1,63}(?<!-)$")
 _GIB: Final = 1 << 30
 _VM_POOL_TYPES: Final = frozenset({"NetworkFilesystem", "Filesystem"})
 _MOUNT_POINT_SINCE: Final = (4, 22, 1, 0)
+# From then on a stopped VM is described to a host's libvirt before it is forgotten.
+_DOMAIN_KEPT_SINCE: Final = (4, 22)
 _VOLUME_POOL_TYPES: Final = _VM_POOL_TYPES | {"RBD"}
 
 
@@ -200,8 +202,25 @@ def unmanage_vm(world: World, request: Request) -> Row:
     vm = world.get("virtualmachine", request.text("id"))
     if vm["state"] not in ("Running", "Stopped"):
         raise parameter_error(f"VM with id = {vm['id']} must be running or stopped to be unmanaged")
+    if vm["state"] == "Stopped" and world.version() >= _DOMAIN_KEPT_SINCE:
+        host = request.text("hostid") or vm.get("lasthostid") or _host_of_volumes(world, vm)
+        if not host:
+            raise internal_error(
+                f"No available host to persist domain XML for Instance: {vm['name']}"
+            )
     _forget_vm(world, vm)
     return {"success": True}
+
+
+def _host_of_volumes(world: World, vm: Row) -> str:
+    """A host of the cluster that a ready volume's pool belongs to; zone-wide pools have none."""
+    for volume in world.volumes_of(vm["id"]):
+        pool = world.store.find("storagepool", volume.get("storageid", ""))
+        if volume["state"] == "Ready" and pool is not None and pool.get("clusterid"):
+            for host in world.store.rows("host"):
+                if host["clusterid"] == pool["clusterid"]:
+                    return str(host["id"])
+    return ""
 
 
 def _forget_vm(world: World, vm: Row) -> None:

@@ -6,12 +6,15 @@ import copy
 import re
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from lab.cloudstack.errors import INTERNAL, ApiError, parameter_error
 from lab.cloudstack.faults import FaultTable
 from lab.cloudstack.store import Row, Store, new_id, now_text
 
+# job.expire.minutes: what became of a job is known for a day.
+_KEPT: Final = timedelta(days=1)
 PENDING, DONE, FAILED = 0, 1, 2
 _UUID: Final = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 RESTARTED: Final = "job cancelled because of management server restart or shutdown"
@@ -54,6 +57,7 @@ class JobRunner:
             raise parameter_error(f"Invalid UUID {custom_id}")
         job_id = custom_id or new_id()
         with self._store.transaction():
+            self._forget_old()
             if self._store.find("job", job_id) is not None:
                 raise parameter_error(
                     f"There is already a job with the specified custom id {job_id}"
@@ -80,6 +84,13 @@ class JobRunner:
         self._threads = [*(t for t in self._threads if t.is_alive()), thread]
         thread.start()
         return job_id
+
+    def _forget_old(self) -> None:
+        limit = datetime.now(UTC) - _KEPT
+        for job in self._store.rows("job"):
+            completed = job.get("completed")
+            if completed and datetime.strptime(completed, "%Y-%m-%dT%H:%M:%S%z") < limit:
+                self._store.remove("job", job["id"])
 
     def stop(self) -> None:
         """End the waiting jobs' threads; what was pending fails at the next start."""

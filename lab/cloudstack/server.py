@@ -139,7 +139,7 @@ class ManagementServer:
         work = _COMMANDS.get(command.name.lower(), listing.run_list)
         if not command.is_async:
             # The answer is a copy: jobs go on changing the rows while it is written.
-            with self.world.store.transaction():
+            with self.world.store.reading():
                 return copy.deepcopy(_trim(command, work(self.world, request)))
         job_id = self.jobs.submit(
             command.name,

@@ -67,6 +67,12 @@ class Store:
             finally:
                 self._depth -= 1
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold the tables so that no job changes a row meanwhile."""
+        with self._lock:
+            yield
+
     def rows(self, table: str) -> list[Row]:
         """All rows of ``table`` in the order of their creation."""
         with self._lock:

@@ -61,7 +61,7 @@ def start_vm(world: World, request: Request) -> Row:
         for volume in volumes:
             _check_bootable(world, vm, volume)
         host = next(h for h in world.store.rows("host") if h["zoneid"] == vm["zoneid"])
-        vm.update(state="Running", hostid=host["id"], hostname=host["name"])
+        vm.update(state="Running", hostid=host["id"], hostname=host["name"], lasthostid=host["id"])
         return {"virtualmachine": vm_response(world, vm)}
 
 

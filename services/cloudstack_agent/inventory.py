@@ -70,6 +70,7 @@ class Vm:
     service_offering_id: str
     boot_type: str
     boot_mode: str
+    zone_id: str
 
     @property
     def is_destroyed(self) -> bool:
@@ -176,6 +177,7 @@ async def _with_volumes(api: CloudStackApi, row: Row) -> Vm:
         service_offering_id=text(row, "serviceofferingid"),
         boot_type="UEFI" if text(details, "UEFI") else text(row, "boottype") or "BIOS",
         boot_mode=text(details, "UEFI") or text(row, "bootmode") or "LEGACY",
+        zone_id=text(row, "zoneid"),
     )
 
 

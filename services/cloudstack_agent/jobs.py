@@ -92,7 +92,7 @@ async def get_job(api: CloudStackApi, job_id: str) -> Job:
 async def start(
     api: CloudStackApi,
     command: str,
-    parameters: Parameters,
+    parameters: Parameters | Callable[[], Awaitable[Parameters]],
     *,
     job_id: str,
     effect: Callable[[], Awaitable[str | None]],
@@ -101,34 +101,21 @@ async def start(
     """Submit `command` as job `job_id`, unless that job or its effect is there already.
 
     `effect` looks for what the command would do and returns the id of what it made or changed,
-    or None. `resource_id` is that id where it is known beforehand. A job of this id is returned
-    as it stands, also a failed one: another try takes another id.
+    or None. `parameters` that take look-ups are a function, called only when they are needed.
+    `resource_id` is the id of the effect where it is known beforehand. A job of this id is
+    returned as it stands, also a failed one: another try takes another id.
 
-    Raises what CloudStack refuses at submit, and what `effect` raises.
+    Raises what CloudStack refuses at submit, and what `effect` and `parameters` raise.
     """
     known = await find_job(api, job_id)
     if known is not None:
         return _named(known, command, resource_id)
-    return await start_new(
-        api, command, parameters, job_id=job_id, effect=effect, resource_id=resource_id
-    )
-
-
-async def start_new(
-    api: CloudStackApi,
-    command: str,
-    parameters: Parameters,
-    *,
-    job_id: str,
-    effect: Callable[[], Awaitable[str | None]],
-    resource_id: str = "",
-) -> Job:
-    """As `start`, for a `job_id` that `find_job` did not find."""
     present = await effect()
     if present is not None:
         _log.info("already done", action="job.existed", command=command, job_id=job_id, id=present)
         return Job(job_id, JobState.SUCCEEDED, command, present, existed=True)
-    job = await _submit(api, command, {**parameters, "customjobid": job_id}, job_id)
+    values = await parameters() if callable(parameters) else parameters
+    job = await _submit(api, command, {**values, "customjobid": job_id}, job_id)
     _log.info("job submitted", action="job.submitted", command=command, job_id=job_id)
     return _named(job, command, resource_id)
 

@@ -19,6 +19,7 @@ from services.cloudstack_agent.errors import (
     CloudStackParameterRefused,
     CloudStackPermissionDenied,
     CloudStackRestarted,
+    CloudStackUnavailable,
     DiskInUse,
     DiskInvalid,
     DiskLocked,
@@ -40,6 +41,8 @@ _BY_TEXT: Final[tuple[tuple[str, type[ServiceError]], ...]] = (
 )
 _BY_CODE: Final[Mapping[int, type[ServiceError]]] = {
     401: CloudStackLoginFailed,
+    429: CloudStackUnavailable,
+    503: CloudStackUnavailable,
     430: CloudStackParameterRefused,
     431: CloudStackParameterRefused,
     432: CloudStackCommandMissing,

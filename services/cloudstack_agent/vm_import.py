@@ -1,10 +1,10 @@
 """Import of a root disk as a new virtual machine (importVm).
 
-A failed importVm can leave a machine behind: without volume when no placement was found, with a
-volume but no adapter when no address was free. The next try would make a second machine of that
+A failed importVm can leave a machine behind: without a disk when no placement was found, with it
+but without an adapter when no address was free. The next try would make a second machine of that
 name, or be told that the disk is in use. So the machine is looked for by name and the volume by
-path first, and what is provably half an import of this very disk is let go: unmanaging leaves
-every file where it is.
+path first. What is provably half an import of this very disk is cleared away without touching a
+file: a machine that has the disk is unmanaged, one that has none is expunged.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from services.cloudstack_agent.errors import (
 from services.cloudstack_agent.hostnames import legal_hostname
 from services.cloudstack_agent.inventory import Vm, find_volume_at, vm_by_id, vms_named
 from services.cloudstack_agent.storage_pools import NfsOptions, resolve_storage_pool
+from services.cloudstack_agent.vms import unmanage_parameters
 
 _COMMAND: Final = "importVm"
 _MIB: Final = 1 << 20
@@ -93,14 +94,13 @@ async def start_vm_import(
                 metadata={"vm": leftovers[0].id},
             )
         for leftover in leftovers:
-            await _let_go(api, leftover, new_job_id(), sleep)
+            await _clear(api, leftover, new_job_id(), sleep)
         return None
 
-    known = await jobs.find_job(api, job_id)
-    if known is not None:
-        return known
-    parameters = await _parameters(api, wanted)
-    return await jobs.start_new(api, _COMMAND, parameters, job_id=job_id, effect=effect)
+    async def parameters() -> dict[str, str]:
+        return await _parameters(api, wanted)
+
+    return await jobs.start(api, _COMMAND, parameters, job_id=job_id, effect=effect)
 
 
 def _check(wanted: VmImport) -> None:
@@ -220,9 +220,14 @@ def _is_called(vm: Vm, wanted: VmImport) -> bool:
     return vm.name == wanted.host_name and vm.display_name == wanted.display_name
 
 
-async def _let_go(api: CloudStackApi, vm: Vm, job_id: str, sleep: jobs.Sleep) -> None:
+async def _clear(api: CloudStackApi, vm: Vm, job_id: str, sleep: jobs.Sleep) -> None:
     _log.warning(
-        "letting go of a half-imported machine", action="vm.leftover", vm=vm.id, name=vm.name
+        "clearing away a half-imported machine", action="vm.leftover", vm=vm.id, name=vm.name
     )
-    await api.call("unmanageVirtualMachine", {"id": vm.id, "customjobid": job_id})
+    if any(volume.path for volume in vm.volumes):
+        command, parameters = "unmanageVirtualMachine", await unmanage_parameters(api, vm)
+    else:
+        # Unmanaging describes the machine to a host, for which it lacks a disk.
+        command, parameters = "destroyVirtualMachine", {"id": vm.id, "expunge": "true"}
+    await api.call(command, {**parameters, "customjobid": job_id})
     await jobs.wait(api, job_id, sleep)

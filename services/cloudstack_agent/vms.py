@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from services.cloudstack_agent import jobs
-from services.cloudstack_agent.api import CloudStackApi
+from services.cloudstack_agent.api import CloudStackApi, list_rows, text
+from services.cloudstack_agent.connection import server_version, version_numbers
 from services.cloudstack_agent.errors import (
     NicConflict,
     RequestInvalid,
@@ -16,6 +17,8 @@ from services.cloudstack_agent.errors import (
 )
 from services.cloudstack_agent.inventory import Vm, vm_by_id
 
+# The version that brought unmanageVirtualMachine's parameter hostid.
+_HOST_PARAMETER_SINCE: Final = (4, 22)
 _MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 
@@ -107,14 +110,44 @@ async def start_vm_unmanage(api: CloudStackApi, job_id: str, *, vm_id: str) -> j
         _require_stopped(vm)
         return None
 
+    async def parameters() -> dict[str, str]:
+        return await unmanage_parameters(api, await vm_by_id(api, vm_id))
+
     return await jobs.start(
         api,
         "unmanageVirtualMachine",
-        {"id": vm_id},
+        parameters,
         job_id=job_id,
         effect=effect,
         resource_id=vm_id,
     )
+
+
+async def unmanage_parameters(api: CloudStackApi, vm: Vm) -> dict[str, str]:
+    """What unmanageVirtualMachine needs for a stopped machine.
+
+    From 4.22 on CloudStack describes it to a host's libvirt first. For one that never ran and
+    whose disks are on a zone-wide pool it knows no host ("No available host to persist domain
+    XML"), so that it is told one.
+    """
+    if version_numbers(await server_version(api)) < _HOST_PARAMETER_SINCE:
+        return {"id": vm.id}
+    hosts = await list_rows(
+        api,
+        "listHosts",
+        "host",
+        {"zoneid": vm.zone_id, "type": "Routing", "hypervisor": "KVM", "state": "Up"},
+    )
+    pools = {volume.storage_id for volume in vm.volumes if volume.storage_id}
+    clusters = {
+        text(row, "clusterid")
+        for row in await list_rows(api, "listStoragePools", "storagepool")
+        if text(row, "id") in pools and text(row, "clusterid")
+    }
+    for host in hosts:
+        if not clusters or text(host, "clusterid") in clusters:
+            return {"id": vm.id, "hostid": text(host, "id")}
+    return {"id": vm.id}
 
 
 async def update_vm(

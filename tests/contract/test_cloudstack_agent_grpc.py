@@ -44,7 +44,7 @@ def lab(server: CloudStackLab) -> Iterator[CloudStackLab]:
     server.control.call("clear_faults")
     server.control.call("restart")
     for vm in server.ok("listVirtualMachines", listall="true").get("virtualmachine", []):
-        server.job("unmanageVirtualMachine", id=vm["id"])
+        server.job("unmanageVirtualMachine", id=vm["id"], hostid=IDS["hostid"])
     for volume in server.ok("listVolumes", listall="true").get("volume", []):
         server.job("unmanageVolume", id=volume["id"])
     for path in server.pool.iterdir():
@@ -346,6 +346,31 @@ async def test_rollback_lets_go_and_keeps_every_file(
     again = pb.StartVmUnmanageRequest(job_id=fresh_uuid(), vm_id=vm_id)
     assert (await agent.StartVmUnmanage(again)).job.existed
     assert (lab.pool / "root.qcow2").exists()
+
+
+async def test_what_never_ran_on_a_zone_wide_pool_is_let_go(
+    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
+) -> None:
+    image = create_image(lab.directory / "pool-nfs" / "root.qcow2")
+    vm_id = (await imported(agent, storage_id=IDS["storageid_nfs"])).resource_id
+    request = pb.StartVmUnmanageRequest(job_id=fresh_uuid(), vm_id=vm_id)
+    await succeeded(agent, (await agent.StartVmUnmanage(request)).job)
+    assert image.exists()
+
+
+async def test_a_destroyed_machine_still_has_its_disk(
+    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
+) -> None:
+    vm_id = (await imported(agent)).resource_id
+    lab.job("destroyVirtualMachine", id=vm_id)
+    with pytest.raises(RemoteError) as refused:
+        await call(agent.StartVmImport(vm_request()), peer="agent")
+    assert refused.value.reason == "DISK_IN_USE"
+    assert "unmanage" in refused.value.hint
+    with pytest.raises(RemoteError) as missing:
+        await call(agent.GetVm(pb.GetVmRequest(name="Web Server (old) 1")), peer="agent")
+    assert missing.value.reason == "VM_NOT_FOUND"
+    lab.job("expungeVirtualMachine", id=vm_id)
 
 
 async def test_a_data_volume_is_let_go_with_its_file_kept(

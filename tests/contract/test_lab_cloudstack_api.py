@@ -108,6 +108,16 @@ def test_an_unknown_job_is_refused(lab: CloudStackLab) -> None:
     assert lab.call("queryAsyncJobResult", jobid=fresh_uuid()).status == 431
 
 
+def test_a_job_is_forgotten_after_a_day(lab: CloudStackLab) -> None:
+    create_image(lab.pool / "old.qcow2")
+    volume = {"storageid": IDS["storageid"], "path": "old.qcow2"}
+    job_id = lab.job("importVolume", **volume)["jobid"]
+    values = {"completed": "2026-01-01T00:00:00+0000"}
+    lab.control.call("set", table="job", id=job_id, values=values)
+    assert lab.job("importVolume", **volume)["jobstatus"] == 2  # already managed
+    assert lab.call("queryAsyncJobResult", jobid=job_id).status == 431
+
+
 def test_faults_strike_as_often_as_told(lab: CloudStackLab) -> None:
     lab.control.call("fault", command="listZones", kind="error", code=530, text="boom", times=2)
     assert [lab.call("listZones").status for _ in range(3)] == [530, 530, 200]

@@ -25,7 +25,7 @@ def lab(server: CloudStackLab) -> Iterator[CloudStackLab]:
     yield server
     server.control.call("clear_faults")
     for vm in server.ok("listVirtualMachines", listall="true").get("virtualmachine", []):
-        server.job("unmanageVirtualMachine", id=vm["id"])
+        server.job("destroyVirtualMachine", id=vm["id"], expunge="true")
     for volume in server.ok("listVolumes", listall="true").get("volume", []):
         server.ok("deleteVolume", id=volume["id"])
     for path in server.pool.iterdir():
@@ -76,16 +76,10 @@ def _raw(path: Path) -> None:
 
 
 def _encrypted(path: Path) -> None:
-    secret = path.with_name("luks.key")
-    secret.write_text("hidden")
-    create_image(
-        path,
-        "1M",
-        "--object",
-        f"secret,id=key,file={secret}",
-        "-o",
-        "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10",
-    )
+    create_image(path)
+    with path.open("r+b") as image:
+        image.seek(32)  # crypt_method
+        image.write((1).to_bytes(4, "big"))  # AES: LUKS needs a second of key derivation
 
 
 @pytest.mark.parametrize(
@@ -320,6 +314,26 @@ def test_unmanaging_keeps_files_and_destroying_does_not(lab: CloudStackLab) -> N
     vm = lab.import_vm()["jobresult"]["virtualmachine"]
     lab.job("destroyVirtualMachine", id=vm["id"], expunge="true")
     assert not path.exists()
+
+
+def test_unmanaging_what_never_ran_on_a_zone_wide_pool_needs_a_host(lab: CloudStackLab) -> None:
+    image = create_image(lab.directory / "pool-nfs" / "root.qcow2")
+    vm = lab.import_vm(storageid=IDS["storageid_nfs"])["jobresult"]["virtualmachine"]
+    assert "No available host" in _refusal(lab.job("unmanageVirtualMachine", id=vm["id"]))[1]
+    job = lab.job("unmanageVirtualMachine", id=vm["id"], hostid=IDS["hostid"])
+    assert job["jobstatus"] == 1
+    assert image.exists()
+
+
+def test_a_full_pool_is_no_placement(lab: CloudStackLab) -> None:
+    create_image(lab.pool / "root.qcow2")
+    values = {"configured_capacity_bytes": 100, "configured_used_bytes": 86}
+    pool = {"table": "storagepool", "id": IDS["storageid2"]}
+    lab.control.call("set", **pool, values=values)
+    create_image(lab.directory / "pool2" / "root.qcow2")
+    assert "destination not found" in _refusal(lab.import_vm(storageid=IDS["storageid2"]))[1]
+    lab.control.call("set", **pool, values={"configured_used_bytes": 10})
+    assert lab.import_vm(storageid=IDS["storageid2"])["jobstatus"] == 1
 
 
 def test_volumes_for_import_are_the_unused_images(lab: CloudStackLab) -> None:
