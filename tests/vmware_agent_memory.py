@@ -79,7 +79,6 @@ def vm(moref: str = "vm-1", name: str = "web-1", **changes: Any) -> Vm:
         power=PowerState.ON,
         template=False,
         tools_running=True,
-        tools_installed=True,
         guest_id="debian12_64Guest",
         guest_full_name="Debian GNU/Linux 12 (64-bit)",
         firmware=Firmware.EFI,

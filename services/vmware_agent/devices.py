@@ -160,16 +160,30 @@ def read_nics(devices: Devices, networks: Mapping[str, str]) -> tuple[Nic, ...]:
     )
 
 
-def _network(backing: object, networks: Mapping[str, str]) -> str:
+def network_keys(devices: Devices) -> set[str]:
+    """Keys of the networks that adapters refer to by key instead of name."""
+    keys = {
+        _network_key(card.backing)
+        for card in devices
+        if isinstance(card, vim.vm.device.VirtualEthernetCard)
+    }
+    return keys - {""}
+
+
+def _network_key(backing: object) -> str:
     match backing:
         case vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(port=port):
-            key = port.portgroupKey or ""
-            return networks.get(key, key)
+            return port.portgroupKey or ""
         case vim.vm.device.VirtualEthernetCard.OpaqueNetworkBackingInfo(opaqueNetworkId=key):
-            return networks.get(key, key)
-        case vim.vm.device.VirtualDevice.DeviceBackingInfo(deviceName=name):
-            return str(name)
+            return str(key)
     return ""
+
+
+def _network(backing: object, networks: Mapping[str, str]) -> str:
+    key = _network_key(backing)
+    if key:
+        return networks.get(key, key)
+    return str(getattr(backing, "deviceName", None) or "")
 
 
 def read_passthrough(devices: Devices) -> tuple[str, ...]:

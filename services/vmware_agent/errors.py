@@ -198,14 +198,6 @@ class DatastoreFull(ServiceError):
     hint = "free space on the VM's datastore"
 
 
-class SnapshotDiskMissing(ServiceError):
-    """A disk was left out of a snapshot."""
-
-    code = StatusCode.FAILED_PRECONDITION
-    reason = "SNAPSHOT_DISK_MISSING"
-    hint = "read the VM again: the disk may have been removed or made independent"
-
-
 class ConsolidationNeeded(ServiceError):
     """Consolidation could not be finished in time, or failed."""
 

@@ -8,6 +8,7 @@ from pyVmomi.VmomiSupport import ManagedObject
 
 from services.vmware_agent.devices import (
     has_vtpm,
+    network_keys,
     read_disks,
     read_extra_config,
     read_nics,
@@ -36,7 +37,6 @@ VM_PATHS = (
     "config.uuid",
     "config.version",
     "guest.toolsRunningStatus",
-    "guest.toolsVersionStatus2",
     "runtime.consolidationNeeded",
     "runtime.host",
     "runtime.powerState",
@@ -57,10 +57,12 @@ class VmProperties:
         self._hardware = hardware
 
     def known_to(self, places: Places) -> bool:
-        """Whether `places` can name the VM's folder and host."""
+        """Whether `places` can name the VM's folder, host and networks."""
         parent = parent_of(self._found)
-        return (parent is None or parent in places.folders) and (
-            not isinstance(self._host, ManagedObject) or moref(self._host) in places.hosts
+        return (
+            (parent is None or parent in places.folders)
+            and (not isinstance(self._host, ManagedObject) or moref(self._host) in places.hosts)
+            and network_keys(self._hardware.device) <= places.networks.keys()
         )
 
     def to_vm(self, places: Places) -> Vm:
@@ -79,8 +81,6 @@ class VmProperties:
             power=PowerState(str(get("runtime.powerState"))),
             template=bool(get("config.template")),
             tools_running=get("guest.toolsRunningStatus") == "guestToolsRunning",
-            tools_installed=get("guest.toolsVersionStatus2")
-            not in (None, "guestToolsNotInstalled"),
             guest_id=self._text("config.guestId"),
             guest_full_name=self._text("config.guestFullName"),
             firmware=Firmware.EFI if get("config.firmware") == "efi" else Firmware.BIOS,

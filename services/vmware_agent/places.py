@@ -18,6 +18,7 @@ _PATHS: Mapping[type[ManagedObject], list[str]] = {
     vim.VirtualApp: ["name", "parent", "parentFolder"],
     vim.HostSystem: ["name"],
     vim.Network: ["name"],
+    vim.OpaqueNetwork: ["name", "summary"],
     vim.dvs.DistributedVirtualPortgroup: ["name", "key"],
     vim.VirtualMachine: ["name", "parent", "parentVApp", "config.instanceUuid", "config.template"],
 }
@@ -27,7 +28,7 @@ _DEEPEST_FOLDER = 100
 
 @dataclass(frozen=True)
 class Places:
-    """Names by moref (and by key for distributed port groups), and every VM's entry."""
+    """Names by moref (of networks by their key), and every VM's entry."""
 
     folders: Mapping[str, tuple[str, str | None]]
     hosts: Mapping[str, str]
@@ -57,8 +58,7 @@ def read_places(connection: Connection) -> Places:
         elif issubclass(found.kind, vim.HostSystem):
             hosts[found.moref] = name
         elif issubclass(found.kind, vim.Network):
-            networks[found.moref] = unescape_name(name)
-            networks[str(found.properties.get("key") or found.moref)] = unescape_name(name)
+            networks[_network_key(found)] = unescape_name(name)
         else:
             parent = parent_of(found)
             folders[found.moref] = (name, None if parent == root else parent)
@@ -73,6 +73,14 @@ def parent_of(found: Found) -> str | None:
         if isinstance(parent, ManagedObject):
             return moref(parent)
     return None
+
+
+def _network_key(found: Found) -> str:
+    """What a network adapter's backing calls the network; a port group's key is its moref."""
+    summary = found.properties.get("summary")
+    if isinstance(summary, vim.OpaqueNetwork.Summary):
+        return summary.opaqueNetworkId
+    return str(found.properties.get("key") or found.moref)
 
 
 def _entry(found: Found, places: Places) -> VmEntry:

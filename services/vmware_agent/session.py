@@ -39,7 +39,8 @@ REFUSED_LOGIN_PAUSE_SECONDS = 60.0
 KEEP_ALIVE_SECONDS = 300.0
 # QueryChangedDiskAreas of a large, fragmented disk takes minutes.
 _REQUEST_TIMEOUT_SECONDS = 300.0
-_CONNECT_TIMEOUT_SECONDS = 15.0
+# A vCenter that is up completes a handshake in far less.
+CONNECT_TIMEOUT_SECONDS = 15.0
 _THREADS = 8
 
 
@@ -71,12 +72,21 @@ class Connection:
 class Session:
     """One login to one vCenter, made at the first call and made again when it expires."""
 
-    def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        clock: Clock,
+        *,
+        connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    ) -> None:
         self.endpoint = endpoint
         self._clock = clock
+        self._connect_timeout_seconds = connect_timeout_seconds
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="vcenter")
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._attempts = 0
+        self._failed: ServiceError | None = None
         self._refused: tuple[float, vmodl.MethodFault] | None = None
 
     async def run(self, action: str, call: Callable[[Connection], T], *, repeat: bool = True) -> T:
@@ -135,15 +145,28 @@ class Session:
                 repeat = False
 
     def _live(self, stale: Connection | None) -> Connection:
-        """The session all threads share; a new one if that is none, or is `stale`."""
+        """The session all threads share; a new one if there is none, or only the `stale` one.
+
+        Threads that waited while one of them failed to log in share its error: each trying on its
+        own, one after the other, would take as many timeouts as there are threads.
+        """
+        attempts = self._attempts
         with self._lock:
             if self._connection is not None and self._connection is not stale:
                 return self._connection
+            if self._attempts > attempts and self._failed is not None:
+                raise self._failed
             if stale is not None:
                 _log.info("the vCenter session expired", action="vcenter.session_expired")
                 retire(stale.stub)
                 self._connection = None
-            self._connection = self._log_in()
+            self._attempts += 1
+            self._failed = None
+            try:
+                self._connection = self._log_in()
+            except ServiceError as error:
+                self._failed = error
+                raise
             return self._connection
 
     def _log_in(self) -> Connection:
@@ -153,13 +176,22 @@ class Session:
                 raise self._login_failed(fault) from fault
             self._refused = None
         endpoint = self.endpoint
-        trusted = establish(endpoint.host, endpoint.port, endpoint.trust, _CONNECT_TIMEOUT_SECONDS)
+        if endpoint.trust.insecure:
+            _log.warning(
+                "the certificate of vCenter is not verified: vcenter.insecure is set",
+                action="vcenter.insecure",
+                host=endpoint.address,
+            )
+        trusted = establish(
+            endpoint.host, endpoint.port, endpoint.trust, self._connect_timeout_seconds
+        )
         try:
             stub = connect_stub(
                 endpoint.host,
                 endpoint.port,
                 trusted.context,
-                timeout_seconds=_REQUEST_TIMEOUT_SECONDS,
+                connect_timeout_seconds=self._connect_timeout_seconds,
+                request_timeout_seconds=_REQUEST_TIMEOUT_SECONDS,
                 pool_size=_THREADS,
             )
             with contextlib.ExitStack() as stack:

@@ -91,9 +91,9 @@ class Tasks:
                     reason=error.reason,
                     error=error.message,
                 )
-            except Exception as error:  # Whoever waits must hear of it, or waits for ever.
+            except Exception as error:  # A defect: those who wait raise it, or waited for ever.
                 self._fail_all(error)
-                raise
+                return
             self._expire()
 
     async def _read_once(self) -> None:

@@ -21,6 +21,8 @@ from services.vmware_agent.vmomi import virtual_machine
 # (1,000 VMs of the lab in 1.2 to 1.5 s) and leave threads to others; more gained nothing.
 _BATCH_VMS = 100
 _BATCHES_AT_ONCE = 2
+# Folders, hosts and networks are read again for an unknown one, but not more often than this.
+_PLACES_KEPT_SECONDS = 10.0
 
 
 class VmomiVCenter:
@@ -28,8 +30,10 @@ class VmomiVCenter:
 
     def __init__(self, session: Session, clock: Clock) -> None:
         self._session = session
+        self._clock = clock
         self._tasks = Tasks(session, clock)
         self._places: Places | None = None
+        self._places_read_at = 0.0
         self._reading = asyncio.Semaphore(_BATCHES_AT_ONCE)
 
     async def close(self) -> None:
@@ -43,8 +47,7 @@ class VmomiVCenter:
 
     async def list_entries(self) -> Sequence[VmEntry]:
         """All VMs and templates of all datacenters, one property collector call a page."""
-        self._places = await self._session.run("reading the inventory", read_places)
-        return self._places.entries
+        return (await self._read_places()).entries
 
     async def get_vms(self, vms: Sequence[str]) -> Sequence[Vm]:
         """Those VMs in one property collector call a batch; gone ones are left out."""
@@ -67,12 +70,22 @@ class VmomiVCenter:
             return await self._session.run("reading VMs", lambda connection: _read(connection, vms))
 
     async def _places_for(self, read: Sequence[VmProperties]) -> Places:
-        """Names of folders, hosts and networks: remembered until a VM refers to an unknown one."""
+        """Names of folders, hosts and networks: remembered until a VM refers to an unknown one.
+
+        What stays unknown (no permission, a deleted port group) is not asked for all the time.
+        """
         places = self._places
-        if places is None or not all(one.known_to(places) for one in read):
-            await self.list_entries()
-        assert self._places is not None  # noqa: S101 - list_entries has set it
-        return self._places
+        if places is not None and (
+            self._clock.monotonic() < self._places_read_at + _PLACES_KEPT_SECONDS
+            or all(one.known_to(places) for one in read)
+        ):
+            return places
+        return await self._read_places()
+
+    async def _read_places(self) -> Places:
+        places = await self._session.run("reading the inventory", read_places)
+        self._places, self._places_read_at = places, self._clock.monotonic()
+        return places
 
     async def set_tracking(self, vm: str, disks: Sequence[str], timeout_seconds: float) -> None:
         """ReconfigVM_Task with changeTrackingEnabled and the disks' ctkEnabled keys."""

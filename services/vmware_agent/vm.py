@@ -166,7 +166,6 @@ class Vm:
     power: PowerState
     template: bool
     tools_running: bool
-    tools_installed: bool
     guest_id: str
     guest_full_name: str
     firmware: Firmware
@@ -193,10 +192,6 @@ class Vm:
     def snapshot_named(self, name: str) -> Snapshot | None:
         """The first snapshot of that exact name, or None."""
         return next((s for s in self.all_snapshots() if s.name == name), None)
-
-    def disk(self, key: int) -> Disk | None:
-        """The disk with that device key, or None."""
-        return next((d for d in self.disks if d.key == key), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,24 +50,30 @@ def task(stub: SoapStubAdapter, moref: str) -> vim.Task:
 
 
 def connect_stub(
-    host: str, port: int, context: ssl.SSLContext, *, timeout_seconds: float, pool_size: int
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    *,
+    connect_timeout_seconds: float,
+    request_timeout_seconds: float,
+    pool_size: int,
 ) -> SoapStubAdapter:
     """A stub, not yet logged in, for the newest API version both sides know. Blocking.
 
-    The stub's connection pool may be used from several threads. `timeout_seconds` bounds each
-    read and write on a connection; pyVmomi's own version probe has no timeout and would hang on a
-    vCenter that accepts connections only.
+    The stub's connection pool may be used from several threads. The timeouts bound each read and
+    write on a connection, of the version probe and of all other calls; pyVmomi's own probe has no
+    timeout and would hang on a vCenter that accepts connections only.
 
     Raises what http.client and ssl raise, and VCenterFault if that is no vSphere server.
     """
-    version = _newest_version(_served_versions(host, port, context, timeout_seconds), host)
+    version = _newest_version(_served_versions(host, port, context, connect_timeout_seconds), host)
     return SoapStubAdapter(
         host=host,
         port=port,
         path="/sdk",
         version=version,
         sslContext=context,
-        httpConnectionTimeout=timeout_seconds,
+        httpConnectionTimeout=request_timeout_seconds,
         poolSize=pool_size,
         # vCenter's proxy drops idle connections after a few minutes; a request on a dropped one
         # fails, so ours go first.

@@ -195,10 +195,10 @@ async def test_health_answers_while_vcenter_is_slow(
     lab: LabVCenter, stub: "VmwareServiceAsyncStub"
 ) -> None:
     moref = await moref_of(stub, "linux-bios")
-    lab.injector.add("RetrievePropertiesEx", delay_seconds=1.0)
+    lab.injector.add("RetrievePropertiesEx", delay_seconds=0.6)
     slow = asyncio.ensure_future(stub.GetVm(pb.GetVmRequest(moref=moref)))
     await asyncio.sleep(0.1)
-    power = await asyncio.wait_for(stub.GetPower(pb.GetPowerRequest(moref=moref)), 0.8)
+    power = await asyncio.wait_for(stub.GetPower(pb.GetPowerRequest(moref=moref)), 0.45)
     assert power.power_state == pb.POWER_STATE_ON
     assert not slow.done()
     await slow

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,20 @@ async def test_a_name_that_does_not_resolve_is_unavailable() -> None:
     async with connected(endpoint) as vcenter:
         with pytest.raises(VCenterUnreachable, match=r"vcenter\.invalid:443"):
             await vcenter.about()
+
+
+async def test_many_calls_to_a_vcenter_that_hangs_wait_for_one_timeout() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = Endpoint("127.0.0.1", "u", "p", silent.getsockname()[1], Trust(insecure=True))
+        session = Session(endpoint, SystemClock(), connect_timeout_seconds=0.3)
+        started = time.monotonic()
+        calls = (session.run("reading", lambda connection: None) for _ in range(8))
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in errors} == {VCenterUnreachable}
+        assert time.monotonic() - started < 1.2
+        await session.close()
 
 
 async def test_an_expired_session_is_renewed_unseen(lab: LabVCenter) -> None:

@@ -289,7 +289,7 @@ async def test_a_removed_snapshot_is_not_found(vcenter: VmomiVCenter, moref: str
 async def test_many_tasks_are_followed_with_few_calls(
     lab: LabVCenter, vcenter: VmomiVCenter
 ) -> None:
-    lab.world.settings.task_seconds = 1.0
+    lab.world.settings.task_seconds = 0.5
     morefs = [one.moref for one in await vcenter.list_entries()]
     session = next(iter(lab.sessions.all()))
     before = session.calls
@@ -301,7 +301,7 @@ async def test_many_tasks_are_followed_with_few_calls(
         )
     )
     following = session.calls - before - len(morefs)
-    assert following < 15, "not one loop per task"
+    assert following < 10, "not one loop per task"
 
 
 async def test_a_session_that_expires_while_a_task_is_followed(
