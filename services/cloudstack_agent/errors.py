@@ -23,7 +23,15 @@ class CloudStackAnswerLost(ServiceError):
     code = StatusCode.UNAVAILABLE
     reason = "CLOUDSTACK_ANSWER_LOST"
     retryable = True
-    hint = "repeat the call with the same job id; raise cloudstack.timeout_seconds if it recurs"
+    hint = "repeat the call with the same job id"
+
+
+class CloudStackTimeout(CloudStackAnswerLost):
+    """The server took the request and did not answer in cloudstack.timeout_seconds."""
+
+    code = StatusCode.DEADLINE_EXCEEDED
+    reason = "CLOUDSTACK_TIMEOUT"
+    hint = "look at the load of the management server and its database, or raise the timeout"
 
 
 class CloudStackUnavailable(ServiceError):

@@ -22,6 +22,7 @@ from services.cloudstack_agent.api import Parameters, Row, number, text
 from services.cloudstack_agent.errors import (
     CloudStackAnswerInvalid,
     CloudStackAnswerLost,
+    CloudStackTimeout,
     CloudStackUnavailable,
     CloudStackUnreachable,
     CloudStackUntrusted,
@@ -97,6 +98,8 @@ class HttpApi:
         for pause in pauses:
             try:
                 return await self._once(command, parameters)
+            except CloudStackTimeout:
+                raise  # a second question would only add to the load
             except (CloudStackUnreachable, CloudStackAnswerLost, CloudStackUnavailable) as error:
                 _log.warning(
                     "asking again",
@@ -138,6 +141,11 @@ class HttpApi:
         if _never_sent(exc):
             return CloudStackUnreachable(
                 message=f"{self._endpoint}: no connection ({type(exc).__name__})",
+                metadata=metadata,
+            )
+        if isinstance(exc, requests.exceptions.ReadTimeout):
+            return CloudStackTimeout(
+                message=f"{self._endpoint}: no answer to {command} in {self._timeout[1]:g} s",
                 metadata=metadata,
             )
         return CloudStackAnswerLost(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -53,11 +54,11 @@ def lab(server: CloudStackLab) -> Iterator[CloudStackLab]:
 
 @contextlib.asynccontextmanager
 async def agent_at(
-    endpoint: str, account: Account, directory: Path
+    endpoint: str, account: Account, directory: Path, timeout_seconds: float = 5
 ) -> AsyncIterator[pb_grpc.CloudstackServiceAsyncStub]:
     """A served agent on a unix socket, and a stub for it."""
     address = f"unix:{directory}/agent.sock"
-    async with HttpApi(endpoint, account, timeout_seconds=5) as api:
+    async with HttpApi(endpoint, account, timeout_seconds=timeout_seconds) as api:
 
         async def register(grpc_server: Any) -> list[str]:
             servicer = CloudStackServicer(api, NfsOptions("", on_ubuntu=True))
@@ -492,6 +493,25 @@ async def test_failures_at_submit_have_reasons(
     with pytest.raises(RemoteError) as refused:
         await call(agent.StartVmImport(vm_request()), peer="agent")
     assert (refused.value.reason, refused.value.retryable) == (reason, retryable)
+
+
+async def test_a_slow_server_is_told_apart_and_asked_once(
+    lab: CloudStackLab, tmp_path: Path
+) -> None:
+    account = Account(lab.api_key, lab.secret_key)
+    asked = lab.control.call("status")["requests"].get("listCapabilities", 0)
+    async with agent_at(lab.endpoint, account, tmp_path, timeout_seconds=0.2) as stub:
+        lab.control.call("fault", command="listCapabilities", kind="delay", seconds=0.5)
+        with pytest.raises(RemoteError) as refused:
+            await call(stub.GetEndpoint(pb.GetEndpointRequest()), peer="agent")
+        assert refused.value.reason == "CLOUDSTACK_TIMEOUT"
+        assert lab.control.call("status")["requests"]["listCapabilities"] == asked + 1
+        # A submit that arrives twice, the first time late, is one job.
+        lab.control.call("fault", command="importVm", kind="delay", seconds=0.5)
+        job = await imported(stub)
+        await asyncio.sleep(0.6)
+    machines = lab.ok("listVirtualMachines", listall="true")["virtualmachine"]
+    assert [machine["id"] for machine in machines] == [job.resource_id]
 
 
 async def test_reading_goes_on_over_a_broken_connection(
