@@ -198,10 +198,9 @@ class Images:
         fresh = path.with_name(f".{path.name}.new")
         fresh.unlink(missing_ok=True)
         try:
+            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", _OPTIONS]
             done = self._commands.run(
-                ["qemu-img", "create", "-q", "-f", "qcow2", "-o", _OPTIONS]
-                + [str(fresh), str(size_bytes)],
-                timeout_seconds=_TIMEOUT_SECONDS,
+                [*command, str(fresh), str(size_bytes)], timeout_seconds=_TIMEOUT_SECONDS
             )
             if done.status != 0:
                 raise tool_failed("qemu-img", done)
