@@ -118,11 +118,19 @@ def build_vddk(directory: Path, esxi: EsxiProcess) -> Path:
 
 @contextmanager
 def vddk_served(
-    directory: Path, libdir: Path, *, password: str = PASSWORD, **parameters: str
+    directory: Path,
+    library: Path,
+    /,
+    password: str = PASSWORD,
+    password_file: str = "",
+    **parameters: str,
 ) -> Iterator[Served]:
-    """Serve a disk through the product's plugin; parameters replace or add to the right ones."""
+    """Serve a disk through the product's plugin; parameters replace or add to the right ones.
+
+    The password goes through a pipe unless a file is given.
+    """
     values = {
-        "libdir": str(libdir),
+        "libdir": str(library),
         "server": "vc.test",
         "port": "8443",
         "user": "administrator@vsphere.local",
@@ -134,25 +142,27 @@ def vddk_served(
         **parameters,
     }
     socket, said = directory / "vddk.sock", directory / "vddk.log"
-    socket.unlink(missing_ok=True)
+    started = directory / "vddk.pid"  # written once the socket listens
+    for left in (socket, started):
+        left.unlink(missing_ok=True)
     reading, writing_end = os.pipe()
     os.write(writing_end, password.encode() + b"\n")
     os.close(writing_end)
     with said.open("wb") as log:
         process = subprocess.Popen(
             ["nbdkit", "--foreground", "--readonly", "--exit-with-parent", "--unix", str(socket)]
-            + ["python", f"script={PLUGIN}"]
+            + ["--pidfile", str(started), "python", f"script={PLUGIN}"]
             + [f"{key.replace('_', '-')}={value}" for key, value in values.items() if value]
-            + [f"password=-{reading}"],
+            + [f"password=-{reading}" if not password_file else f"password=+{password_file}"],
             pass_fds=(reading,),
             stderr=log,
-            env={**os.environ, "LD_LIBRARY_PATH": str(libdir / "lib64")},
+            env={**os.environ, "LD_LIBRARY_PATH": str(library / "lib64")},
         )
     os.close(reading)
     served = Served(process, socket, said)
     try:
         deadline = time.monotonic() + 20
-        while not socket.exists() and process.poll() is None:
+        while not started.exists() and process.poll() is None:
             assert time.monotonic() < deadline, "nbdkit does not start"
             time.sleep(0.01)
         yield served

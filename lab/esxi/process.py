@@ -15,7 +15,7 @@ from lab.esxi.client import EsxiClient
 
 _PLUGIN = Path(__file__).with_name("plugin.py")
 _START_SECONDS = 15.0
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 1.0
 
 
 class EsxiStartError(Exception):

@@ -49,6 +49,13 @@ struct Disk {
   bool lost;
 };
 
+/* Dead after an error, closed after a server that went away in order. */
+static bool
+is_gone (Disk *disk)
+{
+  return nbd_aio_is_dead (disk->nbd) || nbd_aio_is_closed (disk->nbd);
+}
+
 static VixError
 error_of (Disk *disk, int number)
 {
@@ -116,7 +123,8 @@ submit (Disk *disk, Request *request)
     ? nbd_aio_pread (disk->nbd, request->buffer, request->length, request->offset, done, 0)
     : nbd_aio_block_status (disk->nbd, request->length, request->offset, extents, done, 0);
   if (cookie == -1) {
-    int number = nbd_get_errno ();
+    /* On an ended connection libnbd speaks of an invalid state, not of the connection. */
+    int number = is_gone (disk) ? ENOTCONN : nbd_get_errno ();
     complete (request, &number);
   }
 }
@@ -126,7 +134,7 @@ poll_once (Disk *disk)
 {
   unsigned direction = nbd_aio_get_direction (disk->nbd);
   struct pollfd fds[2] = { { .fd = disk->wake, .events = POLLIN },
-                           { .fd = nbd_aio_is_dead (disk->nbd) ? -1 : nbd_aio_get_fd (disk->nbd) } };
+                           { .fd = is_gone (disk) ? -1 : nbd_aio_get_fd (disk->nbd) } };
   if (direction & LIBNBD_AIO_DIRECTION_READ)
     fds[1].events |= POLLIN;
   if (direction & LIBNBD_AIO_DIRECTION_WRITE)
@@ -247,7 +255,7 @@ disk_close (Disk *disk)
   disk_wait (disk);
   wake (disk);
   pthread_join (disk->thread, NULL);
-  if (!nbd_aio_is_dead (disk->nbd))
+  if (!is_gone (disk))
     nbd_shutdown (disk->nbd, 0);
   nbd_close (disk->nbd);
   close (disk->wake);

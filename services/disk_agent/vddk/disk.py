@@ -31,7 +31,7 @@ class OpenDisk:
         """Raises VddkError with the library's own text."""
         self._library = library
         self._connection = ctypes.c_void_p()
-        self._handle = ctypes.c_void_p()
+        self.handle = ctypes.c_void_p()
         self._connect(settings)
         try:
             self._open(settings)
@@ -40,7 +40,7 @@ class OpenDisk:
         except BaseException:
             self.close()
             raise
-        self.transport = library.function["GetTransportMode"](self._handle).decode()
+        self.transport = library.function["GetTransportMode"](self.handle).decode()
 
     def _connect(self, settings: Settings) -> None:
         function = self._library.function
@@ -78,14 +78,14 @@ class OpenDisk:
                 self._connection,
                 _bytes(name),
                 settings.open_flags,
-                ctypes.byref(self._handle),
+                ctypes.byref(self.handle),
             )
         except VddkError as error:
             raise VddkError(f"{error}: {name}") from None
 
     def _capacity(self) -> int:
         info = ctypes.POINTER(Info)()
-        self._library.check("GetInfo", self._handle, ctypes.byref(info))
+        self._library.check("GetInfo", self.handle, ctypes.byref(info))
         sectors: int = info.contents.capacity_sectors
         self._library.function["FreeInfo"](info)
         return sectors * SECTOR_BYTES
@@ -106,8 +106,8 @@ class OpenDisk:
     def close(self) -> None:
         """Give the disk and the connection back."""
         function = self._library.function
-        if self._handle:
-            function["Close"](self._handle)
+        if self.handle:
+            function["Close"](self.handle)
         function["Disconnect"](self._connection)
 
     def read(self, buffer: memoryview, offset: int) -> None:
@@ -129,7 +129,7 @@ class OpenDisk:
         for start in pieces:
             count = min(PIECE_BYTES, len(buffer) - start) // SECTOR_BYTES
             at = sector + start // SECTOR_BYTES
-            self._library.start_read(self._handle, at, count, address + start, done)
+            self._library.start_read(self.handle, at, count, address + start, done)
         # All of them, also after an error: the library writes into the buffer until then.
         errors = [error for error in [done.get() for _ in pieces] if error]
         if errors:
@@ -164,7 +164,7 @@ class OpenDisk:
         blocks = ctypes.POINTER(BlockList)()
         self._library.check(
             "QueryAllocatedBlocks",
-            self._handle,
+            self.handle,
             *(first * CHUNK_SECTORS, count * CHUNK_SECTORS, CHUNK_SECTORS),
             ctypes.byref(blocks),
         )
