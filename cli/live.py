@@ -29,8 +29,8 @@ from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 __all__ = ["LiveDisplay", "frame"]
 
 _REFRESHES_PER_SECOND = 4
-_BAR = 28
-_NAME = 26
+_BAR = 24
+_NAME = 22
 _MARKS = {
     pb.STATE_QUEUED: ("·", "dim"),
     pb.STATE_RUNNING: ("●", "cyan"),
@@ -179,7 +179,10 @@ def _where(migration: pb.Migration) -> str:
         return "done"
     if migration.state == pb.STATE_QUEUED:
         return "queued"
-    if migration.state == pb.STATE_RUNNING:
+    # The mark says that it failed; this stage's name says that it waits.
+    if migration.state in {pb.STATE_RUNNING, pb.STATE_FAILED}:
+        return stage
+    if migration.stage == pb.STAGE_AWAITING_SHUTDOWN_ACTION:
         return stage
     return f"{stage}, {state_name(migration.state)}"
 

@@ -10,6 +10,7 @@ from cli.commands import controls, files, inventory, lab, run, serve, status
 from cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandError, paragraph
 from services.config import ConfigError
 from services.kit.errors import ServiceError
+from services.kit.logging import LogSettings, configure_logging
 
 __all__ = ["main"]
 
@@ -35,8 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130: interrupted. Errors are one paragraph on standard error, without a traceback; an exception
     that nobody foresaw is a defect and raises.
     """
-    command = get_command(_app())
+    # What happened is told by messages and exit status; services have logs.
+    configure_logging(LogSettings(stderr_format=None), service="cli")
     given = list(sys.argv[1:] if arguments is None else arguments)
+    command = get_command(_app(given))
     try:
         status: object = command.main(given, prog_name="v2c", standalone_mode=False)
     except typer.TyperException as exc:
@@ -68,7 +71,7 @@ def _usage(error: typer.TyperException) -> str:
     return f"{message.rstrip('.')}. See {where} --help."
 
 
-def _app() -> typer.Typer:
+def _app(given: Sequence[str]) -> typer.Typer:
     app = typer.Typer(
         help=_HELP,
         no_args_is_help=True,
@@ -94,13 +97,13 @@ def _app() -> typer.Typer:
     app.add_typer(files.pki_app, name="pki")
     app.command(context_settings=lab.PASS_THROUGH)(lab.demo)
     app.command(context_settings=lab.PASS_THROUGH)(lab.lab)
-    _add_expert_commands(app)
+    _add_expert_commands(app, given)
     return app
 
 
-def _add_expert_commands(app: typer.Typer) -> None:
+def _add_expert_commands(app: typer.Typer, given: Sequence[str]) -> None:
     # Imported when asked for: they need what only a storage host has installed.
-    if "base-copy" not in sys.argv and "delta-sync" not in sys.argv:
+    if not {"base-copy", "delta-sync"} & set(given):
         return
     from cli.commands import expert
 

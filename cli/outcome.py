@@ -5,6 +5,15 @@ from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["downtime_parts", "outcome"]
 
+_PARTS = (
+    "shutdown",
+    "final_sync",
+    "verifying",
+    "converting",
+    "import_root_disk",
+    "import_data_disk",
+)
+
 
 def outcome(migration: pb.Migration) -> str:
     """``web01: done, downtime 0:42 (final_sync 3 s, …), CloudStack VM 7c…`` or why it failed."""
@@ -33,8 +42,13 @@ def outcome(migration: pb.Migration) -> str:
 
 def downtime_parts(downtime: pb.Downtime) -> str:
     """``shutdown 5 s, final_sync 3 s``, the parts that took any time."""
-    parts = [(name, round(seconds)) for name, seconds in downtime.part_seconds.items()]
-    return ", ".join(f"{name} {seconds} s" for name, seconds in parts if seconds)
+    parts = sorted(downtime.part_seconds.items(), key=lambda part: _when(part[0]))
+    return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in parts if seconds >= 0.5)
+
+
+def _when(part: str) -> int:
+    """A part's place in time; one of a newer server comes last."""
+    return _PARTS.index(part) if part in _PARTS else len(_PARTS)
 
 
 def _debts(migration: pb.Migration) -> str:

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.kit.channel import await_serving
@@ -32,8 +31,6 @@ class ServiceCommand:
     module: str
     listen: str
     grpc: bool = True
-    arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class ServiceProcess:
@@ -61,11 +58,9 @@ class ServiceProcess:
                 *("--parent-pid", str(os.getpid())),
                 *("--log-format", "none"),
                 *("--log-file", str(log_file(control_dir, command.name))),
-                *command.arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 # Standard output is for people: the gateway tells its first token there.
                 stderr=errors,
-                env={**os.environ, **command.environment},
                 # Ctrl-C goes to the terminal's whole group; services are stopped in order instead.
                 start_new_session=True,
             )

@@ -1,0 +1,261 @@
+"""The v2c command as a user calls it, against an orchestrator over gRPC."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.main import main
+from services.kit.server import serving
+from tests.contract.cli_fake_orchestrator import FakeOrchestrator, register
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+
+ROOT = Path(__file__).parents[2]
+ID = "b85761ad-bc7e-5170-92bf-7001d40b491f"
+IDS = dict.fromkeys(("zoneid", "clusterid", "storageid", "networkid", "serviceofferingid"), ID)
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+@dataclass
+class Cli:
+    """Runs v2c in a folder that has config.yaml and web.yaml."""
+
+    folder: Path
+    capsys: pytest.CaptureFixture[str]
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        path = f"{ROOT}:{ROOT / 'proto'}"
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli", *arguments),
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": path, "COLUMNS": "120"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def __call__(self, *arguments: str) -> Result:
+        """In a thread of this process: a new one takes a second to import everything."""
+        status = await asyncio.to_thread(main, arguments)
+        said = self.capsys.readouterr()
+        return Result(status, said.out, said.err)
+
+    async def run(self, *arguments: str) -> Result:
+        """In a process of its own, as `v2c run` needs it for its signals."""
+        process = await self.start(*arguments)
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode is not None
+        assert b"Traceback" not in err, err.decode()
+        return Result(process.returncode, out.decode(), err.decode())
+
+    def config(self, **sections: Any) -> None:
+        document = {
+            "vcenter": {"host": "vc", "user": "root", "password": "x"},
+            "migration": {"vddk_path": "vddk", "control_dir": "c"},
+            "cloudstack": {"endpoint": "cs", "api_key": "a", "secret_key": "b"},
+            "cloudstack_defaults": IDS,
+            **sections,
+        }
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(document))
+
+    def spec(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+
+@pytest.fixture
+def v2c(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    cli = Cli(tmp_path, capsys)
+    cli.config()
+    cli.spec("web.yaml", "vms:\n- vm: {name: web01}\n- vm: {name: app server 02}\n")
+    return cli
+
+
+@pytest.fixture
+async def fake(v2c: Cli) -> AsyncIterator[FakeOrchestrator]:
+    orchestrator = FakeOrchestrator()
+    address = f"unix:{v2c.folder}/c/run/orchestrator.sock"
+    async with serving(
+        "orchestrator", address, None, lambda server: register(server, orchestrator)
+    ):
+        yield orchestrator
+
+
+async def test_run_is_0_when_every_vm_is_done(v2c: Cli, fake: FakeOrchestrator) -> None:
+    result = await v2c.run("run", "--spec", "web.yaml", "--parallel-vms", "2")
+
+    assert result.status == 0
+    assert "web01: base_copy" in result.out
+    assert "app server 02: done" in result.out
+    assert fake.parallel_vms == 2
+
+
+async def test_run_is_1_when_one_fails_and_says_why(v2c: Cli, fake: FakeOrchestrator) -> None:
+    error = pb.Error(message="the pool is full", hint="free 2 GB")
+    fake.script = [{"stage": pb.STAGE_BASE_COPY, "state": pb.STATE_FAILED, "error": error}]
+
+    result = await v2c.run("run", "--spec", "web.yaml")
+
+    assert result.status == 1
+    assert "web01: failed in base_copy: the pool is full. Free 2 GB" in result.out
+
+
+async def test_run_takes_up_what_failed_or_was_paused(v2c: Cli, fake: FakeOrchestrator) -> None:
+    fake.add("web01", state=pb.STATE_FAILED)
+    fake.add("app server 02", state=pb.STATE_PAUSED)
+
+    result = await v2c.run("run", "--spec", "web.yaml")
+
+    assert result.status == 0
+    assert fake.calls == ["retry web01", "resume app server 02", "start"]
+
+
+async def test_run_json_is_lines_of_json(v2c: Cli, fake: FakeOrchestrator) -> None:
+    result = await v2c.run("run", "--spec", "web.yaml", "--json")
+
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert {line["type"] for line in lines} == {"migration", "end"}
+    assert lines[-1]["ok"] is True
+
+
+async def test_ctrl_c_leaves_the_migrations_to_the_server(v2c: Cli, fake: FakeOrchestrator) -> None:
+    fake.script = fake.script[:1]
+    process = await v2c.start("run", "--spec", "web.yaml")
+    assert process.stdout is not None
+    await process.stdout.readuntil(b"base_copy")
+
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 20)
+
+    assert process.returncode == 130
+    assert b"the migrations go on at the server" in out
+    assert b"Traceback" not in err
+
+
+async def test_a_typo_in_a_spec_is_told_before_anything_starts(v2c: Cli) -> None:
+    v2c.spec("typo.yaml", "vm: {name: a}\nmigration:\n  delta_intervall: 5\n")
+
+    result = await v2c.run("run", "--spec", "typo.yaml")
+
+    assert result.status == 2
+    assert result.err == (
+        "typo.yaml:3:3: migration.delta_intervall: is not a known key. "
+        "Did you mean delta_interval?\n"
+    )
+    assert not (v2c.folder / "c").exists()
+
+
+async def test_a_missing_vddk_names_the_field(v2c: Cli) -> None:
+    result = await v2c.run("run", "--spec", "web.yaml")
+
+    assert result.status == 1
+    assert "migration.vddk_path" in result.err
+    assert result.err.count("\n") == 1
+    assert not (v2c.folder / "c").exists()
+
+
+async def test_missing_ids_name_both_places(v2c: Cli) -> None:
+    v2c.config(cloudstack_defaults={})
+
+    result = await v2c.run("run", "--spec", "web.yaml")
+
+    assert result.status == 2
+    assert "cloudstack_defaults.zoneid in config.yaml" in result.err
+
+
+async def test_status_as_table_and_as_json(v2c: Cli, fake: FakeOrchestrator) -> None:
+    fake.add("web01", state=pb.STATE_RUNNING, vm_moref="vm-7", activity="copying")
+
+    table = await v2c("status", "--spec", "web.yaml")
+    rows = json.loads((await v2c("status", "--spec", "web.yaml", "--json")).out)
+
+    assert "vm-7" in table.out
+    assert "never started" in table.out
+    assert [row["vm_name"] for row in rows] == ["web01", "app server 02"]
+    assert (rows[0]["stage"], rows[0]["state"]) == ("init", "running")
+
+
+async def test_status_without_a_server_reads_what_was_written(v2c: Cli) -> None:
+    folder = v2c.folder / "c" / "web01_vm-7"
+    folder.mkdir(parents=True)
+    state = {"vm_name": "web01", "vm_moref": "vm-7", "stage": "delta", "status": "waiting"}
+    (folder / "state.json").write_text(json.dumps(state))
+
+    result = await v2c("status", "--spec", "web.yaml", "--vm", "web01")
+
+    assert result.status == 0
+    assert "delta" in result.out
+    assert "as last written" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (["finalize", "--spec", "web.yaml", "--vm", "web01"], "finalize web01"),
+        (["finalize", "--vm", "web01", "--now"], "finalize now web01"),
+        (["finalize", "--vm", "web01", "--vm-id", "vm-7"], "finalize web01"),
+        (["shutdown", "--vm", "web01", "--action", "force"], "SHUTDOWN_ACTION_FORCE web01"),
+        (["pause", "--vm", "web01"], "pause web01"),
+        (["resume", "--vm", "web01"], "resume web01"),
+        (["retry", "--vm", "web01"], "retry web01"),
+        (["cancel", "--vm", "web01"], "cancel web01"),
+        (["rollback", "--vm", "web01"], "rollback web01"),
+    ],
+)
+async def test_controls(v2c: Cli, fake: FakeOrchestrator, arguments: list[str], call: str) -> None:
+    fake.add("web01", state=pb.STATE_RUNNING, vm_moref="vm-7")
+
+    result = await v2c(*arguments)
+
+    assert result.status == 0
+    assert fake.calls == [call]
+    assert "now init, running" in result.out
+
+
+async def test_the_servers_error_is_one_paragraph(v2c: Cli, fake: FakeOrchestrator) -> None:
+    result = await v2c("finalize", "--vm", "web09")
+
+    assert result.status == 1
+    assert result.err == "v2c: no migration of 'web09'. Submit a spec for it.\n"
+
+
+async def test_a_vm_that_is_not_in_the_spec_lists_those_that_are(v2c: Cli) -> None:
+    result = await v2c("finalize", "--spec", "web.yaml", "--vm", "web1")
+
+    assert result.status == 1
+    assert "'web01', 'app server 02'" in result.err
+
+
+async def test_without_a_server_a_control_says_how_to_start_one(v2c: Cli) -> None:
+    result = await v2c("pause", "--vm", "web01")
+
+    assert result.status == 1
+    assert "v2c serve" in result.err
+
+
+async def test_events_and_lists(v2c: Cli, fake: FakeOrchestrator) -> None:
+    event = pb.Event(sequence=1, vm_name="web01", message="finalize requested", actor="anna")
+    event.time.FromJsonString("2026-03-12T14:03:12Z")
+    fake.events = [event]
+
+    events = await v2c("events")
+    vms = await v2c("list", "vms")
+    zones = json.loads((await v2c("list", "zones", "--json")).out)
+
+    assert events.out == "2026-03-12 14:03:12Z web01: finalize requested (by anna)\n"
+    assert [f"vm{n}" in vms.out for n in range(3)] == [True, True, True]
+    assert zones[0]["id"] == "id-PLACEMENT_KIND_ZONE"

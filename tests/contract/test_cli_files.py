@@ -1,0 +1,123 @@
+"""Commands about files, arguments and help; they need no server."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("V2C_ENABLE_EXPERT_COMMANDS", raising=False)
+
+
+def test_example_check_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["config", "example"]) == 0
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+
+    assert main(["config", "check"]) == 2
+    said = capsys.readouterr().err
+    assert "VC_PASSWORD" in said
+    assert "CLOUDSTACK_SECRET_KEY" in said
+
+    for name in ("VC_PASSWORD", "CLOUDSTACK_API_KEY", "CLOUDSTACK_SECRET_KEY"):
+        monkeypatch.setenv(name, "hunter2")
+    assert main(["config", "check"]) == 0
+    assert main(["config", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert "hunter2" not in shown
+    assert "env:VC_PASSWORD" in shown
+
+
+def test_examples_are_listed_and_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["config", "example"])
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    main(["config", "example", "list"])
+    names = capsys.readouterr().out.split()
+    assert len(names) == 7
+
+    for name in names:
+        if name == "config":
+            continue
+        main(["config", "example", name])
+        (tmp_path / "spec.yaml").write_text(capsys.readouterr().out)
+        assert main(["spec", "check", "--spec", "spec.yaml"]) == 0
+        assert "web" in capsys.readouterr().out or "multi-disk" in name
+
+
+def test_pki_init_prints_the_section_to_paste(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pki", "init", "--dir", "pki", "--name", "storage1", "--host", "10.0.0.1"]) == 0
+
+    tls = yaml.safe_load(capsys.readouterr().out)["tls"]
+    assert Path(tls["ca"]).is_file()
+    assert Path(tls["certificate"]).is_file()
+    assert Path(tls["key"]).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["bogus"], "No such command 'bogus'. See v2c --help."),
+        (["finalize", "--vmm", "x"], "No such option: --vmm. See v2c finalize --help."),
+        (["run"], "--spec: is required and not given. See v2c run --help."),
+        (["run", "--spec", "a", "--parallel-vms", "0"], "--parallel-vms: "),
+        (["run", "--spec", "nowhere.yaml"], "there is no such file"),
+        (["base-copy", "--spec", "x"], "No such command 'base-copy'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    main(["config", "example"])
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+
+    assert main(arguments) == 2
+
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["run", "status", "finalize", "shutdown", "events", "list", "serve", "config", "spec", "pki"],
+)
+def test_help_explains(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+
+    assert "Usage: v2c" in capsys.readouterr().out
+
+
+def test_expert_commands_are_hidden_and_need_the_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("V2C_ENABLE_EXPERT_COMMANDS", "1")
+
+    assert main(["base-copy", "--help"]) == 0
+    assert "base_copy{" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert "base-copy" not in capsys.readouterr().out
+
+
+def test_lab_commands_are_handed_over_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[list[str]] = []
+
+    def execv(program: str, arguments: list[str]) -> None:
+        handed.append(arguments[1:])
+
+    monkeypatch.setattr("os.execv", execv)
+
+    main(["lab", "up", "--dir", "x", "--help"])
+    main(["demo", "--keep"])
+
+    assert handed == [
+        ["-m", "lab", "up", "--dir", "x", "--help"],
+        ["-m", "lab", "demo", "--keep"],
+    ]
