@@ -31,34 +31,15 @@ _VOLUME_POOL_TYPES: Final = _VM_POOL_TYPES | {"RBD"}
 
 def import_vm(world: World, request: Request) -> Row:
     """``importVm`` from a disk of a shared or local pool."""
-    if request.text("hypervisor").lower() != "kvm":
-        raise parameter_error(
-            f"VM import is currently not supported for hypervisor: {request.text('hypervisor')}"
-        )
     owner = world.owner(request)
     host_name = _host_name(request)
-    source = request.text("importsource").lower()
-    if source not in ("shared", "local"):
-        raise parameter_error(f"This server imports from shared and local only, not {source}")
-    for name, label in (
-        ("diskpath", "Disk Path"),
-        ("networkid", "Network"),
-        ("storageid", "Storage Pool"),
-    ):
-        if not request.text(name):
-            raise parameter_error(f"{label} is required for Import from shared/local storage")
-    pool = world.get("storagepool", request.text("storageid"))
-    path = request.text("diskpath")
-    if _volume_at(world, pool, path) is not None:
-        raise parameter_error("Disk image is already in use")
+    pool = _source_pool(world, request)
     offering = world.get("serviceoffering", request.text("serviceofferingid"))
     if not tags_fit(offering.get("storagetags", ""), pool.get("tags", "")):
         raise parameter_error(
             f"Service offering: {offering['id']} storage tags are not compatible with"
             f" selected storage pool: {pool['id']}"
         )
-    if source == "local":
-        _check_local(request, pool)
     details = request.mapping("details")
     check_details(details)
     check_offering(offering, details)
@@ -72,12 +53,34 @@ def import_vm(world: World, request: Request) -> Row:
             "virtualmachine", _new_vm(world, request, owner, offering, host_name, details)
         )
         root = world.store.put("volume", _root_volume(vm, owner, offering))
-    return _place_and_attach(world, request, vm, root, pool, network, path)
+    return _place_and_attach(world, vm, root, pool, network, request.text("diskpath"))
 
 
-def _place_and_attach(
-    world: World, request: Request, vm: Row, root: Row, pool: Row, network: Row, path: str
-) -> Row:
+def _source_pool(world: World, request: Request) -> Row:
+    """The pool that the disk is in, once what says so is complete and the disk is free."""
+    if request.text("hypervisor").lower() != "kvm":
+        raise parameter_error(
+            f"VM import is currently not supported for hypervisor: {request.text('hypervisor')}"
+        )
+    source = request.text("importsource").lower()
+    if source not in ("shared", "local"):
+        raise parameter_error(f"This server imports from shared and local only, not {source}")
+    for name, label in (
+        ("diskpath", "Disk Path"),
+        ("networkid", "Network"),
+        ("storageid", "Storage Pool"),
+    ):
+        if not request.text(name):
+            raise parameter_error(f"{label} is required for Import from shared/local storage")
+    pool = world.get("storagepool", request.text("storageid"))
+    if _volume_at(world, pool, request.text("diskpath")) is not None:
+        raise parameter_error("Disk image is already in use")
+    if source == "local":
+        _check_local(request, pool)
+    return pool
+
+
+def _place_and_attach(world: World, vm: Row, root: Row, pool: Row, network: Row, path: str) -> Row:
     unplaced = world.faults.take("importVm", "no_placement")
     if unplaced or pool["state"] != "Up" or world.is_full(pool):
         # The real server does not clean up on this path.

@@ -84,11 +84,16 @@ def run_list(world: World, request: Request) -> Row:
         for row in world.store.rows(_TABLES[name])
         if _selected(request, name, row) and _special(world, request, name, row)
     ]
-    return answer(request, [_expand(world, name, row) for row in rows])
+    return answer(request, rows, lambda row: _expand(world, name, row))
 
 
-def answer(request: Request, rows: list[Row]) -> Row:
-    """The page of ``rows`` that was asked for; an empty list is an empty object."""
+def answer(
+    request: Request, rows: list[Row], expand: Callable[[Row], Row] = lambda row: row
+) -> Row:
+    """The page of ``rows`` that was asked for; an empty list is an empty object.
+
+    ``expand`` completes a row that is shown.
+    """
     size = request.number("pagesize")
     page = request.number("page") or 1
     if size is not None and size > PAGE_LIMIT:
@@ -101,7 +106,7 @@ def answer(request: Request, rows: list[Row]) -> Row:
         return {}
     return {
         "count": len(rows),
-        request.command.list_key: [present(request.command, row) for row in shown],
+        request.command.list_key: [present(request.command, expand(row)) for row in shown],
     }
 
 
