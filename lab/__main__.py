@@ -97,9 +97,9 @@ def status(
 
 @fault.command("list")
 def list_faults(directory: Directory = DEFAULT_DIR) -> None:
-    """Show the armed faults of all parts."""
+    """Show the armed faults of vCenter and CloudStack (the ESXi side does not list its own)."""
     with _explained():
-        for simulator in SIMULATORS:
+        for simulator in ("vcenter", "cloudstack"):
             for entry in _client(directory, simulator).call("faults")["faults"]:
                 words = " ".join(f"{k}={v}" for k, v in entry.items() if v not in ("", 0, None))
                 typer.echo(f"{simulator}  {words}")

@@ -31,6 +31,7 @@ def handlers(
         "reset_cbt": control.reset_cbt,
         "status": control.status,
         "vm": control.vm,
+        "vms": control.vms,
         "stop": control.stop,
     }
 
@@ -147,6 +148,11 @@ class _Control:
         with self._world.changed:
             return _details(self._record(vm))
 
+    def vms(self) -> dict[str, object]:
+        """All about every VM, in the scenario's order."""
+        with self._world.changed:
+            return {"vms": [_details(record) for record in self._world.vms.values()]}
+
     def stop(self) -> None:
         """End the simulator; guests go on running."""
         self._stop()
@@ -184,6 +190,7 @@ def _details(record: VmRecord) -> dict[str, object]:
                 "unit": disk.unit,
                 "slot": disk.slot,
                 "path": disk.path,
+                "export": f"{record.moref}/{disk.key}",
                 "capacity_bytes": disk.capacity_bytes,
                 "tracked": disk.tracked,
                 "content": disk.spec.content.value,

@@ -1,0 +1,81 @@
+"""Processes that are known by pid files: starting, finding again, ending."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+
+# Our own children are kept until they are waited for: a dropped Popen would stay a zombie.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def spawn(
+    command: Sequence[str], pid_file: Path, marker: str, log: Path
+) -> subprocess.Popen[bytes]:
+    """Start a daemon in a session of its own and note its id.
+
+    ``marker`` is a word of its command line by which it is recognised later; what it prints is
+    appended to ``log``.
+    """
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    _children[process.pid] = process
+    partial = pid_file.with_suffix(".pid.new")
+    partial.write_text(f"{process.pid} {marker}\n")
+    partial.replace(pid_file)
+    return process
+
+
+def running_pid(pid_file: Path) -> int | None:
+    """The id in the file if that process still runs; ids are given to others later."""
+    try:
+        number, _, marker = pid_file.read_text().strip().partition(" ")
+        pid = int(number)
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return None
+    return pid if marker.encode() in command and state != "Z" else None
+
+
+def end(pid_file: Path, number: int, timeout_seconds: float) -> bool:
+    """Signal the process and wait; True, and no pid file any more, when it is gone."""
+    pid = running_pid(pid_file)
+    if pid is not None and not _signal_and_wait(pid, number, timeout_seconds):
+        return False
+    child = _children.pop(pid, None) if pid is not None else None
+    if child is not None:
+        child.wait()
+    pid_file.unlink(missing_ok=True)
+    return True
+
+
+def stop(pid_file: Path, timeout_seconds: float) -> None:
+    """SIGTERM, and SIGKILL at the time limit."""
+    if not end(pid_file, signal.SIGTERM, timeout_seconds):
+        end(pid_file, signal.SIGKILL, timeout_seconds)
+
+
+def _signal_and_wait(pid: int, number: int, timeout_seconds: float) -> bool:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+        return bool(select.select([descriptor], [], [], timeout_seconds)[0])
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,338 @@
+"""A whole lab: ESXi data path, vCenter, CloudStack and VDDK library in one directory.
+
+``up`` leaves daemons behind, ``down`` ends them; all state stays in the directory and the next
+``up`` goes on with it. ``running_lab`` is the same for the time of a ``with`` block.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab import processes, scenario, scenarios
+from lab.cloudstack.seed import default_ids
+from lab.cloudstack.store import load_credentials
+from lab.control import ControlClient, ControlError
+from lab.scenario import Scenario
+from lab.vcenter.certificate import ensure_certificate
+from lab.vddk.build import LabVddkConf, build
+
+HOST = "127.0.0.1"
+_START_SECONDS = 90.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.03
+_PARTS = ("vcenter", "cloudstack", "esxi")
+"""In the order in which they are stopped: nobody loses what it depends on."""
+
+Report = Callable[[str], None]
+
+
+class LabError(Exception):
+    """The lab cannot be started or found; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TCP ports on loopback; 0 takes the port of the last run, or a free one."""
+
+    vcenter: int = 0
+    cloudstack: int = 0
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab that is up. ``info`` is what lab.json holds."""
+
+    directory: Path
+    info: dict[str, Any] = field(repr=False)
+
+    @property
+    def vcenter(self) -> ControlClient:
+        """Control of the vCenter simulator (see lab.vcenter.control_ops)."""
+        return ControlClient(Path(self.info["vcenter"]["control"]))
+
+    @property
+    def cloudstack(self) -> ControlClient:
+        """Control of the CloudStack simulator."""
+        return ControlClient(Path(self.info["cloudstack"]["control"]))
+
+    @property
+    def esxi(self) -> ControlClient:
+        """Control of the ESXi data path."""
+        return ControlClient(Path(self.info["esxi"]["control"]))
+
+    def vm(self, name: str) -> dict[str, Any]:
+        """lab.json's entry of a VM, by name (which must be unique) or moref. Raises KeyError."""
+        found = [v for v in self.info["vms"] if name in (v["name"], v["moref"])]
+        if len(found) != 1:
+            raise KeyError(f"{len(found)} VMs are called {name!r}")
+        return dict(found[0])
+
+
+def _silent(_text: str) -> None:
+    """Default progress report."""
+
+
+def up(
+    directory: Path,
+    wanted: Scenario | str | None = None,
+    ports: Ports | None = None,
+    report: Report = _silent,
+) -> Lab:
+    """Start what is not running and return when everything answers.
+
+    ``wanted`` is used for a new directory (default "demo"); for an existing one it must be the
+    same scenario or None. Raises LabError.
+    """
+    directory = directory.absolute()
+    _prepare(directory, wanted)
+    for part, port in asdict(ports or Ports()).items():
+        _assign_port(directory, part, port)
+    try:
+        with ThreadPoolExecutor() as pool:
+            library = pool.submit(_build_vddk, directory)
+            _start_esxi(directory, report)
+            cloudstack = pool.submit(_start, directory, "cloudstack", report)
+            vcenter = pool.submit(_start, directory, "vcenter", report)
+            vcenter.result()
+            cloudstack.result()
+            report("VDDK: building the library")
+            library.result()
+    except BaseException:
+        down(directory)
+        raise
+    lab = Lab(directory, _describe(directory))
+    _write_json(directory / "lab.json", lab.info)
+    return lab
+
+
+def down(directory: Path, report: Report = _silent) -> list[str]:
+    """End the lab's processes and its guests; returns the names of what ran."""
+    directory = directory.absolute()
+    ended = []
+    for name in _PARTS[:-1]:
+        ended += _stop(directory / "pids" / f"{name}.pid", name, report)
+    # Guests first, as long as their disks are there: they flush and log their last writes.
+    for pid_file in sorted((directory / "guests").glob("*.pid")):
+        ended += _stop(pid_file, f"guest {pid_file.stem}", report)
+    ended += _stop(directory / "pids" / "esxi.pid", "esxi", report)
+    return ended
+
+
+def load(directory: Path) -> Lab:
+    """The lab of a directory as its last ``up`` described it. Raises LabError."""
+    path = directory.absolute() / "lab.json"
+    if not path.exists():
+        raise LabError(f"{directory} holds no lab; `python -m lab up --dir {directory}` makes one")
+    return Lab(directory.absolute(), json.loads(path.read_text()))
+
+
+def status(directory: Path) -> dict[str, Any]:
+    """Which processes run, and what the simulators say of themselves. Raises LabError."""
+    lab = load(directory)
+    pids = lab.directory / "pids"
+    guests = sorted((lab.directory / "guests").glob("*.pid"))
+    result: dict[str, Any] = {
+        "directory": str(lab.directory),
+        "processes": {name: processes.running_pid(pids / f"{name}.pid") for name in _PARTS},
+        "guests": {path.stem: processes.running_pid(path) for path in guests},
+    }
+    for name, client in (("vcenter", lab.vcenter), ("cloudstack", lab.cloudstack)):
+        try:
+            result[name] = client.call("status")
+        except ControlError as error:
+            if error.kind != "unreachable":
+                raise
+            result[name] = None
+    return result
+
+
+@contextmanager
+def running_lab(
+    directory: Path, wanted: Scenario | str = "small", ports: Ports | None = None
+) -> Iterator[Lab]:
+    """A lab for the time of the block; it also ends if this process dies in between."""
+    directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "lab.guard", str(directory)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield up(directory, wanted, ports)
+    finally:
+        down(directory)
+        guard.communicate(b"released\n")
+
+
+def _prepare(directory: Path, wanted: Scenario | str | None) -> None:
+    for name in ("pids", "vcenter", "pool"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    path = directory / "scenario.json"
+    if isinstance(wanted, str):
+        wanted = scenarios.built_in(wanted)
+    if path.exists():
+        present = scenario.load(path.read_bytes())
+        if wanted is not None and wanted != present:
+            raise LabError(
+                f"{directory} already holds a lab of scenario {present.name!r}; "
+                "use another directory, or remove this one after `python -m lab down`"
+            )
+        return
+    partial = path.with_suffix(".new")
+    partial.write_bytes(scenario.dump(wanted or scenarios.built_in("demo")))
+    partial.replace(path)
+
+
+def _start(directory: Path, part: str, report: Report) -> None:
+    pid_file = directory / "pids" / f"{part}.pid"
+    if processes.running_pid(pid_file) is not None:
+        return
+    control = directory / part / "control.sock"
+    control.unlink(missing_ok=True)
+    port = _port(directory, part)
+    report(f"{part}: starting on {HOST}:{port}")
+    log = directory / f"{part}.log"
+    command = [sys.executable, "-m", f"lab.{part}", "--dir", str(directory), "--port", str(port)]
+    process = processes.spawn(command, pid_file, f"lab.{part}", log)
+    _wait(process, log, lambda: control.exists() and _listens(port))
+
+
+def _start_esxi(directory: Path, report: Report) -> None:
+    pid_file = directory / "pids" / "esxi.pid"
+    if processes.running_pid(pid_file) is not None:
+        return
+    report("esxi: starting the disks' server")
+    control = directory / "esxi" / "control.sock"
+    control.unlink(missing_ok=True)
+    log = directory / "esxi.log"
+    command = [sys.executable, "-m", "lab.disk_host", "--dir", str(directory)]
+    process = processes.spawn(command, pid_file, "lab.disk_host", log)
+    _wait(process, log, lambda: control.exists() and _answers(control))
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
+    """Wait until the process answers. Raises LabError with the end of its log if it does not."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
+            raise LabError(f"{log.stem} did not start, see {log}: {tail}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _answers(control: Path) -> bool:
+    try:
+        ControlClient(control, timeout_seconds=1).call("disks")
+    except ControlError as error:
+        if error.kind == "unreachable":
+            return False
+        raise
+    return True
+
+
+def _assign_port(directory: Path, part: str, port: int) -> None:
+    """Keep the port of a running part; else the asked one, the last one if free, or any."""
+    if processes.running_pid(directory / "pids" / f"{part}.pid") is not None:
+        return
+    kept = directory / "pids" / f"{part}.port"
+    if not port and kept.exists() and not _listens(int(kept.read_text())):
+        return
+    if not port:
+        with socket.create_server((HOST, 0)) as probe:
+            port = probe.getsockname()[1]
+    kept.write_text(str(port))
+
+
+def _port(directory: Path, part: str) -> int:
+    return int((directory / "pids" / f"{part}.port").read_text())
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _build_vddk(directory: Path) -> Path:
+    certificate = ensure_certificate(directory / "vcenter")
+    user = scenario.load((directory / "scenario.json").read_bytes()).users[0]
+    return build(
+        directory / "vddk",
+        LabVddkConf(
+            nbd_socket=directory / "esxi" / "nbd.sock",
+            control_socket=directory / "esxi" / "control.sock",
+            servers=(HOST, "localhost", "vcenter.lab.test"),
+            port=_port(directory, "vcenter"),
+            user=user.name,
+            password=user.password,
+            thumbprints=(certificate.thumbprint_sha1, certificate.thumbprint_sha256),
+        ),
+    )
+
+
+def _describe(directory: Path) -> dict[str, Any]:
+    certificate = ensure_certificate(directory / "vcenter")
+    user = scenario.load((directory / "scenario.json").read_bytes()).users[0]
+    api_key, secret_key = load_credentials(directory / "cloudstack")
+    vcenter_control = directory / "vcenter" / "control.sock"
+    pids = directory / "pids"
+    return {
+        "vcenter": {
+            "host": HOST,
+            "port": _port(directory, "vcenter"),
+            "user": user.name,
+            "password": user.password,
+            "thumbprint_sha1": certificate.thumbprint_sha1,
+            "thumbprint_sha256": certificate.thumbprint_sha256,
+            "ca_file": str(certificate.ca_file),
+            "control": str(vcenter_control),
+        },
+        "esxi": {
+            "socket": str(directory / "esxi" / "nbd.sock"),
+            "control": str(directory / "esxi" / "control.sock"),
+        },
+        "cloudstack": {
+            "endpoint": f"http://{HOST}:{_port(directory, 'cloudstack')}/client/api",
+            "api_key": api_key,
+            "secret_key": secret_key,
+            "control": str(directory / "cloudstack" / "control.sock"),
+            "ids": default_ids(),
+            "pool_path": str(directory / "pool"),
+        },
+        "vddk_path": str(directory / "vddk"),
+        "vms": [_vm(directory, vm) for vm in ControlClient(vcenter_control).call("vms")["vms"]],
+        "pids": {name: processes.running_pid(pids / f"{name}.pid") for name in _PARTS},
+    }
+
+
+def _vm(directory: Path, vm: dict[str, Any]) -> dict[str, Any]:
+    """A VM's entry in lab.json; ``write_log`` exists once its writer has started."""
+    log = directory / "guests" / f"{vm['moref']}.writes.jsonl"
+    return {**vm, "write_log": str(log)}
+
+
+def _stop(pid_file: Path, name: str, report: Report) -> list[str]:
+    if processes.running_pid(pid_file) is None:
+        pid_file.unlink(missing_ok=True)
+        return []
+    report(f"{name}: stopping")
+    processes.stop(pid_file, _STOP_SECONDS)
+    return [name]
+
+
+def _write_json(path: Path, value: object) -> None:
+    partial = path.with_suffix(".new")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False))
+    partial.chmod(0o600)
+    partial.replace(path)
