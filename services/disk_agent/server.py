@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
-from v2c.disk.v1 import disk_pb2, disk_pb2_grpc
 
 from services.config.config_model import Config
 from services.config.service_args import ServiceSetup, service_main
+from services.disk_agent.commands import HostCommands
+from services.disk_agent.images import Images
+from services.disk_agent.pool import default_nfs_options
+from services.disk_agent.pools import Pools
 from services.disk_agent.range_sets import RangeSets
 from services.disk_agent.servicer import DiskServicer
 from services.disk_agent.supervisor import ProcessLauncher
@@ -21,7 +24,9 @@ from services.disk_agent.transfers import Transfers
 from services.kit.errors import ServiceError, StatusCode
 from services.kit.redact import redactor
 from services.kit.server import run_service
+from v2c.disk.v1 import disk_pb2, disk_pb2_grpc
 
+_OS_RELEASE = Path("/etc/os-release")
 _MEGABYTE = 10**6
 _MEBIBYTE = 1 << 20
 _SHA1_DIGITS = 40
@@ -66,7 +71,10 @@ async def serve(setup: ServiceSetup) -> None:
         ranges,
         agent_rate=int((config.limits.agent_mbps or 0) * _MEGABYTE),
     )
-    servicer = DiskServicer(transfers, ranges, defaults_from(config))
+    commands = HostCommands()
+    pools = await asyncio.to_thread(_pools, commands, state_dir)
+    images = Images(commands, pools, state_dir)
+    servicer = DiskServicer(transfers, ranges, defaults_from(config), pools, images)
 
     async def register(server: grpc.aio.Server) -> Sequence[str]:
         disk_pb2_grpc.add_DiskServiceServicer_to_server(servicer, server)
@@ -87,6 +95,14 @@ async def serve(setup: ServiceSetup) -> None:
         on_start=on_start,
         on_shutdown=transfers.stop,
     )
+
+
+def _pools(commands: HostCommands, state_dir: Path) -> Pools:
+    try:
+        os_release = _OS_RELEASE.read_text()
+    except FileNotFoundError:
+        os_release = ""
+    return Pools(commands, state_dir, nfs_options=default_nfs_options(os_release, os.environ))
 
 
 def runtime_dir(state_dir: Path) -> Path:

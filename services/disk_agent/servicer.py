@@ -2,9 +2,10 @@
 
 import asyncio
 
-from v2c.disk.v1 import disk_pb2 as pb
-
 from services.disk_agent import capabilities
+from services.disk_agent.image_servicer import ImageServicer
+from services.disk_agent.images import Images
+from services.disk_agent.pools import Pools
 from services.disk_agent.range_sets import RangeSets
 from services.disk_agent.transfer_servicer import (
     MODES,
@@ -13,15 +14,25 @@ from services.disk_agent.transfer_servicer import (
     TransferServicer,
 )
 from services.disk_agent.transfers import Transfers
+from v2c.disk.v1 import disk_pb2 as pb
 
 
-class DiskServicer(TransferServicer):
+class DiskServicer(TransferServicer, ImageServicer):
     """Serves one storage host."""
 
-    def __init__(self, transfers: Transfers, ranges: RangeSets, defaults: TransferDefaults) -> None:
+    def __init__(
+        self,
+        transfers: Transfers,
+        ranges: RangeSets,
+        defaults: TransferDefaults,
+        pools: Pools,
+        images: Images,
+    ) -> None:
         self._transfers = transfers
         self._ranges = ranges
         self._defaults = defaults
+        self._pools = pools
+        self._images = images
 
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, context: Context

@@ -41,7 +41,7 @@ def supports_direct_io(image: Path) -> bool:
 
 
 def qemu_nbd_command(
-    image: Path, socket: Path, *, writable: bool, cache: str = "auto"
+    image: Path, socket: Path, pidfile: Path, *, writable: bool, cache: str = "auto"
 ) -> list[str]:
     """The qemu-nbd command line for an image; `cache` is "none", "writeback" or "auto".
 
@@ -59,6 +59,7 @@ def qemu_nbd_command(
         *caching,
         *access,
         f"--socket={socket}",
+        f"--pid-file={pidfile}",
         "--",
         str(image),
     ]
@@ -79,6 +80,7 @@ class TargetServer:
     ) -> None:
         self._image = image
         self._socket = runtime_dir / "target.sock"
+        self._pidfile = runtime_dir / "target.pid"
         self._writable = writable
         self._cache = cache
         self._sleep = sleep
@@ -101,7 +103,7 @@ class TargetServer:
         if shutil.which("qemu-nbd") is None:
             raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")
         command = qemu_nbd_command(
-            self._image, self._socket, writable=self._writable, cache=self._cache
+            self._image, self._socket, self._pidfile, writable=self._writable, cache=self._cache
         )
         parent = os.getpid()
         # The worker runs this before it has any other thread, so code between fork and exec is
@@ -117,7 +119,7 @@ class TargetServer:
             raise TypeError("no stderr of qemu-nbd")
         self._words = process.LastWords(self._process.stderr)
         try:
-            self._wait_for_socket(self._process)
+            self._wait_until_served(self._process)
         except BaseException:
             self._stop()
             raise
@@ -135,9 +137,10 @@ class TargetServer:
         """What qemu-nbd said last, on one line."""
         return "; ".join(self._words.lines(3)) if self._words is not None else ""
 
-    def _wait_for_socket(self, server: subprocess.Popen[bytes]) -> None:
+    def _wait_until_served(self, server: subprocess.Popen[bytes]) -> None:
         deadline = self._now() + _START_SECONDS
-        while not self._socket.exists():
+        # The socket listens before the image is open; the pid file is written after.
+        while not self._pidfile.exists():
             if server.poll() is not None:
                 said = self.last_words()
                 if "lock" in said:
@@ -157,3 +160,4 @@ class TargetServer:
             process.stop(self._process, _STOP_SECONDS)
             self._process = None
         self._socket.unlink(missing_ok=True)
+        self._pidfile.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any, Self
 from services.disk_agent.engine.failures import RemoteFailure, TransferFailure
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.order import TransferOrder
+from services.disk_agent.state_file import write_state
 
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
 
@@ -114,7 +114,7 @@ class TransferStore:
 
     def save(self, transfer: Transfer) -> None:
         """Write a transfer, atomically and durably."""
-        _write(self._transfers / f"{transfer.id}.json", transfer.to_wire())
+        write_state(self._transfers / f"{transfer.id}.json", transfer.to_wire())
 
     def load(self) -> Iterator[tuple[Path, Transfer | None]]:
         """All transfers with their files; None for a file that cannot be understood."""
@@ -142,7 +142,7 @@ class TransferStore:
 
     def raise_fence(self, target_path: str, epoch: int) -> None:
         """Refuse lower epochs for this image from now on."""
-        _write(self._fence_path(target_path), epoch)
+        write_state(self._fence_path(target_path), epoch)
 
     def _fence_path(self, target_path: str) -> Path:
         return self._fences / _name_of(target_path)
@@ -152,12 +152,3 @@ def _name_of(target_path: str) -> str:
     digest = hashlib.sha256(target_path.encode()).hexdigest()[:16]
     shown = re.sub(r"[^A-Za-z0-9._-]", "_", Path(target_path).name)[:80]
     return f"{shown}.{digest}"
-
-
-def _write(path: Path, content: object) -> None:
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

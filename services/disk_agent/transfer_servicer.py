@@ -7,8 +7,6 @@ from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from v2c.disk.v1 import disk_pb2 as pb
-from v2c.disk.v1 import disk_pb2_grpc
 
 from services.disk_agent.engine.failures import TransferFailure
 from services.disk_agent.engine.progress import Progress
@@ -19,6 +17,8 @@ from services.disk_agent.transfer import State, Transfer
 from services.disk_agent.transfer_errors import InvalidTransfer, TransferRefused
 from services.disk_agent.transfers import Transfers
 from services.kit.errors import StatusCode
+from v2c.disk.v1 import disk_pb2 as pb
+from v2c.disk.v1 import disk_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

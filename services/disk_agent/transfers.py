@@ -212,6 +212,11 @@ class Transfers:
                 await asyncio.to_thread(self._ranges.delete, ranges_id)
             del self._entries[transfer_id]
 
+    async def forget_image(self, target_path: str) -> None:
+        """Forget the chunk map and the fence of an image that was deleted."""
+        async with self._commands:
+            await asyncio.to_thread(self._store.forget_image, target_path)
+
     async def watch(self, transfer_id: str, after_revision: int = 0) -> AsyncIterator[Transfer]:
         """Snapshots newer than a revision, at least one a second, until the transfer has ended."""
         entry = self._entry(transfer_id)

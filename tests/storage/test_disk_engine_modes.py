@@ -1,0 +1,296 @@
+"""What each mode does to an image, judged by qemu-img."""
+
+from pathlib import Path
+
+import nbd
+import pytest
+
+from services.disk_agent.engine.failures import (
+    ContentMismatch,
+    MapUnusable,
+    SourceUnusable,
+    TargetUnusable,
+    TransferFailure,
+)
+from services.disk_agent.engine.ranges import Range
+from services.disk_agent.order import Mode
+from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, create_image, overwrite, serving
+
+# Data, zeroes and holes, alone and mixed within chunks of four blocks.
+MIXED = "AAAA" + "----" + "0000" + "A0-B" + "---C" + "-----" + "DD" + "0" * 9 + "EEEE" * 3
+
+
+@pytest.mark.parametrize(
+    ("letters", "extra"),
+    [
+        (MIXED, 0),
+        ("A" * 32, 0),
+        ("-" * 32, 0),
+        ("0" * 32, 0),
+        ("A", 0),
+        ("AB-", 512),
+        ("A---B", 4096 + 512),
+        ("-" * 5, 1),
+        ("AAAA" * 3, 333),
+    ],
+)
+def test_full_copy_is_identical(tmp_path: Path, letters: str, extra: int) -> None:
+    rig = Rig(tmp_path, letters, extra_bytes=extra)
+    outcome = rig.run()
+    rig.assert_identical()
+    assert outcome.progress.done_bytes == outcome.progress.total_bytes == rig.size
+    assert outcome.notices == []
+
+
+def test_holes_are_not_read_and_zeroes_not_written(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" + "-" * 400 + "0000")
+    progress = rig.run().progress
+    assert progress.read_bytes == 2 * CHUNK
+    assert progress.written_bytes == CHUNK
+    assert rig.image.stat().st_blocks * 512 < 2 * CHUNK + (1 << 20)
+
+
+def test_equal_disks_have_equal_digests(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    holes, zeroes = Rig(tmp_path / "one", "AAAA----B"), Rig(tmp_path / "two", "AAAA0000B")
+    assert holes.run().digest == zeroes.run().digest != ""
+
+
+def test_full_copy_onto_old_data_writes_zeroes(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "ABCDEFGH" * 4)
+    rig.run()
+    rig.source.unlink()
+    Rig.__init__(rig, tmp_path, "A---" + "-" * 12 + "0000" + "EEEE" * 3)
+    # A new base copy into an image which still holds the old content.
+    rig.map.unlink()
+    old = tmp_path / "old.raw"
+    rig.source.rename(old)
+    rig.source.write_bytes(b"Z" * rig.size)
+    rig.run(number=0, snapshot="junk")
+    old.rename(rig.source)
+    rig.run(number=1, snapshot="s1")
+    rig.assert_identical()
+
+
+def test_ranges_bring_data_and_zeroes(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 8)
+    rig.run()
+    areas = [
+        overwrite(rig.source, 1, "x"),
+        overwrite(rig.source, 6, "0yz"),
+        overwrite(rig.source, 12, "0000" * 2),
+        overwrite(rig.source, 31, "-"),
+    ]
+    progress = rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=areas).progress
+    rig.assert_identical()
+    assert progress.done_bytes == progress.total_bytes == 13 * BLOCK
+
+
+def test_ranges_leave_everything_else_alone(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 4)
+    rig.run()
+    inside = overwrite(rig.source, 5, "x")
+    overwrite(rig.source, 14, "y")  # changed, but in no range
+    progress = rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[inside]).progress
+    assert progress.read_bytes == BLOCK
+    with pytest.raises(AssertionError):
+        rig.assert_identical()
+
+
+def test_empty_range_set_is_a_pass_too(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA")
+    rig.run()
+    progress = rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[]).progress
+    assert progress.read_bytes == progress.total_bytes == 0
+
+
+def test_unaligned_ranges(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 4)
+    rig.run()
+    with rig.source.open("r+b") as file:
+        file.seek(CHUNK - 100)
+        file.write(b"x" * 5000)
+    rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[Range(CHUNK - 512, 5632)])
+    rig.assert_identical()
+
+
+def test_ranges_need_a_complete_base(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA")
+    with pytest.raises(MapUnusable):
+        rig.run(Mode.RANGES, number=1, ranges=[Range(0, BLOCK)])
+
+
+def test_resync_writes_only_what_differs(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 16)
+    rig.run()
+    overwrite(rig.source, 9, "x")
+    overwrite(rig.source, 20, "0000")
+    progress = rig.run(Mode.RESYNC, number=1, snapshot="s1").progress
+    rig.assert_identical()
+    assert progress.written_bytes == CHUNK
+    assert progress.zero_bytes == CHUNK
+    assert progress.skipped_bytes == 14 * CHUNK
+
+
+def test_resync_without_a_map_reads_the_target(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, MIXED)
+    rig.run()
+    rig.map.unlink()
+    overwrite(rig.source, 2, "x")
+    progress = rig.run(Mode.RESYNC, number=1, snapshot="s1").progress
+    rig.assert_identical()
+    assert progress.written_bytes <= CHUNK
+    assert rig.run(Mode.VERIFY_TARGET, with_source=False).progress.unverified_chunks == 0
+
+
+def test_resync_after_ranges_knows_the_half_written_chunks(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 4)
+    rig.run()
+    area = overwrite(rig.source, 5, "x")
+    rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[area])
+    overwrite(rig.source, 5, "A")
+    rig.run(Mode.RESYNC, number=2, snapshot="s2")
+    rig.assert_identical()
+
+
+def test_verify_target_finds_nothing_in_a_good_image(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, MIXED)
+    rig.run()
+    progress = rig.run(Mode.VERIFY_TARGET, with_source=False).progress
+    assert progress.unverified_chunks == 0
+    assert progress.verified_chunks == -(-rig.size // CHUNK)
+
+
+@pytest.mark.parametrize("letter", ["x", "0"])
+def test_verify_target_names_the_damage(tmp_path: Path, letter: str) -> None:
+    rig = Rig(tmp_path, "AAAA" * 4 + "----")
+    rig.run()
+    _damage(rig, 9 * BLOCK, letter.replace("0", "\0").encode() * BLOCK)
+    with pytest.raises(ContentMismatch) as caught:
+        rig.run(Mode.VERIFY_TARGET, with_source=False)
+    assert "vm-1/2000" in caught.value.message
+    assert f"offset {2 * CHUNK}" in caught.value.message
+    assert caught.value.metadata["chunks"] == "1"
+
+
+def test_verify_target_finds_data_where_zeroes_belong(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA----")
+    rig.run()
+    _damage(rig, CHUNK, b"x" * 512)
+    with pytest.raises(ContentMismatch, match="expected zero"):
+        rig.run(Mode.VERIFY_TARGET, with_source=False)
+
+
+def test_verify_target_compares_half_written_chunks_with_the_source(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 4)
+    rig.run()
+    area = overwrite(rig.source, 5, "x")
+    rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[area])
+    alone = rig.run(Mode.VERIFY_TARGET, with_source=False).progress
+    assert alone.unverified_chunks == 1
+    together = rig.run(Mode.VERIFY_TARGET).progress
+    assert (together.unverified_chunks, together.verified_chunks) == (0, 4)
+    _damage(rig, 5 * BLOCK, b"y" * 512)
+    with pytest.raises(ContentMismatch):
+        rig.run(Mode.VERIFY_TARGET)
+
+
+def test_verify_full_compares_with_the_source(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, MIXED)
+    rig.run()
+    rig.run(Mode.VERIFY_FULL)
+    _damage(rig, 5 * BLOCK, b"x" * 512)  # where the source has a hole
+    with pytest.raises(ContentMismatch, match=f"offset {CHUNK}"):
+        rig.run(Mode.VERIFY_FULL)
+
+
+def test_grown_disk_gets_its_tail(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 2 + "B")
+    rig.run()
+    with rig.source.open("ab") as file:
+        file.write(b"t" * (5 * BLOCK))
+    size = rig.source.stat().st_size
+    _grow_image(rig, size)
+    # A changed area may reach over the former end.
+    area = Range(8 * BLOCK, 2 * BLOCK)
+    progress = rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[area]).progress
+    rig.assert_identical()
+    assert progress.total_bytes == 6 * BLOCK
+    rig.run(Mode.VERIFY_FULL)
+
+
+def test_wrong_sizes_are_refused(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA")
+    with pytest.raises(SourceUnusable, match="bytes"):
+        rig.run(server=("memory", "1M"))
+    rig.image.unlink()
+    create_image(rig.image, rig.size * 2)
+    with pytest.raises(TargetUnusable) as caught:
+        rig.run()
+    assert caught.value.reason == "TARGET_SIZE_MISMATCH"
+
+
+def test_locked_image_is_named(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA")
+
+    def lock_and_run() -> None:
+        with pytest.raises(TransferFailure) as caught:
+            (tmp_path / "other").mkdir()
+            other = Rig(tmp_path / "other", "AAAA")
+            other.image = rig.image
+            other.run()
+        assert caught.value.reason == "TARGET_LOCKED", caught.value.message
+        assert caught.value.retryable
+
+    rig.run(before=lock_and_run)
+    rig.assert_identical()
+
+
+def test_large_sparse_disk_takes_bounded_time_and_memory(tmp_path: Path) -> None:
+    """3 TiB with data at both ends: block status goes in windows, zeroes in runs."""
+    rig = Rig(tmp_path, "A")
+    with rig.source.open("r+b") as file:
+        file.truncate(3 << 40)
+        file.seek((3 << 40) - BLOCK)
+        file.write(b"Z" * BLOCK)
+    rig.image.unlink()
+    rig.size = 3 << 40
+    create_image(rig.image, rig.size)
+    large = 1 << 20
+
+    import dataclasses
+
+    plain = rig.order
+
+    def order(mode: Mode, **rest: object) -> object:
+        return dataclasses.replace(plain(mode, **rest), chunk_bytes=large)  # type: ignore[arg-type]
+
+    rig.order = order  # type: ignore[method-assign,assignment]
+    progress = rig.run().progress
+    assert progress.read_bytes == 2 * BLOCK
+    assert progress.done_bytes == 3 << 40
+    rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[Range((3 << 40) - BLOCK, BLOCK)])
+    with serving(tmp_path, "file", str(rig.source)):
+        handle = nbd.NBD()
+        handle.connect_uri(rig.uri)
+        assert handle.pread(1, (3 << 40) - 1) == b"Z"
+        handle.shutdown()
+
+
+def _damage(rig: Rig, offset: int, content: bytes) -> None:
+    import subprocess
+    from services.disk_agent.target import TargetServer
+
+    with TargetServer(rig.image, rig.folder, writable=True) as server:
+        handle = nbd.NBD()
+        handle.connect_uri(server.uri)
+        handle.pwrite(content, offset)
+        handle.flush()
+        handle.shutdown()
+
+
+def _grow_image(rig: Rig, size: int) -> None:
+    import subprocess
+
+    subprocess.run(["qemu-img", "resize", "-q", str(rig.image), str(size)], check=True)
