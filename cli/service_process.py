@@ -75,8 +75,11 @@ class ServiceProcess:
         """Wait for its end; the exit status, negative for a signal."""
         return await self._process.wait()
 
-    async def ready(self, control_dir: Path, tls: TlsFiles | None, timeout_seconds: float) -> None:
-        """Wait until it serves. Raises ServiceFailed when it ends first or takes too long."""
+    async def ready(self, control_dir: Path, tls: TlsFiles | None, timeout_seconds: float) -> str:
+        """Wait until it serves; the address it is bound to.
+
+        Raises ServiceFailed when it ends first or takes too long.
+        """
         ended = asyncio.create_task(self._process.wait())
         serving = asyncio.create_task(self._serving(control_dir, tls, timeout_seconds))
         try:
@@ -84,7 +87,7 @@ class ServiceProcess:
             if ended.done():
                 raise ServiceFailed(why_it_ended(self.command.name, ended.result(), control_dir))
             try:
-                serving.result()
+                return serving.result()
             except (TimeoutError, RemoteError) as exc:
                 log = log_file(control_dir, self.command.name)
                 raise ServiceFailed(
@@ -112,7 +115,7 @@ class ServiceProcess:
 
     async def _serving(
         self, control_dir: Path, tls: TlsFiles | None, timeout_seconds: float
-    ) -> None:
+    ) -> str:
         ready_file = _ready_file(control_dir, self.command.name)
         async with asyncio.timeout(timeout_seconds):
             while (readiness := read_ready_file(ready_file)) is None:  # noqa: ASYNC110 - a file
@@ -121,6 +124,7 @@ class ServiceProcess:
             await await_serving(
                 readiness.address, tls, timeout_seconds=timeout_seconds, name=self.command.name
             )
+        return readiness.address
 
 
 def log_file(control_dir: Path, name: str) -> Path:

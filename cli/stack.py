@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,8 @@ async def running_stack(
     commands: Sequence[ServiceCommand],
     tell: Callable[[str], None],
     times: StackTimes | None = None,
-) -> AsyncIterator[None]:
-    """Run the services while the block runs; all are ready when it begins.
+) -> AsyncIterator[Mapping[str, str]]:
+    """Run the services while the block runs; yields the address each is bound to, by its name.
 
     A service that ends is started again with a growing delay; `tell` hears of it. On the way out
     they are stopped in reverse order, the agents last. Raises CommandError when another stack uses
@@ -76,7 +76,7 @@ async def running_stack(
         stack = _Stack(config, config.path, tell, times or StackTimes())
         try:
             await stack.start(commands)
-            yield
+            yield stack.addresses
         finally:
             # Also when cancelled: children must be gone before the lock is.
             await asyncio.shield(asyncio.create_task(stack.stop()))
@@ -94,6 +94,7 @@ class _Stack:
         self._tell = tell
         self._times = times
         self._running: dict[str, ServiceProcess] = {}
+        self.addresses: dict[str, str] = {}
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -129,7 +130,9 @@ class _Stack:
     async def _spawn(self, command: ServiceCommand) -> None:
         process = await ServiceProcess.start(command, self._config_path, self._control_dir)
         self._running[command.name] = process
-        await process.ready(self._control_dir, self._tls, self._times.ready)
+        self.addresses[command.name] = await process.ready(
+            self._control_dir, self._tls, self._times.ready
+        )
 
     async def _watch(self, command: ServiceCommand) -> None:
         """Start `command` again whenever it ends."""

@@ -45,8 +45,9 @@ async def _serve(config: Config, listen: str) -> None:
     commands = local_services(config, gateway_listen=listen)
     names = ", ".join(command.name for command in commands)
     _tell(f"starting {names}")
-    async with running_stack(config, commands, _tell):
-        _tell(f"ready; REST API on {listen}, logs in {config.migration.control_dir / 'logs'}")
+    async with running_stack(config, commands, _tell) as addresses:
+        logs = config.migration.control_dir / "logs"
+        _tell(f"ready; REST API at {addresses['gateway']}, logs in {logs}")
         await asyncio.Event().wait()
 
 
