@@ -14,7 +14,6 @@ from pathlib import Path
 
 from lab.esxi.process import EsxiStartError, start_esxi
 
-
 _POLL_SECONDS = 0.5
 
 

@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-
 # Our own children are kept until they are waited for: a dropped Popen would stay a zombie.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 

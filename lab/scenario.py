@@ -192,7 +192,7 @@ DEFAULT_USERS = (
     UserSpec("administrator@vsphere.local", 'lab Pa$$"word&<1>'),
     UserSpec("auditor@vsphere.local", "look-but-do-not-touch", read_only=True),
 )
-"""The administrator's password has what breaks careless quoting: space, quote, ``$``, ``&``, ``<``."""
+"""The administrator's password has what breaks careless quoting and escaping."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyVmomi.VmomiSupport import DataObject, ManagedObject
-
 from lab.vcenter.model import VmRecord
-from lab.vcenter.sessions import Session, Sessions
+from lab.vcenter.sessions import Session, Sessions, not_authenticated
 from lab.vcenter.tasks import Tasks
 from lab.vcenter.world import World
 
@@ -23,8 +21,8 @@ class Call:
     sessions: Sessions
     session: Session | None
     method: str
-    this: ManagedObject
-    params: DataObject
+    this: Any
+    params: Any
     version: str
     address: str = ""
     user_agent: str = ""
@@ -35,6 +33,13 @@ class Call:
     def vm(self) -> VmRecord:
         """The VM this call is about. Raises vmodl.fault.ManagedObjectNotFound."""
         return self.world.vm(self.this)
+
+    @property
+    def login(self) -> Session:
+        """The caller's session. Raises vim.fault.NotAuthenticated."""
+        if self.session is None:
+            raise not_authenticated(self.this)
+        return self.session
 
     @property
     def user(self) -> str:

@@ -14,11 +14,11 @@ from lab.vcenter.calls import Call, Methods
 from lab.vcenter.objects import (
     Objects,
     as_declared,
-    not_authenticated,
     owned,
     readable,
 )
 from lab.vcenter.selection import Selected, Selector
+from lab.vcenter.sessions import not_authenticated
 from lab.vcenter.soap import RawXml, serialize, serialize_any
 
 _PC = vmodl.query.PropertyCollector
@@ -85,8 +85,7 @@ class _Collector:
         self._take_page(call)
 
     def _take_page(self, call: Call) -> _Page:
-        assert call.session is not None
-        page = call.session.objects.pop(call.params.token, None)
+        page = call.login.objects.pop(call.params.token, None)
         if not isinstance(page, _Page):
             raise vmodl.fault.InvalidArgument(invalidProperty="token", msg="Unknown token")
         return page
@@ -98,8 +97,8 @@ class _Collector:
         rest = selected[size:]
         # Without a session there is nowhere to keep the rest; missingSet tells the caller why.
         if rest and call.session is not None:
-            name = call.session.name("page")
-            call.session.objects[name] = _Page(rest, size)
+            name = call.login.name("page")
+            call.login.objects[name] = _Page(rest, size)
             token = f"<token>{name}</token>"
         with call.world.changed:
             contents = "".join(self._content(call, i, "objects") for i in selected[:size])
@@ -145,21 +144,18 @@ class _Collector:
     # -- updates
 
     def create_filter(self, call: Call) -> _PC.Filter:
-        assert call.session is not None
         with call.world.changed:
             Selector(self._objects, call.session).select([call.params.spec])
-        name = call.session.name("filter")
-        call.session.objects[name] = _Filter([call.params.spec])
+        name = call.login.name("filter")
+        call.login.objects[name] = _Filter([call.params.spec])
         return _PC.Filter(name)
 
     def destroy_filter(self, call: Call) -> None:
         owned(call.this, call.session)
-        assert call.session is not None
-        del call.session.objects[call.this._moId]
+        del call.login.objects[call.this._moId]
 
     def create_collector(self, call: Call) -> _PC:
-        assert call.session is not None
-        return _PC(call.session.name("collector"))
+        return _PC(call.login.name("collector"))
 
     def destroy_collector(self, _call: Call) -> None:
         """Filters belong to the session here, so a collector of its own holds nothing."""
@@ -169,8 +165,7 @@ class _Collector:
 
     def wait(self, call: Call) -> RawXml | None:
         """Block until a filtered property differs from what this session was last told."""
-        assert call.session is not None
-        world, session = call.world, call.session
+        world, session = call.world, call.login
         seconds = _wait_seconds(call)
         if not call.params.version:
             for item in session.objects.values():
@@ -194,9 +189,8 @@ class _Collector:
                 world.changed.wait(min(left, 1.0))
 
     def _updates(self, call: Call) -> str:
-        assert call.session is not None
         result = ""
-        for name, item in list(call.session.objects.items()):
+        for name, item in list(call.login.objects.items()):
             if isinstance(item, _Filter):
                 changes = self._filter_updates(call, item)
                 if changes:
@@ -244,7 +238,7 @@ def _wait_seconds(call: Call) -> float:
         return 0
     options = getattr(call.params, "options", None)
     if options is not None and options.maxWaitSeconds is not None:
-        return min(options.maxWaitSeconds, _LONGEST_WAIT_SECONDS)
+        return float(min(options.maxWaitSeconds, _LONGEST_WAIT_SECONDS))
     return _LONGEST_WAIT_SECONDS
 
 

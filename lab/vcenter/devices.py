@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyVmomi import vim
 
 from lab.scenario import Backing, Controller
@@ -32,14 +34,13 @@ _ADAPTERS: dict[str, type] = {
 
 
 def devices(
-    record: VmRecord, entity: Entity | None, snapshot: SnapshotRecord | None = None
+    record: VmRecord, entity: Entity, snapshot: SnapshotRecord | None = None
 ) -> list[vim.vm.device.VirtualDevice]:
     """All devices, in vSphere's order: controllers, fixed devices, disks, network adapters."""
     result = _fixed_devices()
     result += _disk_controllers(record)
     result += [_disk(record, entity, disk, snapshot) for disk in record.disks]
-    if entity is not None:
-        result += [_nic(record, entity, index) for index in range(len(record.spec.nics))]
+    result += [_nic(record, entity, index) for index in range(len(record.spec.nics))]
     return result
 
 
@@ -101,7 +102,7 @@ def _disk_controllers(record: VmRecord) -> list[vim.vm.device.VirtualDevice]:
             device=[d.key for d in record.disks if d.controller_key == key],
         )
         if isinstance(device, vim.vm.device.VirtualSCSIController):
-            device.sharedBus = record.spec.shared_bus
+            device.sharedBus = vim.vm.device.VirtualSCSIController.Sharing(record.spec.shared_bus)
             device.hotAddRemove = True
             device.scsiCtlrUnitNumber = 7
         result.append(device)
@@ -109,7 +110,7 @@ def _disk_controllers(record: VmRecord) -> list[vim.vm.device.VirtualDevice]:
 
 
 def _disk(
-    record: VmRecord, entity: Entity | None, disk: DiskRecord, snapshot: SnapshotRecord | None
+    record: VmRecord, entity: Entity, disk: DiskRecord, snapshot: SnapshotRecord | None
 ) -> vim.vm.device.VirtualDisk:
     frozen = snapshot.disks.get(disk.key) if snapshot is not None else None
     capacity = frozen.capacity_bytes if frozen else disk.capacity_bytes
@@ -127,8 +128,8 @@ def _disk(
 
 
 def _backing(
-    record: VmRecord, entity: Entity | None, disk: DiskRecord, snapshot: SnapshotRecord | None
-) -> vim.vm.device.VirtualDevice.BackingInfo:
+    record: VmRecord, entity: Entity, disk: DiskRecord, snapshot: SnapshotRecord | None
+) -> Any:
     paths = disk_backing_paths(record, disk)
     change_id = disk.change_id if disk.tracked else None
     frozen = snapshot.disks.get(disk.key) if snapshot is not None else None
@@ -137,18 +138,15 @@ def _backing(
         change_id = frozen.change_id
     elif snapshot is not None:
         change_id = None
-    backing = None
-    for path in reversed(paths):
+    backing = _one_backing(entity, disk, paths[-1], None)
+    for path in reversed(paths[:-1]):
         backing = _one_backing(entity, disk, path, backing)
-    assert backing is not None
     backing.changeId = change_id
     return backing
 
 
-def _one_backing(
-    entity: Entity | None, disk: DiskRecord, path: str, parent: vim.vm.device.VirtualDevice | None
-) -> vim.vm.device.VirtualDevice.BackingInfo:
-    datastore = vim.Datastore(entity.link("datastore").moref) if entity is not None else None
+def _one_backing(entity: Entity, disk: DiskRecord, path: str, parent: Any) -> Any:
+    datastore = vim.Datastore(entity.link("datastore").moref)
     if is_rdm(disk) and parent is None:
         physical = disk.spec.backing is Backing.RDM_PHYSICAL
         return vim.vm.device.VirtualDisk.RawDiskMappingVer1BackingInfo(
@@ -177,7 +175,7 @@ def _one_backing(
     )
 
 
-def _nic(record: VmRecord, entity: Entity, index: int) -> vim.vm.device.VirtualEthernetCard:
+def _nic(record: VmRecord, entity: Entity, index: int) -> Any:
     spec, network = record.spec.nics[index], entity.links["nic"][index]
     reference = network.kind(network.moref)
     backing: vim.vm.device.VirtualDevice.BackingInfo

@@ -10,8 +10,8 @@ from lab.vcenter import power, reconfigure, service, snapshots, tracking, views
 from lab.vcenter.calls import Call, Methods
 from lab.vcenter.collector import collector_methods
 from lab.vcenter.faults import DROP, DropConnection, Injector, Rule, method_privilege
-from lab.vcenter.objects import Objects, no_permission, not_authenticated
-from lab.vcenter.sessions import Sessions
+from lab.vcenter.objects import Objects, no_permission
+from lab.vcenter.sessions import Sessions, not_authenticated
 from lab.vcenter.soap import Request
 from lab.vcenter.tasks import Tasks
 from lab.vcenter.world import World

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyVmomi import vim
 
-from lab.scenario import GIB, DatastoreSpec
+from lab.scenario import GIB, DatastoreSpec, VmSpec
 from lab.vcenter.inventory import Entity
 from lab.vcenter.model import now
 from lab.vcenter.properties import Properties
@@ -45,7 +45,7 @@ def _linked(name: str) -> Callable[[World, Entity], Any]:
 
 
 def _linked_one(name: str) -> Callable[[World, Entity], Any]:
-    def build(_world: World, entity: Entity) -> vim.ManagedEntity:
+    def build(_world: World, entity: Entity) -> Any:
         return reference(entity.link(name))
 
     return build
@@ -60,32 +60,38 @@ def _parent(_world: World, entity: Entity) -> vim.ManagedEntity | None:
 
 
 def _status(_world: World, _entity: Entity) -> str:
-    return vim.ManagedEntity.Status.green
+    return "green"
 
 
-for _properties in (FOLDER, DATACENTER, CLUSTER, HOST, DATASTORE, NETWORK, POOL):
-    _properties.of("name")(_name)
-    _properties.of("parent")(_parent)
-    _properties.of("overallStatus", "configStatus")(_status)
-
-for _properties, _names in (
+_LISTS: tuple[tuple[Properties[Entity], tuple[str, ...]], ...] = (
     (DATACENTER, ("datastore", "network")),
     (CLUSTER, ("host", "datastore", "network")),
     (HOST, ("vm", "datastore", "network")),
     (NETWORK, ("vm", "host")),
     (DATASTORE, ("vm",)),
     (POOL, ("vm",)),
-):
-    for _link in _names:
-        _properties.of(_link)(_linked(_link))
-
-for _properties, _names in (
+)
+_SINGLE: tuple[tuple[Properties[Entity], tuple[str, ...]], ...] = (
     (DATACENTER, ("vmFolder", "hostFolder", "datastoreFolder", "networkFolder")),
     (CLUSTER, ("resourcePool",)),
     (POOL, ("owner",)),
-):
-    for _link in _names:
-        _properties.of(_link)(_linked_one(_link))
+)
+
+
+def _register() -> None:
+    for properties in set(ENTITIES.values()):
+        properties.of("name")(_name)
+        properties.of("parent")(_parent)
+        properties.of("overallStatus", "configStatus")(_status)
+    for properties, names in _LISTS:
+        for name in names:
+            properties.of(name)(_linked(name))
+    for properties, names in _SINGLE:
+        for name in names:
+            properties.of(name)(_linked_one(name))
+
+
+_register()
 
 
 @FOLDER.of("childEntity")
@@ -95,7 +101,7 @@ def _children(_world: World, entity: Entity) -> list[vim.ManagedEntity]:
 
 @FOLDER.of("childType")
 def _child_type(_world: World, entity: Entity) -> list[type]:
-    by_prefix = {
+    by_prefix: dict[str, list[type]] = {
         "group-d": [vim.Folder, vim.Datacenter],
         "group-v": [vim.Folder, vim.VirtualMachine],
         "group-h": [vim.Folder, vim.ComputeResource],
@@ -180,8 +186,7 @@ def host_product() -> vim.AboutInfo:
 
 @DATASTORE.of("summary")
 def _datastore_summary(_world: World, entity: Entity) -> vim.Datastore.Summary:
-    spec = entity.spec
-    assert isinstance(spec, DatastoreSpec)
+    spec = entity.spec_as(DatastoreSpec)
     return vim.Datastore.Summary(
         datastore=reference(entity),
         name=entity.name,
@@ -197,10 +202,9 @@ def _datastore_summary(_world: World, entity: Entity) -> vim.Datastore.Summary:
 
 
 @DATASTORE.of("info")
-def _datastore_info(_world: World, entity: Entity) -> vim.Datastore.Info:
-    spec = entity.spec
-    assert isinstance(spec, DatastoreSpec)
-    kind = vim.host.VmfsDatastoreInfo if spec.kind == "VMFS" else vim.Datastore.Info
+def _datastore_info(_world: World, entity: Entity) -> Any:
+    spec = entity.spec_as(DatastoreSpec)
+    kind: type = vim.host.VmfsDatastoreInfo if spec.kind == "VMFS" else vim.Datastore.Info
     return kind(
         name=entity.name,
         url=_url(entity),
@@ -256,6 +260,6 @@ def _url(entity: Entity) -> str:
 def _free_bytes(entity: Entity, spec: DatastoreSpec) -> int:
     """What is left if every disk on it were fully allocated, never below a tenth."""
     used = sum(
-        disk.capacity_bytes for vm in entity.links["vm"] for disk in getattr(vm.spec, "disks", ())
+        disk.capacity_bytes for vm in entity.links["vm"] for disk in vm.spec_as(VmSpec).disks
     )
     return max(spec.capacity_bytes - used, spec.capacity_bytes // 10)

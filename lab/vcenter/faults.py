@@ -75,7 +75,7 @@ class Injected:
             return None
         if self.rule.fault == DROP:
             return DropConnection()
-        kind = _fault_types()[self.rule.fault]
+        kind: Any = _fault_types()[self.rule.fault]
         fault = kind(msg=self.rule.message or f"{self.rule.fault} (injected)")
         for field in kind._GetPropertyList():
             if not field.flags & F_OPTIONAL and not getattr(fault, field.name):
@@ -85,7 +85,8 @@ class Injected:
         if isinstance(fault, vim.fault.NoPermission):
             fault.object = this
             fault.privilegeId = method_privilege(self.rule.method) or "System.Read"
-        return fault
+        built: Exception = fault
+        return built
 
 
 class Injector:
@@ -169,7 +170,7 @@ def method_privilege(method: str) -> str | None:
 @lru_cache
 def _method_names() -> dict[str, str]:
     """Short names (CreateSnapshot) and WSDL names (CreateSnapshot_Task) of what can fail."""
-    owners = (
+    owners: tuple[Any, ...] = (
         vim.VirtualMachine,
         vim.vm.Snapshot,
         vim.SessionManager,

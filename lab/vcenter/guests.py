@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class WriterGuests:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._nbd_socket = nbd_socket
         self._record_of = record_of
-        self._lock = threading.Lock()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def write_log(self, vm: str) -> Path:
         """Where the writer logs, one JSON object a write."""
@@ -46,7 +47,7 @@ class WriterGuests:
         if record is None or record.spec.writer is None:
             return
         areas = {disk.key: disk.write_area for disk in record.disks if disk.write_area}
-        with self._lock:
+        with self._locks[vm]:
             if not areas or self.pid(vm) is not None:
                 return
             command = [sys.executable, "-m", _PROGRAM, "--socket", str(self._nbd_socket)]
@@ -66,45 +67,8 @@ class WriterGuests:
         self._end(vm, signal.SIGKILL, 5.0)
 
     def _end(self, vm: str, number: int, timeout_seconds: float) -> bool:
-        with self._lock:
+        with self._locks[vm]:
             return end(self._pid_file(vm), number, timeout_seconds)
-
-    def _pid_file(self, vm: str) -> Path:
-        return self._directory / f"{vm}.pid"
-
-    def start(self, vm: str) -> None:
-        """See Guests."""
-        record = self._record_of(vm)
-        if record is None or record.spec.writer is None:
-            return
-        areas = {disk.key: disk.write_area for disk in record.disks if disk.write_area}
-        with self._lock:
-            if not areas or self.pid(vm) is not None:
-                return
-            command = [sys.executable, "-m", _PROGRAM, "--socket", str(self._nbd_socket)]
-            for key, (start, length) in areas.items():
-                command += ["--export", f"{vm}/{key}", "--area", f"{key}:{start}:{length}"]
-            command += ["--log", str(self.write_log(vm)), "--seed", str(record.spec.writer.seed)]
-            command += ["--rate-mbps", str(record.spec.writer.rate_mib_per_second)]
-            log = self._directory / f"{vm}.log"
-            spawn(command, self._pid_file(vm), _PROGRAM, log)
-
-    def stop(self, vm: str, timeout_seconds: float) -> bool:
-        """See Guests."""
-        return self._end(vm, signal.SIGTERM, timeout_seconds)
-
-    def kill(self, vm: str) -> None:
-        """See Guests."""
-        self._end(vm, signal.SIGKILL, 5.0)
-
-    def _end(self, vm: str, number: int, timeout_seconds: float) -> bool:
-        with self._lock:
-            ended = end(self._pid_file(vm), number, timeout_seconds)
-            child = self._children.get(vm)
-            if ended and child is not None:
-                child.wait()
-                del self._children[vm]
-            return ended
 
 
 class NoGuests:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import unquote
 
 from pyVmomi import vim
@@ -23,6 +24,7 @@ from lab.scenario import (
 
 _NAMESPACE = uuid.UUID("6f0f3f0e-7a6a-4f5b-9a53-0d8e0c6d7b11")
 
+T = TypeVar("T")
 EntitySpec = DatacenterSpec | ClusterSpec | DatastoreSpec | NetworkSpec | VmSpec | None
 
 
@@ -42,6 +44,12 @@ class Entity:
     def link(self, name: str) -> Entity:
         """The one entity behind a single reference."""
         return self.links[name][0]
+
+    def spec_as(self, kind: type[T]) -> T:
+        """The description that the scenario gives of it. Raises TypeError if it is no ``kind``."""
+        if not isinstance(self.spec, kind):
+            raise TypeError(f"{self.moref} is not described by a {kind.__name__}")
+        return self.spec
 
     def ancestors(self) -> Iterator[Entity]:
         """Parent, grandparent … up to the root folder."""
@@ -72,6 +80,9 @@ class Inventory:
     def get(self, moref: str) -> Entity | None:
         """The entity, or None."""
         return self._by_moref.get(moref)
+
+    def __getitem__(self, moref: str) -> Entity:
+        return self._by_moref[moref]
 
     def of_kind(self, kind: type) -> list[Entity]:
         """All entities of a vim class, in the order they were made."""

@@ -10,7 +10,7 @@ from pyVmomi.VmomiSupport import ManagedObject, Object
 from lab.vcenter.entity_properties import ENTITIES
 from lab.vcenter.properties import Properties, check_path, property_privilege
 from lab.vcenter.service import SERVICE, SESSION_MANAGER, service_content
-from lab.vcenter.sessions import Session
+from lab.vcenter.sessions import Session, not_authenticated
 from lab.vcenter.soap import serialize
 from lab.vcenter.tasks import Tasks
 from lab.vcenter.views import ContainerView, ListView
@@ -38,7 +38,8 @@ class Objects:
 
     def value(self, reference: ManagedObject, path: str, session: Session | None) -> object:
         """A property's value; None = unset. Raises InvalidProperty, ManagedObjectNotFound."""
-        check_path(type(reference), path)
+        kind: Any = type(reference)
+        check_path(kind, path)
         properties, item = self._item(reference, session)
         return properties.value(self._world, item, path)
 
@@ -68,10 +69,7 @@ class Objects:
         value = self.value(reference, path, session)
         if value is None:
             return ""
-        typed = as_declared(type(reference), path, value)
-        if not isinstance(typed, str) and isinstance(typed, list) and not typed:
-            pass  # an empty array is a value: it is sent, typed
-        body = serialize(typed, _VALUE, version)
+        body = serialize(as_declared(type(reference), path, value), _VALUE, version)
         return f"<propSet><name>{path}</name>{body}</propSet>"
 
     def _item(
@@ -107,7 +105,8 @@ VIEW: Properties[Any] = Properties()
 
 @TASK.of("info")
 def _info(_world: World, task: Any) -> vim.TaskInfo:
-    return task.info()
+    info: vim.TaskInfo = task.info()
+    return info
 
 
 @VIEW.of("view")
@@ -125,18 +124,10 @@ def owned(reference: ManagedObject, session: Session | None) -> object:
     return found
 
 
-def not_authenticated(
-    reference: ManagedObject, privilege: str = "System.View"
-) -> vim.fault.NotAuthenticated:
-    """The fault for a call without a living session."""
-    return vim.fault.NotAuthenticated(
-        object=reference, privilegeId=privilege, msg="The session is not authenticated."
-    )
-
-
 def readable(reference: ManagedObject, path: str, session: Session | None) -> Exception | None:
     """None if the session may read the property, otherwise the fault that says why not."""
-    privilege = property_privilege(type(reference), path)
+    kind: Any = type(reference)
+    privilege = property_privilege(kind, path)
     if privilege == "System.Anonymous":
         return None
     if session is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pyVmomi import vmodl
@@ -53,8 +53,8 @@ class Properties(Generic[T]):
         return (path for path in self._builders if "." not in path)
 
 
-@lru_cache(maxsize=None)
-def check_path(kind: type, path: str) -> None:
+@cache
+def check_path(kind: Any, path: str) -> None:
     """Raises vmodl.query.InvalidProperty unless the type has that property path."""
     current: Any = kind
     for name in path.split("."):
@@ -71,12 +71,12 @@ def check_path(kind: type, path: str) -> None:
 
 class _Leaf:
     @staticmethod
-    def _GetPropertyInfo(name: str) -> None:  # noqa: N802 - pyVmomi's protocol
+    def _GetPropertyInfo(name: str) -> None:
         raise AttributeError(name)
 
 
-@lru_cache(maxsize=None)
-def property_privilege(kind: type, path: str) -> str:
+@cache
+def property_privilege(kind: Any, path: str) -> str:
     """The privilege needed to read the property, from pyVmomi's tables."""
-    info: Any = kind._GetPropertyInfo(path.split(".")[0])  # type: ignore[attr-defined]
-    return info.privId or "System.View"
+    privilege: str | None = kind._GetPropertyInfo(path.split(".")[0]).privId
+    return privilege or "System.View"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from lab.guest import build_micro_guest
+from lab.guest import Firmware, build_micro_guest
 from lab.scenario import MIB, Content
 from lab.vcenter.model import DiskRecord, VmRecord
 from lab.vcenter.ports import DiskStore
@@ -27,8 +27,8 @@ def _image(record: VmRecord, disk: DiskRecord, scratch: Path) -> Path | None:
     path = scratch / f"{record.moref}-{disk.key}.raw"
     content = disk.spec.content
     if content is Content.GUEST:
-        firmware = "uefi" if record.spec.firmware == "efi" else "bios"
-        guest = build_micro_guest(path, firmware=firmware)
+        firmware: Firmware = "uefi" if record.spec.firmware == "efi" else "bios"
+        guest = build_micro_guest(path, firmware)
         disk.write_area = guest.scratch_area
         # The image decides: a guest's partition table must fit its disk exactly.
         disk.capacity_bytes = max(disk.capacity_bytes, path.stat().st_size)
@@ -44,7 +44,7 @@ def _image(record: VmRecord, disk: DiskRecord, scratch: Path) -> Path | None:
 
 def write_pattern(path: Path, size_bytes: int, seed: str) -> None:
     """A sparse file: per 4 MiB one of random data, and in turn, holes and written zeroes."""
-    source = random.Random(seed)  # noqa: S311 - reproducible test data, not a secret
+    source = random.Random(seed)
     step = min(MIB, size_bytes)
     with path.open("wb") as stream:
         stream.truncate(size_bytes)

@@ -95,7 +95,7 @@ def _handler(dispatcher: Dispatcher) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
         wbufsize = -1
 
-        def do_GET(self) -> None:  # noqa: N802 - http.server's protocol
+        def do_GET(self) -> None:
             if self.path.split("?")[0] in (
                 "/sdk/vimServiceVersions.xml",
                 "/sdk/vimServiceVersions",
@@ -104,7 +104,7 @@ def _handler(dispatcher: Dispatcher) -> type[BaseHTTPRequestHandler]:
             else:
                 self._send(404, b"<html>404 Not Found</html>")
 
-        def do_POST(self) -> None:  # noqa: N802 - http.server's protocol
+        def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
             if length > _MAX_REQUEST_BYTES:
                 self.close_connection = True
@@ -155,7 +155,7 @@ def _handler(dispatcher: Dispatcher) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
             self.wfile.flush()
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - inherited name
+        def log_message(self, format: str, *args: Any) -> None:
             _log.debug("%s %s", self.client_address[0], format % args)
 
     return Handler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyVmomi import vim, vmodl
+from pyVmomi.VmomiSupport import ManagedObject
 
 from lab.vcenter.calls import Call, Methods
 from lab.vcenter.model import now
@@ -99,8 +100,7 @@ def _login(call: Call) -> vim.UserSession:
 
 @METHODS.handle("Logout")
 def _logout(call: Call) -> None:
-    assert call.session is not None
-    call.sessions.end(call.session.key)
+    call.sessions.end(call.login.key)
 
 
 @METHODS.handle("SessionIsActive")
@@ -136,7 +136,7 @@ def _has_user_privileges(call: Call) -> list[vim.AuthorizationManager.EntityPriv
 
 
 def _entity_privilege(
-    entity: vmodl.ManagedObject, call: Call, session: Session
+    entity: ManagedObject, call: Call, session: Session
 ) -> vim.AuthorizationManager.EntityPrivilege:
     call.world.entity(entity)
     return vim.AuthorizationManager.EntityPrivilege(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from pyVmomi import vim
+from pyVmomi.VmomiSupport import ManagedObject
 
 from lab.scenario import UserSpec
 from lab.vcenter.model import now
@@ -126,3 +127,12 @@ class Sessions:
         """The living sessions."""
         with self._lock:
             return list(self._sessions.values())
+
+
+def not_authenticated(
+    reference: ManagedObject, privilege: str = "System.View"
+) -> vim.fault.NotAuthenticated:
+    """The fault for a call without a living session."""
+    return vim.fault.NotAuthenticated(
+        object=reference, privilegeId=privilege, msg="The session is not authenticated."
+    )

@@ -7,7 +7,7 @@ parameters as a data object, its serialiser by calling it per value.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import StringIO
 from typing import Any
 from xml.parsers.expat import ExpatError, ParserCreate
@@ -25,12 +25,12 @@ from pyVmomi.SoapAdapter import (
     SoapDeserializer,
     SoapSerializer,
 )
+from pyVmomi.Version import IsChildVersion
 from pyVmomi.VmomiSupport import (
     F_OPTIONAL,
     DataObject,
     GetWsdlMethod,
     GuessWsdlMethod,
-    IsChildVersion,
     ManagedObject,
     Object,
     versionMap,
@@ -56,8 +56,8 @@ class Request:
 
     method: str
     info: Any
-    this: ManagedObject
-    params: DataObject
+    this: Any
+    params: Any
     version: str
 
 
@@ -145,7 +145,7 @@ class _RequestReader(ExpatDeserializerNSHandlers):
     """Finds the call in the envelope's body and hands it to pyVmomi's deserialiser."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.method = ""
         self.info: Any = None
         self.params: SoapDeserializer | None = None
@@ -194,11 +194,13 @@ def _method_info(namespace: str, name: str) -> Any:
             return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _params_type(method: str) -> type[DataObject]:
     """A data object type whose properties are the method's parameters and ``_this``."""
     version = SERVER_VERSION
-    params = [Object(name="_this", type=ManagedObject, version=version, flags=F_OPTIONAL)]
+    params: list[Any] = [
+        Object(name="_this", type=ManagedObject, version=version, flags=F_OPTIONAL)
+    ]
     info = _method_info(NAMESPACE, method)
     if method == "Fetch":
         params.append(Object(name="prop", type=str, version=version, flags=F_OPTIONAL))

@@ -57,8 +57,7 @@ def open_world(directory: Path, real_disks: DiskStore, guests_of: GuestsFactory)
 
 
 def _open_vm(world: World, initial: VmRecord, scratch: Path) -> None:
-    entity = world.inventory.get(initial.moref)
-    assert entity is not None
+    entity = world.inventory[initial.moref]
     if world.store.is_deleted(initial.moref):
         world.inventory.remove(entity)
         return

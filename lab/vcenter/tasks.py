@@ -155,7 +155,7 @@ class Tasks:
             error = fault
         except EsxiError as refused:
             error = fault_of(refused, record)
-        except Exception as bug:  # noqa: BLE001 - a task must end, whatever happens in it
+        except Exception as bug:
             _log.exception("task %s (%s) broke", task.moref, task.method)
             error = vmodl.fault.SystemError(msg=str(bug), reason=type(bug).__name__)
         with self._world.changed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from pyVmomi import vim
 from pyVmomi.VmomiSupport import ManagedObject
@@ -62,26 +62,23 @@ def _contents(container: Entity) -> list[Entity]:
 
 @METHODS.handle("CreateContainerView")
 def _create_container_view(call: Call) -> vim.view.ContainerView:
-    assert call.session is not None
     container = call.world.entity(call.params.container)
     view = ContainerView(container, tuple(call.params.type), bool(call.params.recursive))
-    name = call.session.name("view")
-    call.session.objects[name] = view
+    name = call.login.name("view")
+    call.login.objects[name] = view
     return vim.view.ContainerView(name)
 
 
 @METHODS.handle("CreateListView")
 def _create_list_view(call: Call) -> vim.view.ListView:
-    assert call.session is not None
-    name = call.session.name("view")
-    call.session.objects[name] = ListView(list(call.params.obj))
+    name = call.login.name("view")
+    call.login.objects[name] = ListView(list(call.params.obj))
     return vim.view.ListView(name)
 
 
 @METHODS.handle("DestroyView")
 def _destroy_view(call: Call) -> None:
-    assert call.session is not None
-    if call.session.objects.pop(call.this._moId, None) is None:
+    if call.login.objects.pop(call.this._moId, None) is None:
         raise not_found(call.this)
 
 
@@ -96,7 +93,7 @@ def _find_all_by_uuid(call: Call) -> list[vim.ManagedEntity]:
 
 
 @METHODS.handle("FindByInventoryPath")
-def _find_by_inventory_path(call: Call) -> vim.ManagedEntity | None:
+def _find_by_inventory_path(call: Call) -> Any:
     node = call.world.inventory.root
     with call.world.changed:
         for name in filter(None, call.params.inventoryPath.split("/")):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from pyVmomi import vim
 
 from lab.scenario import Tools
 from lab.vcenter.devices import devices, disk_backing_paths
-from lab.vcenter.inventory import Entity
 from lab.vcenter.model import DiskRecord, SnapshotRecord, VmRecord, now
 from lab.vcenter.properties import Properties
 from lab.vcenter.world import POWERED_ON, World, reference
@@ -35,12 +35,6 @@ def tools_running(record: VmRecord) -> bool:
     return record.power == POWERED_ON and record.spec.tools is Tools.RUNNING
 
 
-def _entity(world: World, record: VmRecord) -> Entity:
-    entity = world.inventory.get(record.moref)
-    assert entity is not None
-    return entity
-
-
 @VM.of("name")
 def _name(_world: World, record: VmRecord) -> str:
     return record.name
@@ -48,7 +42,7 @@ def _name(_world: World, record: VmRecord) -> str:
 
 @VM.of("parent")
 def _parent(world: World, record: VmRecord) -> vim.ManagedEntity | None:
-    parent = _entity(world, record).parent
+    parent = world.place(record).parent
     return reference(parent) if parent else None
 
 
@@ -96,7 +90,7 @@ def _hardware(world: World, record: VmRecord) -> vim.vm.VirtualHardware:
 
 @VM.of("config.hardware.device")
 def _devices(world: World, record: VmRecord) -> list[vim.vm.device.VirtualDevice]:
-    return devices(record, _entity(world, record))
+    return devices(record, world.place(record))
 
 
 @VM.of("config.extraConfig")
@@ -180,14 +174,14 @@ def _hardware_of(
         memoryMB=record.memory_mib,
         virtualICH7MPresent=False,
         virtualSMCPresent=False,
-        device=devices(record, _entity(world, record), snapshot),
+        device=devices(record, world.place(record), snapshot),
     )
 
 
 def config(world: World, record: VmRecord, snapshot: SnapshotRecord | None) -> vim.vm.ConfigInfo:
     """The configuration now, or with the disks as a snapshot froze them."""
     spec = record.spec
-    entity = _entity(world, record)
+    entity = world.place(record)
     store = entity.link("datastore")
     return vim.vm.ConfigInfo(
         changeVersion=str(record.revision),
@@ -227,7 +221,7 @@ def config(world: World, record: VmRecord, snapshot: SnapshotRecord | None) -> v
 @VM.of("runtime")
 def _runtime(world: World, record: VmRecord) -> vim.vm.RuntimeInfo:
     return vim.vm.RuntimeInfo(
-        host=reference(_entity(world, record).link("host")),
+        host=reference(world.place(record).link("host")),
         connectionState="connected",
         powerState=record.power,
         faultToleranceState="notConfigured",
@@ -245,17 +239,17 @@ def _runtime(world: World, record: VmRecord) -> vim.vm.RuntimeInfo:
 
 @VM.of("runtime.powerState")
 def _power(_world: World, record: VmRecord) -> str:
-    return vim.VirtualMachine.PowerState(record.power)
+    return record.power
 
 
 @VM.of("runtime.host")
-def _host(world: World, record: VmRecord) -> vim.HostSystem:
-    return reference(_entity(world, record).link("host"))
+def _host(world: World, record: VmRecord) -> Any:
+    return reference(world.place(record).link("host"))
 
 
 @VM.of("runtime.connectionState")
 def _connection(_world: World, _record: VmRecord) -> str:
-    return vim.VirtualMachine.ConnectionState.connected
+    return "connected"
 
 
 @VM.of("runtime.consolidationNeeded")
@@ -266,7 +260,7 @@ def _consolidation_needed(_world: World, record: VmRecord) -> bool:
 @VM.of("guest")
 def _guest(world: World, record: VmRecord) -> vim.vm.GuestInfo:
     running, spec = tools_running(record), record.spec
-    entity = _entity(world, record)
+    entity = world.place(record)
     family = "windowsGuest" if spec.guest_id.startswith("win") else "linuxGuest"
     return vim.vm.GuestInfo(
         toolsStatus=_tools_status(record),
@@ -352,17 +346,17 @@ def _summary_config(_world: World, record: VmRecord) -> vim.vm.Summary.ConfigSum
 
 @VM.of("datastore")
 def _datastore(world: World, record: VmRecord) -> list[vim.ManagedEntity]:
-    return [reference(entity) for entity in _entity(world, record).links["datastore"]]
+    return [reference(entity) for entity in world.place(record).links["datastore"]]
 
 
 @VM.of("network")
 def _network(world: World, record: VmRecord) -> list[vim.ManagedEntity]:
-    return [reference(entity) for entity in _entity(world, record).links["network"]]
+    return [reference(entity) for entity in world.place(record).links["network"]]
 
 
 @VM.of("resourcePool")
-def _resource_pool(world: World, record: VmRecord) -> vim.ResourcePool:
-    return reference(_entity(world, record).link("resourcePool"))
+def _resource_pool(world: World, record: VmRecord) -> Any:
+    return reference(world.place(record).link("resourcePool"))
 
 
 @VM.of("snapshot")
@@ -429,7 +423,7 @@ def _snapshot_devices(
     world: World, item: tuple[VmRecord, SnapshotRecord]
 ) -> list[vim.vm.device.VirtualDevice]:
     record, snapshot = item
-    return devices(record, _entity(world, record), snapshot)
+    return devices(record, world.place(record), snapshot)
 
 
 @SNAPSHOT.of("vm")

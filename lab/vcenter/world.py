@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 from pyVmomi import vim, vmodl
+from pyVmomi.VmomiSupport import ManagedObject
 
-from lab.scenario import DatastoreSpec, Scenario, VmSpec
+from lab.scenario import Scenario, VmSpec
 from lab.vcenter.inventory import Entity, Inventory, stable_uuid
 from lab.vcenter.model import (
     DiskRecord,
@@ -76,14 +77,18 @@ class World:
             raise not_found(reference)
         return record
 
-    def entity(self, reference: vim.ManagedEntity) -> Entity:
+    def entity(self, reference: ManagedObject) -> Entity:
         """The entity behind a reference. Raises vmodl.fault.ManagedObjectNotFound."""
         entity = self.inventory.get(reference._moId)
         if entity is None or not issubclass(entity.kind, type(reference)):
             raise not_found(reference)
         return entity
 
-    def snapshot(self, reference: vim.vm.Snapshot) -> tuple[VmRecord, SnapshotRecord]:
+    def place(self, record: VmRecord) -> Entity:
+        """The VM's node in the inventory. Raises KeyError if it has left it."""
+        return self.inventory[record.moref]
+
+    def snapshot(self, reference: ManagedObject) -> tuple[VmRecord, SnapshotRecord]:
         """The snapshot behind a reference. Raises vmodl.fault.ManagedObjectNotFound."""
         for record in self.vms.values():
             snapshot = record.snapshot(reference._moId)
@@ -94,15 +99,13 @@ class World:
     def delete_vm(self, record: VmRecord) -> None:
         """Take the VM out of the inventory."""
         with self.changed:
-            entity = self.inventory.get(record.moref)
-            if entity is not None:
-                self.inventory.remove(entity)
+            self.inventory.remove(self.place(record))
             del self.vms[record.moref]
             self.store.delete(record.moref)
             self.notify()
 
 
-def not_found(reference: vmodl.ManagedObject) -> vmodl.fault.ManagedObjectNotFound:
+def not_found(reference: ManagedObject) -> vmodl.fault.ManagedObjectNotFound:
     """The fault for a reference that means nothing (any more)."""
     return vmodl.fault.ManagedObjectNotFound(
         obj=reference,
@@ -111,8 +114,8 @@ def not_found(reference: vmodl.ManagedObject) -> vmodl.fault.ManagedObjectNotFou
     )
 
 
-def reference(entity: Entity) -> vim.ManagedEntity:
-    """A pyVmomi reference to the entity."""
+def reference(entity: Entity) -> Any:
+    """A pyVmomi reference to the entity, of the entity's class."""
     return entity.kind(entity.moref)
 
 
@@ -123,9 +126,7 @@ def initial_records(scenario: Scenario, inventory: Inventory) -> Iterator[VmReco
 
 
 def _initial_record(scenario: Scenario, entity: Entity, number: int) -> VmRecord:
-    spec, store = entity.spec, entity.link("datastore")
-    assert isinstance(spec, VmSpec)
-    assert isinstance(store.spec, DatastoreSpec)
+    spec, store = entity.spec_as(VmSpec), entity.link("datastore")
     # Two VMs of one name on one datastore get different directories, as vSphere does it.
     same = [v for v in store.links["vm"] if v.name == spec.name]
     suffix = f"_{same.index(entity)}" if same.index(entity) else ""
