@@ -10,6 +10,7 @@ from lab.guest.errors import GuestBuildError, MissingToolError
 
 PACKAGES: Mapping[str, str] = {
     "busybox": "busybox-static",
+    "debugfs": "e2fsprogs",
     "grub-mkimage": "grub-common",
     "mcopy": "mtools",
     "mformat": "mtools",
@@ -17,6 +18,7 @@ PACKAGES: Mapping[str, str] = {
     "mmd": "mtools",
     "qemu-system-x86_64": "qemu-system-x86",
     "sfdisk": "fdisk",
+    "supermin": "supermin",
 }
 """Debian package of each program."""
 

@@ -1,0 +1,25 @@
+"""``python -m lab.guest``: build ahead what a lab with a converted guest needs, and keep it."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from lab.guest import GuestBuildError, build_micro_guest
+from lab.guest.appliance import build_appliance
+
+
+def main() -> int:
+    """Fill the cache; returns the exit status. Says what is missing in one line."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            build_micro_guest(Path(scratch) / "guest.raw", "bios")
+            build_micro_guest(Path(scratch) / "guest-uefi.raw", "uefi")
+        print(f"libguestfs appliance: {build_appliance()}")
+    except GuestBuildError as error:
+        print(f"lab.guest: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
