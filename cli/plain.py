@@ -13,16 +13,18 @@ __all__ = ["PlainDisplay"]
 
 # Often enough to see that it moves, rarely enough to read a night's log.
 _PERCENT_STEP = 10
-_NAMELESS = frozenset({pb.STATE_RUNNING, pb.STATE_UNSPECIFIED})
+_NAMELESS = frozenset({pb.STATE_RUNNING, pb.STATE_WAITING, pb.STATE_UNSPECIFIED})
+_COPYING = frozenset({pb.STAGE_BASE_COPY, pb.STAGE_DELTA, pb.STAGE_FINAL_SYNC, pb.STAGE_VERIFYING})
 
 
 @dataclass
 class _Told:
     """What was already said of one migration."""
 
-    place: tuple[int, int] = (0, 0)
+    stage: pb.Stage.ValueType = pb.STAGE_UNSPECIFIED
+    state: pb.State.ValueType = pb.STATE_UNSPECIFIED
     activity: str = ""
-    step: int = 0
+    step: int | None = None
     passes: set[int] = field(default_factory=set)
     error: str = ""
     finalize: bool = False
@@ -55,13 +57,9 @@ class PlainDisplay:
 
 def _changes(migration: pb.Migration, told: _Told) -> list[str]:
     found: list[str] = []
-    place = (migration.stage, migration.state)
-    if place != told.place:
-        told.place, told.step = place, 0
+    if _is_news(migration, told):
         found.append(_place(migration))
-    elif migration.state == pb.STATE_WAITING and migration.activity not in {"", told.activity}:
-        found.append(migration.activity)
-    told.activity = migration.activity
+    told.stage, told.state, told.activity = migration.stage, migration.state, migration.activity
     if (migration.finalize_requested or migration.finalize_now_requested) and not told.finalize:
         told.finalize = True
         found.append("finalize requested")
@@ -77,11 +75,26 @@ def _changes(migration: pb.Migration, told: _Told) -> list[str]:
     return found
 
 
+def _is_news(migration: pb.Migration, told: _Told) -> bool:
+    """Whether stage and state are worth a line.
+
+    A delta stage alternates between running and waiting for as long as it lasts: its passes are
+    told when they are done, and when the next one is due.
+    """
+    if migration.stage != told.stage:
+        return True
+    if migration.state == pb.STATE_WAITING:
+        return migration.activity not in {"", told.activity}
+    if migration.state == pb.STATE_RUNNING:
+        return told.state not in {pb.STATE_RUNNING, pb.STATE_WAITING}
+    return migration.state != told.state
+
+
 def _place(migration: pb.Migration) -> str:
-    stage = stage_name(migration.stage)
-    text = stage if migration.state in _NAMELESS else f"{stage} {state_name(migration.state)}"
+    stage, state = stage_name(migration.stage), state_name(migration.state)
     if migration.state == pb.STATE_DONE:
-        text = "done"
+        return state
+    text = stage if migration.state in _NAMELESS else f"{stage} {state}"
     if migration.state == pb.STATE_FAILED:
         return f"{text}: {migration.error.message}"
     return f"{text}: {migration.activity}" if migration.activity else text
@@ -89,13 +102,14 @@ def _place(migration: pb.Migration) -> str:
 
 def _progress(migration: pb.Migration, told: _Told) -> list[str]:
     total = sum(disk.total_bytes for disk in migration.disks)
-    if not total or migration.state != pb.STATE_RUNNING:
+    if not total or migration.state != pb.STATE_RUNNING or migration.stage not in _COPYING:
         return []
     percent = 100 * sum(disk.done_bytes for disk in migration.disks) / total
     step = int(percent // _PERCENT_STEP)
-    if step <= told.step:
+    before, told.step = told.step, step
+    # The first numbers seen of a pass may still be those of the pass before.
+    if before is None or step <= before:
         return []
-    told.step = step
     speed = rate(migration.transfer_rate_bytes_per_second)
     text = f"{stage_name(migration.stage)} {step * _PERCENT_STEP} % of {size(total)}"
     return [f"{text}, {speed}" if speed else text]

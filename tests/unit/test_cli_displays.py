@@ -106,8 +106,30 @@ class TestPlain:
         )
 
         assert lines_of(waiting, waiting) == [
-            "web01: delta waiting: waiting 210 s for delta pass 3",
+            "web01: delta: waiting 210 s for delta pass 3",
             "web01: delta pass 2 done in 0:03: 3.1 MB changed, 3.0 MB read, 2.0 MB written",
+        ]
+
+    def test_alternation_of_running_and_waiting_is_not_told(self) -> None:
+        waiting = migration(
+            stage=pb.STAGE_DELTA, state=pb.STATE_WAITING, activity="delta pass 1 starts at 14:05"
+        )
+        silent = migration(stage=pb.STAGE_DELTA, state=pb.STATE_WAITING)
+        running = migration(stage=pb.STAGE_DELTA)
+
+        assert lines_of(running, waiting, running, silent, running) == [
+            "web01: delta",
+            "web01: delta: delta pass 1 starts at 14:05",
+        ]
+
+    def test_numbers_of_the_pass_before_are_not_told(self) -> None:
+        told = lines_of(
+            *(copying(percent=percent, stage=pb.STAGE_DELTA) for percent in (100, 100, 4, 30, 100))
+        )
+
+        assert told[1:] == [
+            "web01: delta 30 % of 256 MB, 84.1 MB/s",
+            "web01: delta 100 % of 256 MB, 84.1 MB/s",
         ]
 
     def test_an_error_that_is_retried_is_told_once(self) -> None:
