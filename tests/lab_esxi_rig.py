@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbd
+import pytest
 
 from lab.esxi.process import EsxiProcess
 from lab.vddk.build import LabVddkConf, build
+
+NATIVE = os.environ.get("NBDKIT_VDDK_PLUGIN", "vddk")
+"""nbdkit's own plugin: a name, or the path of one that is not installed."""
 
 PLUGIN = Path(__file__).parents[1] / "services" / "disk_agent" / "vddk_plugin.py"
 BLOCK = 64 * 1024
@@ -36,10 +40,10 @@ def content(handle: nbd.NBD) -> bytes:
     return b"".join(bytes(handle.pread(min(step, size - at), at)) for at in range(0, size, step))
 
 
-def extents(handle: nbd.NBD) -> str:
-    """One letter a 64 KiB block: A allocated, - a hole."""
+def extents(handle: nbd.NBD, end: int = 0) -> str:
+    """One letter a 64 KiB block, up to ``end`` or to the end: A allocated, - a hole."""
     letters = ""
-    position, size = 0, handle.get_size()
+    position, size = 0, end or handle.get_size()
     while position < size:
         pairs: list[int] = []
 
@@ -116,6 +120,15 @@ def build_vddk(directory: Path, esxi: EsxiProcess) -> Path:
     return build(directory, vddk_conf(esxi))
 
 
+def _plugin(kind: str) -> list[str]:
+    if kind == "python":
+        return ["python", f"script={PLUGIN}"]
+    probe = subprocess.run(["nbdkit", NATIVE, "--dump-plugin"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("nbdkit's own vddk plugin is not installed")
+    return [NATIVE]
+
+
 @contextmanager
 def vddk_served(
     directory: Path,
@@ -123,11 +136,13 @@ def vddk_served(
     /,
     password: str = PASSWORD,
     password_file: str = "",
+    plugin: str = "python",
     **parameters: str,
 ) -> Iterator[Served]:
     """Serve a disk through the product's plugin; parameters replace or add to the right ones.
 
-    The password goes through a pipe unless a file is given.
+    The password goes through a pipe unless a file is given. ``plugin`` is "python" (ours) or
+    "native" (nbdkit's own; the test is skipped where it is missing).
     """
     values = {
         "libdir": str(library),
@@ -151,7 +166,7 @@ def vddk_served(
     with said.open("wb") as log:
         process = subprocess.Popen(
             ["nbdkit", "--foreground", "--readonly", "--exit-with-parent", "--unix", str(socket)]
-            + ["--pidfile", str(started), "python", f"script={PLUGIN}"]
+            + ["--pidfile", str(started), *_plugin(plugin)]
             + [f"{key.replace('_', '-')}={value}" for key, value in values.items() if value]
             + [f"password=-{reading}" if not password_file else f"password=+{password_file}"],
             pass_fds=(reading,),

@@ -21,7 +21,7 @@ LIVE = "vm-1/2000"
 
 @pytest.fixture
 def esxi(tmp_path: Path) -> Iterator[EsxiProcess]:
-    with start_esxi(tmp_path / "esxi", exit_with_parent=True) as process:
+    with start_esxi(tmp_path / "esxi") as process:
         process.client.add_disk("vm-1", 2000, "[ds] a/a.vmdk", SIZE)
         process.client.set_tracking("vm-1", 2000, True)
         yield process

@@ -21,7 +21,7 @@ SIZE = 20 * BLOCK
 
 @pytest.fixture
 def esxi(tmp_path: Path) -> Iterator[EsxiProcess]:
-    with start_esxi(tmp_path / "esxi", exit_with_parent=True) as esxi:
+    with start_esxi(tmp_path / "esxi") as esxi:
         esxi.client.add_disk("vm-1", 2000, "[ds] a/a.vmdk", SIZE)
         esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
         yield esxi

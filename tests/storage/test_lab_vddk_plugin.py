@@ -50,7 +50,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         stream.seek(10 * BLOCK)
         stream.write(os.urandom(BLOCK) + bytes(BLOCK))
         stream.truncate(SIZE)
-    with start_esxi(directory / "esxi", exit_with_parent=True) as esxi:
+    with start_esxi(directory / "esxi") as esxi:
         esxi.client.add_disk("vm-1", 2000, "[ds] a/a.vmdk", SIZE, image)
         esxi.client.set_tracking("vm-1", 2000, True)
         esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
@@ -63,14 +63,15 @@ def no_faults_left(host: Host) -> Iterator[None]:
     host.client.clear_faults()
 
 
+@pytest.mark.parametrize("plugin", ["python", "native"])
 def test_content_and_extents_are_the_snapshots_while_the_guest_writes(
-    host: Host, tmp_path: Path
+    host: Host, tmp_path: Path, plugin: str
 ) -> None:
     view = connect(host.esxi.nbd_socket, f"{LIVE}@snapshot-1")
     log = tmp_path / "writes"
     with (
         writing(host.esxi, LIVE, [(0, 100 * BLOCK)], log),
-        vddk_served(tmp_path, host.libdir) as served,
+        vddk_served(tmp_path, host.libdir, plugin=plugin) as served,
     ):
         wait_until(log, 20)
         disk = served.connect()
@@ -80,8 +81,13 @@ def test_content_and_extents_are_the_snapshots_while_the_guest_writes(
         first = content(disk)
         wait_until(log, 60)
         assert content(disk) == first == content(view)
-        # What follows the last whole chunk cannot be asked about and counts as data.
-        assert extents(disk) == "AAA-------AA" + "-" * 88 + "A"
+        assert extents(disk, 100 * BLOCK) == "AAA-------AA" + "-" * 88
+
+
+def test_what_follows_the_last_whole_chunk_counts_as_data(host: Host, tmp_path: Path) -> None:
+    # The library cannot be asked about it: nbdkit's own plugin (1.32) fails there.
+    with vddk_served(tmp_path, host.libdir) as served:
+        assert extents(served.connect())[-2:] == "-A"
 
 
 def test_requests_of_any_alignment_work(host: Host, tmp_path: Path) -> None:
@@ -98,7 +104,7 @@ def test_large_requests_are_read_in_pieces(tmp_path: Path) -> None:
     size = 24 << 20
     image = tmp_path / "image"
     image.write_bytes(os.urandom(size))
-    with start_esxi(tmp_path / "esxi", exit_with_parent=True) as esxi:
+    with start_esxi(tmp_path / "esxi") as esxi:
         esxi.client.add_disk("vm-1", 2000, "[ds] a/a.vmdk", size, image)
         esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
         libdir = build_vddk(tmp_path / "vddk", esxi)
@@ -106,6 +112,7 @@ def test_large_requests_are_read_in_pieces(tmp_path: Path) -> None:
             assert served.connect().pread(size, 0) == image.read_bytes()
 
 
+@pytest.mark.parametrize("plugin", ["python", "native"])
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -116,18 +123,19 @@ def test_large_requests_are_read_in_pieces(tmp_path: Path) -> None:
         ({"password": "nope"}, "Cannot complete login due to an incorrect user name or password"),
         ({"vm": "moref=vm-7"}, "The virtual machine cannot be found"),
         ({"snapshot": "snapshot-7"}, "The snapshot does not exist"),
-        ({"file": "[ds] a/b.vmdk"}, "A file was not found (error 4): [ds] a/b.vmdk"),
+        ({"file": "[ds] a/b.vmdk"}, "A file was not found"),
         ({"snapshot": ""}, "You do not have access rights to this file"),
         ({"transports": "san:hotadd"}, "The operation is not supported"),
     ],
 )
 def test_refusals_are_told_in_the_librarys_words(
-    host: Host, tmp_path: Path, wrong: dict[str, str], words: str
+    host: Host, tmp_path: Path, wrong: dict[str, str], words: str, plugin: str
 ) -> None:
-    with vddk_served(tmp_path, host.libdir, **wrong) as served:
+    with vddk_served(tmp_path, host.libdir, plugin=plugin, **wrong) as served:
         with pytest.raises(nbd.Error, match="no export named"):
             connect(served.socket)
-        assert words in served.stderr().splitlines()[-1] + served.stderr().splitlines()[-2]
+        last = [line for line in served.stderr().splitlines() if line][-1]
+        assert words in last
         assert PASSWORD not in served.stderr()
 
 
