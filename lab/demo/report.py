@@ -11,6 +11,14 @@ from lab.demo.proof import Comparison, LastWords
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 _MIB = 1024 * 1024
+_PARTS = (
+    "shutdown",
+    "final_sync",
+    "verifying",
+    "converting",
+    "import_root_disk",
+    "import_data_disk",
+)
 
 
 def migration_report(
@@ -45,7 +53,11 @@ def migration_report(
         ],
         "downtime": {
             "seconds": round(migration.downtime.total_seconds, 1),
-            "parts": {k: round(v, 1) for k, v in migration.downtime.part_seconds.items()},
+            "parts": {
+                name: round(migration.downtime.part_seconds[name], 1)
+                for name in _PARTS
+                if name in migration.downtime.part_seconds
+            },
         },
         "disks": disks,
         "proven": bool(disks)
