@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cli.outcome import outcome
 from cli.words import (
+    COPYING,
     ENDED,
     by_state,
     count,
@@ -167,7 +168,8 @@ def _block(migration: pb.Migration, now: datetime) -> list[Text]:
     if migration.state == pb.STATE_FAILED:
         lines.append(Text(f"    {migration.error.message}", style="red"))
     elif migration.state not in ENDED:
-        lines += [_disk(disk) for disk in migration.disks if disk.total_bytes]
+        if migration.stage in COPYING and migration.state == pb.STATE_RUNNING:
+            lines += [_disk(disk) for disk in migration.disks if disk.total_bytes]
         if migration.activity:
             lines.append(Text(f"    {migration.activity}", style="dim"))
     return lines

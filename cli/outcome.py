@@ -1,6 +1,6 @@
 """How a migration ended, in one line."""
 
-from cli.words import count, delta_passes, duration, stage_name, state_name, vm_label
+from cli.words import ENDED, count, delta_passes, duration, stage_name, state_name, vm_label
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["downtime_parts", "outcome"]
@@ -36,8 +36,9 @@ def outcome(migration: pb.Migration) -> str:
         if error.hint:
             text += f". {error.hint[0].upper()}{error.hint[1:].rstrip('.')}"
         return f"{text}. Then: v2c retry --vm {_quoted(label)}" + _debts(migration)
-    text = f"{label}: {state_name(migration.state)} in {stage}"
-    return (f"{text}: {migration.activity}" if migration.activity else text) + _debts(migration)
+    if migration.state in ENDED:
+        return f"{label}: {state_name(migration.state)} in {stage}" + _debts(migration)
+    return f"{label}: left in {stage}; its state is kept"
 
 
 def downtime_parts(downtime: pb.Downtime) -> str:

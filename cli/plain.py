@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TextIO
 
 from cli.outcome import outcome
-from cli.words import duration, rate, size, stage_name, state_name, vm_label
+from cli.words import COPYING, duration, rate, size, stage_name, state_name, vm_label
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["PlainDisplay"]
@@ -14,7 +14,7 @@ __all__ = ["PlainDisplay"]
 # Often enough to see that it moves, rarely enough to read a night's log.
 _PERCENT_STEP = 10
 _NAMELESS = frozenset({pb.STATE_RUNNING, pb.STATE_WAITING, pb.STATE_UNSPECIFIED})
-_COPYING = frozenset({pb.STAGE_BASE_COPY, pb.STAGE_DELTA, pb.STAGE_FINAL_SYNC, pb.STAGE_VERIFYING})
+COPYING = frozenset({pb.STAGE_BASE_COPY, pb.STAGE_DELTA, pb.STAGE_FINAL_SYNC, pb.STAGE_VERIFYING})
 
 
 @dataclass
@@ -102,7 +102,7 @@ def _place(migration: pb.Migration) -> str:
 
 def _progress(migration: pb.Migration, told: _Told) -> list[str]:
     total = sum(disk.total_bytes for disk in migration.disks)
-    if not total or migration.state != pb.STATE_RUNNING or migration.stage not in _COPYING:
+    if not total or migration.state != pb.STATE_RUNNING or migration.stage not in COPYING:
         return []
     percent = 100 * sum(disk.done_bytes for disk in migration.disks) / total
     step = int(percent // _PERCENT_STEP)

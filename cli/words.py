@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = [
+    "COPYING",
     "ENDED",
+    "by_state",
     "count",
     "delta_passes",
     "duration",
@@ -17,6 +19,8 @@ __all__ = [
 ]
 
 ENDED = frozenset({pb.STATE_DONE, pb.STATE_FAILED, pb.STATE_CANCELLED, pb.STATE_ROLLED_BACK})
+# The stages in which the disks' numbers are those of the pass at work.
+COPYING = frozenset({pb.STAGE_BASE_COPY, pb.STAGE_DELTA, pb.STAGE_FINAL_SYNC, pb.STAGE_VERIFYING})
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 

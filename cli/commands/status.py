@@ -26,7 +26,7 @@ from cli.options import (
 )
 from cli.outcome import outcome
 from cli.runtime_dirs import find_runtime_dirs
-from cli.words import ENDED, duration, rate
+from cli.words import ENDED, duration, rate, state_name
 from services.config import Config, VmSpec, load_specs
 from services.kit.channel import call, stream
 from services.kit.errors import RemoteError, StatusCode
@@ -97,7 +97,9 @@ def _from_disk(config: Config, spec: VmSpec) -> dict[str, Any]:
         return _unknown(spec)
     newest = max(found, key=lambda item: (item.path / "state.json").stat().st_mtime)
     row = {**newest.state, "state": newest.state.get("status", ""), "running": False}
-    row["summary"] = "as last written; no orchestrator answers, v2c run goes on with it"
+    row["summary"] = "as last written"
+    if row["state"] not in {state_name(state) for state in ENDED}:
+        row["summary"] += "; no orchestrator answers, v2c run goes on with it"
     return row
 
 
