@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,25 +126,44 @@ def test_a_removed_snapshot_ends_its_readers(esxi: EsxiProcess) -> None:
         connect(esxi.nbd_socket, f"{LIVE}@snapshot-1")
 
 
-def test_sigkill_loses_no_change(tmp_path: Path) -> None:
-    directory = tmp_path / "esxi"
+def test_sigkill_in_the_middle_of_writing_loses_no_change(tmp_path: Path) -> None:
+    directory, log = tmp_path / "esxi", tmp_path / "writes"
     with start_esxi(directory) as esxi:
         esxi.client.add_disk("vm-1", 2000, "[ds] a/a.vmdk", SIZE)
         esxi.client.set_tracking("vm-1", 2000, True)
-        made = esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
-        guest = connect(esxi.nbd_socket, LIVE)
-        guest.pwrite(b"a" * 512, 3 * BLOCK)
-        guest.pwrite(b"b" * BLOCK, 9 * BLOCK)
-        esxi.process.send_signal(signal.SIGKILL)
-        esxi.process.wait()
+        with writing(esxi, LIVE, [(0, 32 * BLOCK)], log, rate=40.0):
+            wait_until(log, 20)
+            made = esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+            before = content(connect(esxi.nbd_socket, f"{LIVE}@snapshot-1"))
+            wait_until(log, len(read_log(log)) + 30)
+            esxi.process.send_signal(signal.SIGKILL)
+            esxi.process.wait()
     change_id = made[2000].change_id
     assert change_id is not None
     with start_esxi(directory) as esxi:
         esxi.client.create_snapshot("vm-1", "snapshot-2", [2000])
+        assert content(connect(esxi.nbd_socket, f"{LIVE}@snapshot-1")) == before
+        after = content(connect(esxi.nbd_socket, f"{LIVE}@snapshot-2"))
         changed = esxi.client.changed_areas("vm-1", "snapshot-2", 2000, change_id, 0)
-        assert changed.areas == ((3 * BLOCK, BLOCK), (9 * BLOCK, BLOCK))
-        frozen = connect(esxi.nbd_socket, f"{LIVE}@snapshot-1")
-        assert content(frozen) == bytes(SIZE)
+        synced = bytearray(before)
+        for start, length in changed.areas:
+            synced[start : start + length] = after[start : start + length]
+        assert synced == after
+        assert 0 < sum(length for _, length in changed.areas) <= 32 * BLOCK
+
+
+def test_qemu_uses_a_disk_as_its_own(esxi: EsxiProcess) -> None:
+    image = f"nbd+unix:///{LIVE}?socket={esxi.nbd_socket}"
+    orders = ["write -P 7 0 192k", "write -z 64k 64k", "discard 128k 64k", "write -f -P 9 1M 4k"]
+    subprocess.run(
+        ["qemu-io", "-f", "raw", "-d", "unmap", *(f"-c{order}" for order in orders), image],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    live = connect(esxi.nbd_socket, LIVE)
+    assert extents(live)[:17] == "AA--" + "-" * 12 + "A"
+    assert live.pread(3 * BLOCK, 0) == b"\x07" * BLOCK + bytes(2 * BLOCK)
+    assert live.pread(4096, 1 << 20) == b"\x09" * 4096
 
 
 def test_a_snapshot_of_several_disks_is_one_instant(esxi: EsxiProcess) -> None:
