@@ -82,4 +82,7 @@ class SourceCameBack(ServiceError):
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "SOURCE_POWERED_ON"
-    hint = "shut the machine down and retry: the final sync is then repeated"
+    hint = (
+        "find out who started it; in final_sync, retry repeats shutdown and sync, later roll back "
+        "and migrate it again"
+    )

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Sequence
 
 import grpc
-from v2c.orchestrator.v1 import orchestrator_pb2 as pb
-from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 
 from services.config import Config
 from services.config.service_args import ServiceSetup, service_main
@@ -27,6 +25,8 @@ from services.orchestrator.submission import Submission
 from services.orchestrator.tick import Ticker
 from services.orchestrator.undo import undo
 from services.orchestrator.watch import Watch
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 
 __all__ = ["main"]
 

@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
-from v2c.orchestrator.v1 import orchestrator_pb2 as pb
-from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 
 from services.config import ConfigError
 from services.kit.errors import ServiceError, StatusCode
@@ -16,6 +14,8 @@ from services.orchestrator.ports import Agents, PlacementKind
 from services.orchestrator.store import Store
 from services.orchestrator.submission import Submission
 from services.orchestrator.watch import Watch
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 
 __all__ = ["OrchestratorServicer"]
 

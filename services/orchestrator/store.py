@@ -22,13 +22,15 @@ from services.orchestrator import tables
 from services.orchestrator.clock import Clock, utc_now
 from services.orchestrator.errors import AmbiguousMigration, MigrationNotFound
 from services.orchestrator.runtime_dir import RuntimeDir
-from services.orchestrator.stages import TERMINAL
+from services.orchestrator.stages import TERMINAL, State
 from services.orchestrator.views import EventView, MigrationView, event_view, exported, view
 
 __all__ = ["Listener", "Store", "add_event"]
 
 Listener = Callable[[MigrationView], None]
 ORCHESTRATOR = "orchestrator"
+# After these the machine is where it was, and may be migrated anew.
+_UNDONE = (State.CANCELLED, State.ROLLED_BACK)
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -183,9 +185,9 @@ class Store:
             return open_rows[0].id
 
     def open_for(self, vm_name: str, vm_moref: str) -> str | None:
-        """The id of the migration of this machine that has not ended, if there is one."""
+        """The id of the migration of this machine that is under way or done, if there is one."""
         with self.reading() as session:
-            query = select(tables.Migration).where(tables.Migration.state.not_in(TERMINAL))
+            query = select(tables.Migration).where(tables.Migration.state.not_in(_UNDONE))
             if vm_moref:
                 same = tables.Migration.vm_moref == vm_moref
                 unknown = (tables.Migration.vm_moref == "") & (tables.Migration.vm_name == vm_name)
@@ -196,12 +198,12 @@ class Store:
             return row.id if row else None
 
     def other_open(self, migration_id: str, vm_moref: str) -> str | None:
-        """The id of another migration of this machine that has not ended, if there is one."""
+        """The id of another migration of this machine, under way or done, if there is one."""
         with self.reading() as session:
             query = select(tables.Migration.id).where(
                 tables.Migration.vm_moref == vm_moref,
                 tables.Migration.id != migration_id,
-                tables.Migration.state.not_in(TERMINAL),
+                tables.Migration.state.not_in(_UNDONE),
             )
             return session.scalars(query).first()
 

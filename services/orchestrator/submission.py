@@ -11,6 +11,7 @@ from services.config import (
     resolve,
 )
 from services.orchestrator.errors import SpecInvalid
+from services.orchestrator.stages import State
 from services.orchestrator.store import Store, add_event
 from services.orchestrator.views import MigrationView
 
@@ -67,6 +68,8 @@ class Submission:
         existing = self.open_migration(spec)
         if not existing:
             return self._store.create(spec.vm.name, spec.vm.moref or "", text, source)
+        if self._store.get(existing).state is State.DONE:
+            return self._store.get(existing)
         with self._store.change(existing) as (session, migration):
             if migration.spec != text:
                 migration.spec, migration.spec_source = text, source

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 from services.config import Problem
 from services.orchestrator.ports import Placement, SourceVm
 from services.orchestrator.stages import STAGE_TABLE, Stage, StageRow, State
 from services.orchestrator.views import DiskView, EventView, MigrationView, PassView
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = [
     "event_message",

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from v2c.cloudstack.v1 import cloudstack_pb2 as pb
-from v2c.cloudstack.v1 import cloudstack_pb2_grpc as rpc
-
 from services.orchestrator.adapters.caller import Caller, state_name
 from services.orchestrator.ports import Job, Placement, PlacementKind, Pool, TargetVm, VmImport
+from v2c.cloudstack.v1 import cloudstack_pb2 as pb
+from v2c.cloudstack.v1 import cloudstack_pb2_grpc as rpc
 
 __all__ = ["CloudstackAgent"]
 

@@ -2,9 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from v2c.disk.v1 import disk_pb2 as pb
-from v2c.disk.v1 import disk_pb2_grpc as rpc
-
 from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, state_name
 from services.orchestrator.ports import (
     Area,
@@ -14,6 +11,8 @@ from services.orchestrator.ports import (
     TransferOrder,
     TransferSnapshot,
 )
+from v2c.disk.v1 import disk_pb2 as pb
+from v2c.disk.v1 import disk_pb2_grpc as rpc
 
 __all__ = ["DiskAgent"]
 

@@ -2,9 +2,6 @@
 
 from collections.abc import Iterator
 
-from v2c.vmware.v1 import vmware_pb2 as pb
-from v2c.vmware.v1 import vmware_pb2_grpc as rpc
-
 from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, state_name
 from services.orchestrator.ports import (
     Area,
@@ -15,6 +12,8 @@ from services.orchestrator.ports import (
     SourceSnapshot,
     SourceVm,
 )
+from v2c.vmware.v1 import vmware_pb2 as pb
+from v2c.vmware.v1 import vmware_pb2_grpc as rpc
 
 __all__ = ["VmwareAgent"]
 

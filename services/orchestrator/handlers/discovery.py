@@ -56,7 +56,7 @@ def find_vm(tick: Tick) -> Outcome:
     other = tick.store.other_open(tick.id, found.moref)
     if other:
         raise MigrationExists(
-            message=f"{found.name} ({found.moref}) is being migrated already, as {other}"
+            message=f"{found.name} ({found.moref}) has a migration already: {other}"
         )
     directory = RuntimeDir(
         tick.config.migration.control_dir / directory_name(found.name, found.moref)

@@ -7,6 +7,7 @@ from services.orchestrator import tables
 from services.orchestrator.debts import IMAGE, forgive
 from services.orchestrator.jobs import run_job
 from services.orchestrator.ports import Job, VmImport
+from services.orchestrator.shutdown import require_off
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick
 
@@ -15,6 +16,7 @@ __all__ = ["import_data", "import_root"]
 
 def import_root(tick: Tick) -> Outcome:
     """Import the root disk as a new machine, or find the one an earlier try left."""
+    require_off(tick)
     order = _vm_import(tick)
     tick.say("importing the root disk")
     vm_id = run_job(
@@ -40,6 +42,8 @@ def import_data(tick: Tick) -> Outcome:
     tick.say("applying settings")
     tick.agents.cloudstack.update_vm(vm_id, tick.spec.ostypeid or "", {})
     if tick.spec.start_vm_after_import:
+        # Two running copies of one machine corrupt what they talk to.
+        require_off(tick)
         tick.say("starting the machine")
         run_job(tick, "start", lambda job_id: tick.agents.cloudstack.start_vm(job_id, vm_id))
     with tick.change() as (session, migration):

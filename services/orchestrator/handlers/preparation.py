@@ -12,10 +12,14 @@ __all__ = ["enable_cbt", "prepare_storage"]
 _NAME_LIMIT = 120
 
 
-def image_name(vm_name: str, moref: str, unit: int) -> str:
-    """The file name in the pool's root: safe for a shell, CloudStack and any file system."""
-    safe = re.sub(r"[^A-Za-z0-9.-]+", "-", vm_name).strip("-.")[:_NAME_LIMIT] or "vm"
-    return f"{safe}_{moref}_disk{unit}.qcow2"
+def image_name(migration: tables.Migration, unit: int) -> str:
+    """The file name in the pool's root: safe for a shell, CloudStack and any file system.
+
+    The migration's id keeps a second migration of the same machine away from the first one's
+    image, which may be a running machine's disk by then.
+    """
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "-", migration.vm_name).strip("-.")[:_NAME_LIMIT] or "vm"
+    return f"{safe}_{migration.vm_moref}_disk{unit}_{migration.id[:8]}.qcow2"
 
 
 def prepare_storage(tick: Tick) -> Outcome:
@@ -38,7 +42,7 @@ def enable_cbt(tick: Tick) -> Outcome:
 
 
 def _create_image(tick: Tick, disk: tables.Disk, directory: str) -> None:
-    name = image_name(tick.migration.vm_name, tick.migration.vm_moref, disk.unit)
+    name = image_name(tick.migration, disk.unit)
     path = f"{directory.rstrip('/')}/{name}"
     with tick.change() as (session, migration):
         owe(session, tick.store.clock, migration, IMAGE, path)

@@ -1,0 +1,71 @@
+"""Getting the source off, and knowing that it stays off."""
+
+from services.kit.errors import ServiceError
+from services.orchestrator.errors import SourceCameBack
+from services.orchestrator.tick import Tick
+
+__all__ = ["mark_shutdown", "require_off", "shut_down"]
+
+# A guest that has not shut down by then has a program that hangs, or asks a question.
+_SHUTDOWN_SECONDS = 300.0
+_POWER_POLL_SECONDS = 0.5
+
+
+def shut_down(tick: Tick) -> bool:
+    """True once the machine is off and has settled; False when an operator has to decide."""
+    vmware, moref = tick.agents.vmware, tick.migration.vm_moref
+    power, _ = vmware.power(moref)
+    mark_shutdown(tick)
+    if power != "off":
+        if tick.spec.shutdown_mode == "force" or tick.migration.shutdown_action == "force":
+            tick.say("powering the machine off")
+            vmware.power_off(moref)
+        elif not _ask_guest(tick):
+            return False
+    with tick.change() as (_, migration):
+        migration.off_time = migration.off_time or tick.store.clock()
+    windows = "windows" in str(tick.migration.source.get("guest", "")).lower()
+    settle = tick.spec.settle_seconds(windows=windows)
+    if power != "off" and settle:
+        tick.say(f"settling for {settle} s after power-off")
+        tick.pause(settle, heed_pause=False)
+    return True
+
+
+def mark_shutdown(tick: Tick) -> None:
+    """Start the downtime clock, once."""
+    with tick.change() as (_, migration):
+        migration.shutdown_time = migration.shutdown_time or tick.store.clock()
+
+
+def require_off(tick: Tick) -> None:
+    """Raise SourceCameBack unless the source is off.
+
+    What was synced holds only while nobody starts the source; after that the final sync, which
+    begins with another shutdown, has to be repeated.
+    """
+    power, _ = tick.agents.vmware.power(tick.migration.vm_moref)
+    if power == "off":
+        return
+    with tick.change() as (_, migration):
+        migration.off_time = None
+    raise SourceCameBack(message=f"{tick.migration.vm_name} is {power} although it was shut down")
+
+
+def _ask_guest(tick: Tick) -> bool:
+    vmware, moref = tick.agents.vmware, tick.migration.vm_moref
+    tick.say("asking the guest to shut down")
+    try:
+        vmware.shutdown_guest(moref)
+    except ServiceError as exc:
+        if exc.reason != "TOOLS_NOT_RUNNING":
+            raise
+        tick.event("shutdown.no_tools", "VMware Tools do not run: an operator has to decide")
+        return False
+    deadline = tick.store.clock().timestamp() + _SHUTDOWN_SECONDS
+    while vmware.power(moref)[0] != "off":
+        if tick.store.clock().timestamp() >= deadline:
+            tick.event("shutdown.timeout", "the guest did not shut down: an operator has to decide")
+            return False
+        tick.pause(_POWER_POLL_SECONDS, heed_pause=False)
+    return True
