@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import socket
 import subprocess
@@ -94,8 +95,14 @@ def up(
     same scenario or None. Raises LabError.
     """
     directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    with _only_one(directory):
+        return _up(directory, wanted, ports or Ports(), report)
+
+
+def _up(directory: Path, wanted: Scenario | str | None, ports: Ports, report: Report) -> Lab:
     _prepare(directory, wanted)
-    for part, port in asdict(ports or Ports()).items():
+    for part, port in asdict(ports).items():
         _assign_port(directory, part, port)
     try:
         with ThreadPoolExecutor() as pool:
@@ -108,7 +115,7 @@ def up(
             report("VDDK: building the library")
             library.result()
     except BaseException:
-        down(directory)
+        _down(directory, report)
         raise
     lab = Lab(directory, _describe(directory))
     _write_json(directory / "lab.json", lab.info)
@@ -118,6 +125,13 @@ def up(
 def down(directory: Path, report: Report = _silent) -> list[str]:
     """End the lab's processes and its guests; returns the names of what ran."""
     directory = directory.absolute()
+    if not directory.is_dir():
+        return []
+    with _only_one(directory):
+        return _down(directory, report)
+
+
+def _down(directory: Path, report: Report) -> list[str]:
     ended = []
     for name in _PARTS[:-1]:
         ended += _stop(directory / "pids" / f"{name}.pid", name, report)
@@ -173,6 +187,14 @@ def running_lab(
     finally:
         down(directory)
         guard.communicate(b"released\n")
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Starts and stops of one lab wait for each other."""
+    with (directory / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _prepare(directory: Path, wanted: Scenario | str | None) -> None:

@@ -75,7 +75,7 @@ class _Control:
                 skip=int(skip),
                 delay_seconds=float(delay_seconds),
                 after=when == "after",
-                message=message,
+                message=str(message),
             )
         except (RuleError, ValueError) as error:
             raise ControlError("invalid", str(error)) from error

@@ -51,8 +51,6 @@ class DiskRecord:
     """CBT is in force (the configuration alone takes effect only at the next stun)."""
     change_id: str | None = None
     """The newest changeId that vCenter has seen."""
-    in_use_known: bool = True
-    """False if tracking began under a snapshot: then ``*`` cannot be answered."""
     write_area: tuple[int, int] | None = None
     """(start, length) in bytes that the VM's writer may change without harm; None = nothing."""
 
@@ -122,6 +120,11 @@ class VmRecord:
     def directory(self) -> str:
         """Where the VM's files are, as ``[datastore] directory``."""
         return self.disks[0].path.rpartition("/")[0] if self.disks else f"[{self.spec.datastore}] x"
+
+    @property
+    def vmx_path(self) -> str:
+        """Name of the configuration file on its datastore."""
+        return f"{self.directory}/{self.spec.name}.vmx"
 
     def disk(self, key: int) -> DiskRecord | None:
         """The disk with that device key."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from lab.esxi.model import EsxiError
 from lab.guest import Firmware, build_micro_guest
 from lab.scenario import MIB, Content
 from lab.vcenter.model import DiskRecord, VmRecord
@@ -17,7 +18,14 @@ def add_disks(record: VmRecord, disks: DiskStore, scratch: Path) -> None:
     """Create the VM's disks in the store, filled as its scenario says."""
     for disk in record.disks:
         image = _image(record, disk, scratch)
-        disks.add_disk(record.moref, disk.key, disk.path, disk.capacity_bytes, image)
+        try:
+            disks.add_disk(record.moref, disk.key, disk.path, disk.capacity_bytes, image)
+        except EsxiError as error:
+            if error.kind != "already_exists":
+                raise
+            # A start that died before it had noted this VM: begin again with the same content.
+            disks.remove_disk(record.moref, disk.key)
+            disks.add_disk(record.moref, disk.key, disk.path, disk.capacity_bytes, image)
         if image is not None:
             image.unlink()
 

@@ -27,7 +27,6 @@ def apply_tracking(world: World, record: VmRecord) -> None:
             with world.change(record):
                 disk.tracked = wanted
                 disk.change_id = None
-                disk.in_use_known = not record.snapshots
 
 
 @METHODS.handle("QueryChangedDiskAreas")

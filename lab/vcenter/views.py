@@ -120,8 +120,7 @@ def _find_none(_call: Call) -> None:
 @METHODS.handle("FindByDatastorePath")
 def _find_by_datastore_path(call: Call) -> vim.VirtualMachine | None:
     for record in call.world.vms.values():
-        path = f"{record.directory}/{record.spec.name}.vmx"
-        if path == call.params.path and _inside(call, record):
+        if record.vmx_path == call.params.path and _inside(call, record):
             return vim.VirtualMachine(record.moref)
     return None
 

@@ -8,16 +8,19 @@ from typing import Any
 from pyVmomi import vim
 
 from lab.scenario import Tools
-from lab.vcenter.devices import devices, disk_backing_paths
+from lab.vcenter.devices import disk_backing_paths
 from lab.vcenter.model import DiskRecord, SnapshotRecord, VmRecord, now
 from lab.vcenter.properties import Properties
+from lab.vcenter.vm_config import CONFIG, SNAPSHOT_CONFIG
 from lab.vcenter.world import POWERED_ON, World, reference
 
 _TRACKING_SINCE_HARDWARE = 7
 """CBT needs hardware version 7 or later (VDDK Programming Guide, "Changed Block Tracking")."""
 
 VM: Properties[VmRecord] = Properties()
+VM.include(CONFIG)
 SNAPSHOT: Properties[tuple[VmRecord, SnapshotRecord]] = Properties()
+SNAPSHOT.include(SNAPSHOT_CONFIG)
 
 
 def hardware_number(record: VmRecord) -> int:
@@ -75,146 +78,6 @@ def _capability(_world: World, record: VmRecord) -> vim.vm.Capability:
         bootOptionsSupported=True,
         secureBootSupported=record.spec.firmware == "efi",
         diskSharesSupported=True,
-    )
-
-
-@VM.of("config")
-def _config(world: World, record: VmRecord) -> vim.vm.ConfigInfo:
-    return config(world, record, None)
-
-
-@VM.of("config.hardware")
-def _hardware(world: World, record: VmRecord) -> vim.vm.VirtualHardware:
-    return _hardware_of(world, record, None)
-
-
-@VM.of("config.hardware.device")
-def _devices(world: World, record: VmRecord) -> list[vim.vm.device.VirtualDevice]:
-    return devices(record, world.place(record))
-
-
-@VM.of("config.extraConfig")
-def _extra_config(_world: World, record: VmRecord) -> list[vim.option.OptionValue]:
-    return [vim.option.OptionValue(key=k, value=v) for k, v in record.extra_config.items()]
-
-
-@VM.of("config.changeTrackingEnabled")
-def _change_tracking(_world: World, record: VmRecord) -> bool:
-    return record.change_tracking
-
-
-@VM.of("config.name")
-def _config_name(_world: World, record: VmRecord) -> str:
-    return record.name
-
-
-@VM.of("config.uuid")
-def _uuid(_world: World, record: VmRecord) -> str:
-    return record.uuid
-
-
-@VM.of("config.instanceUuid")
-def _instance_uuid(_world: World, record: VmRecord) -> str:
-    return record.instance_uuid
-
-
-@VM.of("config.template")
-def _template(_world: World, record: VmRecord) -> bool:
-    return record.spec.template
-
-
-@VM.of("config.guestId")
-def _guest_id(_world: World, record: VmRecord) -> str:
-    return record.spec.guest_id
-
-
-@VM.of("config.guestFullName")
-def _guest_full_name(_world: World, record: VmRecord) -> str:
-    return record.spec.guest_full_name
-
-
-@VM.of("config.firmware")
-def _firmware(_world: World, record: VmRecord) -> str:
-    return record.spec.firmware
-
-
-@VM.of("config.version")
-def _version(_world: World, record: VmRecord) -> str:
-    return record.spec.hardware_version
-
-
-@VM.of("config.bootOptions")
-def _boot_options(_world: World, record: VmRecord) -> vim.vm.BootOptions:
-    return vim.vm.BootOptions(
-        bootDelay=0,
-        enterBIOSSetup=False,
-        efiSecureBootEnabled=record.spec.secure_boot,
-        bootRetryEnabled=False,
-        bootRetryDelay=10000,
-        networkBootProtocol="ipv4",
-    )
-
-
-@VM.of("config.hardware.numCPU")
-def _num_cpu(_world: World, record: VmRecord) -> int:
-    return record.cpus
-
-
-@VM.of("config.hardware.memoryMB")
-def _memory(_world: World, record: VmRecord) -> int:
-    return record.memory_mib
-
-
-def _hardware_of(
-    world: World, record: VmRecord, snapshot: SnapshotRecord | None
-) -> vim.vm.VirtualHardware:
-    return vim.vm.VirtualHardware(
-        numCPU=record.cpus,
-        numCoresPerSocket=1,
-        memoryMB=record.memory_mib,
-        virtualICH7MPresent=False,
-        virtualSMCPresent=False,
-        device=devices(record, world.place(record), snapshot),
-    )
-
-
-def config(world: World, record: VmRecord, snapshot: SnapshotRecord | None) -> vim.vm.ConfigInfo:
-    """The configuration now, or with the disks as a snapshot froze them."""
-    spec = record.spec
-    entity = world.place(record)
-    store = entity.link("datastore")
-    return vim.vm.ConfigInfo(
-        changeVersion=str(record.revision),
-        modified=snapshot.created if snapshot else record.created,
-        name=record.name,
-        guestFullName=spec.guest_full_name,
-        version=spec.hardware_version,
-        uuid=record.uuid,
-        createDate=record.created,
-        instanceUuid=record.instance_uuid,
-        template=spec.template,
-        guestId=spec.guest_id,
-        alternateGuestName="",
-        annotation=record.annotation,
-        files=vim.vm.FileInfo(
-            vmPathName=_vmx(record),
-            snapshotDirectory=f"{record.directory}/",
-            suspendDirectory=f"{record.directory}/",
-            logDirectory=f"{record.directory}/",
-        ),
-        tools=vim.vm.ToolsConfigInfo(
-            toolsVersion=0 if spec.tools is Tools.NOT_INSTALLED else 12352
-        ),
-        flags=vim.vm.FlagInfo(enableLogging=True, diskUuidEnabled=False, snapshotDisabled=False),
-        defaultPowerOps=vim.vm.DefaultPowerOpInfo(powerOffType="soft", defaultPowerOffType="soft"),
-        hardware=_hardware_of(world, record, snapshot),
-        extraConfig=_extra_config(world, record),
-        datastoreUrl=[
-            vim.vm.ConfigInfo.DatastoreUrlPair(name=store.name, url=f"/vmfs/volumes/{store.moref}")
-        ],
-        bootOptions=_boot_options(world, record),
-        changeTrackingEnabled=record.change_tracking,
-        firmware=spec.firmware,
     )
 
 
@@ -328,7 +191,7 @@ def _summary_config(_world: World, record: VmRecord) -> vim.vm.Summary.ConfigSum
     return vim.vm.Summary.ConfigSummary(
         name=record.name,
         template=spec.template,
-        vmPathName=_vmx(record),
+        vmPathName=record.vmx_path,
         memorySizeMB=record.memory_mib,
         cpuReservation=0,
         memoryReservation=0,
@@ -408,22 +271,9 @@ def _layout(_world: World, record: VmRecord) -> vim.vm.FileLayoutEx:
             units.append(vim.vm.FileLayoutEx.DiskUnit(fileKey=keys))
         return vim.vm.FileLayoutEx.DiskLayout(key=disk.key, chain=units)
 
-    file(_vmx(record), "config", 3072)
+    file(record.vmx_path, "config", 3072)
     disks = [chain(disk) for disk in record.disks]
     return vim.vm.FileLayoutEx(file=files, disk=disks, timestamp=now())
-
-
-@SNAPSHOT.of("config")
-def _snapshot_config(world: World, item: tuple[VmRecord, SnapshotRecord]) -> vim.vm.ConfigInfo:
-    return config(world, *item)
-
-
-@SNAPSHOT.of("config.hardware.device")
-def _snapshot_devices(
-    world: World, item: tuple[VmRecord, SnapshotRecord]
-) -> list[vim.vm.device.VirtualDevice]:
-    record, snapshot = item
-    return devices(record, world.place(record), snapshot)
 
 
 @SNAPSHOT.of("vm")
@@ -436,10 +286,6 @@ def _children(_world: World, item: tuple[VmRecord, SnapshotRecord]) -> list[vim.
     record, snapshot = item
     after = record.snapshots.index(snapshot) + 1
     return [vim.vm.Snapshot(child.moref) for child in record.snapshots[after : after + 1]]
-
-
-def _vmx(record: VmRecord) -> str:
-    return f"{record.directory}/{record.spec.name}.vmx"
 
 
 def _tools_status(record: VmRecord) -> str:
