@@ -14,7 +14,6 @@ __all__ = ["PlainDisplay"]
 # Often enough to see that it moves, rarely enough to read a night's log.
 _PERCENT_STEP = 10
 _NAMELESS = frozenset({pb.STATE_RUNNING, pb.STATE_WAITING, pb.STATE_UNSPECIFIED})
-COPYING = frozenset({pb.STAGE_BASE_COPY, pb.STAGE_DELTA, pb.STAGE_FINAL_SYNC, pb.STAGE_VERIFYING})
 
 
 @dataclass
