@@ -204,6 +204,20 @@ def test_a_read_error_is_one_requests_problem(host: Host, tmp_path: Path) -> Non
         assert len(disk.pread(BLOCK, 2 * BLOCK)) == BLOCK
 
 
+def test_a_bad_range_stays_bad_until_it_is_repaired(host: Host, tmp_path: Path) -> None:
+    fault = DiskFault("read_error", vm="vm-1", key=2000, offset=2 * BLOCK, length=BLOCK)
+    number = host.client.inject_fault(fault)
+    with vddk_served(tmp_path, host.libdir) as served:
+        disk = served.connect()
+        for _ in range(3):
+            with pytest.raises(nbd.Error):
+                disk.pread(4 * BLOCK, 0)
+            assert disk.pread(BLOCK, 3 * BLOCK)
+        assert len(connect(host.esxi.nbd_socket, LIVE).pread(4 * BLOCK, 0)) == 4 * BLOCK
+        host.client.clear_faults(number)
+        assert len(disk.pread(4 * BLOCK, 0)) == 4 * BLOCK
+
+
 def test_a_lost_connection_needs_a_new_open(host: Host, tmp_path: Path) -> None:
     with vddk_served(tmp_path, host.libdir) as served:
         disk = served.connect()

@@ -30,6 +30,9 @@ Sink = Callable[[str], None]
 class VddkError(Exception):
     """A refusal in words for the operator."""
 
+    # nbdkit prints an exception as Python does; this leaves the name of our package out of it.
+    __module__ = "builtins"
+
 
 class Library:
     """libvixDiskLib, loaded; ``function["Open"](...)`` calls VixDiskLib_Open."""
