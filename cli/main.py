@@ -1,5 +1,6 @@
 """The v2c command: its subcommands, and how its errors are told."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -50,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except (CommandError, ServiceError) as exc:
         _tell(paragraph(exc))
+        return EXIT_FAILED
+    except BrokenPipeError:
+        # `v2c events | head`: nobody listens any more, and Python's last flush must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED

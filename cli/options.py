@@ -1,5 +1,6 @@
 """Options that several commands share, and loading what they name."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.errors import CommandError
-from services.config import Config, VmSpec, default_config_path, load_config, load_specs
+from services.config import Config, VmSpec, default_config_path, load_config
 
 __all__ = [
     "ConfigOption",
@@ -18,7 +19,6 @@ __all__ = [
     "VmOption",
     "config_from",
     "spec_of_vm",
-    "specs_from",
 ]
 
 ConfigOption = Annotated[
@@ -49,15 +49,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 
 def config_from(path: Path | None) -> Config:
-    """The config a command was given, or the default one. Raises ConfigError."""
-    return load_config(path or default_config_path())
-
-
-def specs_from(paths: Sequence[Path]) -> tuple[VmSpec, ...]:
-    """The VMs of all given specs. Raises ConfigError; CommandError when none is given."""
-    if not paths:
-        raise CommandError("no spec is given", "Name one with --spec FILE.")
-    return load_specs(*paths)
+    """The config a command was given, or the default one. Raises ConfigError or CommandError."""
+    chosen = path or default_config_path()
+    if path is None and not chosen.exists() and "V2C_CONFIG" not in os.environ:
+        raise CommandError(
+            f"there is no config: neither ./config.yaml nor {chosen}",
+            "Begin one with `v2c config example > config.yaml`, or name yours with --config.",
+        )
+    return load_config(chosen)
 
 
 def spec_of_vm(specs: Sequence[VmSpec], vm: str, moref: str | None) -> VmSpec:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RuntimeDir", "find_runtime_dirs"]
+from cli.errors import CommandError
+
+__all__ = ["RuntimeDir", "find_runtime_dirs", "leave_marker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,23 @@ def find_runtime_dirs(control_dir: Path, name: str, moref: str | None) -> Iterat
             continue
         if state.get("vm_moref") == moref if moref else state.get("vm_name") == name:
             yield RuntimeDir(file.parent, state)
+
+
+def leave_marker(control_dir: Path, name: str, moref: str | None, marker: str) -> bool:
+    """Leave an operator's wish (``FINALIZE`` …) in the VM's folder, for the next orchestrator.
+
+    False when there is no such folder. Raises CommandError when several VMs have the name, or
+    when the folder cannot be written.
+    """
+    found = list(find_runtime_dirs(control_dir, name, moref))
+    if not found:
+        return False
+    if len(found) > 1:
+        morefs = ", ".join(str(item.state.get("vm_moref", "")) for item in found)
+        raise CommandError(f"{len(found)} VMs are named {name!r}", f"Say which: --vm-id {morefs}.")
+    try:
+        (found[0].path / marker).touch()
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise CommandError(f"{found[0].path} cannot be written: {reason}") from exc
+    return True

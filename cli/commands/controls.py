@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cli.connection import PEER, Stub, orchestrator, require_server, selector
+from cli.connection import PEER, Stub, answering, orchestrator, require_server, selector
 from cli.errors import CommandError
 from cli.options import ConfigOption, MorefOption, ServerOption, config_from, spec_of_vm
+from cli.runtime_dirs import leave_marker
 from cli.words import stage_name, state_name, vm_label
 from services.config import load_specs
 from services.kit.channel import call
@@ -48,7 +49,8 @@ def finalize(
         request = pb.FinalizeMigrationRequest(selector=which, now=now)
         return (await call(stub.FinalizeMigration(request), peer=PEER)).migration
 
-    _control(control, vm, spec, vm_id, config, server, "finalize requested")
+    marker = "FINALIZE_NOW" if now else "FINALIZE"
+    _control(control, vm, spec, vm_id, config, server, "finalize requested", marker)
 
 
 def shutdown(
@@ -81,7 +83,8 @@ def shutdown(
         request = pb.DecideShutdownRequest(selector=which, action=decision)
         return (await call(stub.DecideShutdown(request), peer=PEER)).migration
 
-    _control(control, vm, spec, vm_id, config, server, f"shutdown: {action}")
+    marker = f"SHUTDOWN_{action.upper()}"
+    _control(control, vm, spec, vm_id, config, server, f"shutdown: {action}", marker)
 
 
 def pause(
@@ -172,17 +175,29 @@ def _control(
     config: Path | None,
     server: str | None,
     done: str,
+    marker: str = "",
 ) -> None:
-    """Send one control and say where the migration stands."""
+    """Send one control and say where the migration stands.
+
+    With a `marker` the wish can wait for the next orchestrator when none answers.
+    """
     loaded = config_from(config)
     which = chosen(vm, spec, moref)
 
-    async def send() -> pb.Migration:
+    async def send() -> pb.Migration | None:
+        address = server or loaded.agents.orchestrator
+        if marker and server is None and not await answering(loaded, address):
+            name, control_dir = which.vm_name or vm, loaded.migration.control_dir
+            if leave_marker(control_dir, name, which.vm_moref or None, marker):
+                return None
         address = await require_server(loaded, server)
         async with orchestrator(loaded, address) as stub:
             return await control(stub, which)
 
     migration = asyncio.run(send())
+    if migration is None:
+        typer.echo(f"{vm}: {done}; nothing runs now, it counts when v2c run or serve goes on")
+        return
     place = f"{stage_name(migration.stage)}, {state_name(migration.state)}"
     typer.echo(f"{vm_label(migration)}: {done} (now {place})")
 

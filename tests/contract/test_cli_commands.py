@@ -240,6 +240,18 @@ async def test_a_vm_that_is_not_in_the_spec_lists_those_that_are(v2c: Cli) -> No
     assert "'web01', 'app server 02'" in result.err
 
 
+async def test_finalize_without_a_server_waits_for_the_next(v2c: Cli) -> None:
+    folder = v2c.folder / "c" / "web01_vm-7"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"vm_name": "web01", "vm_moref": "vm-7"}))
+
+    result = await v2c("finalize", "--spec", "web.yaml", "--vm", "web01", "--now")
+
+    assert result.status == 0
+    assert "nothing runs now" in result.out
+    assert (folder / "FINALIZE_NOW").exists()
+
+
 async def test_without_a_server_a_control_says_how_to_start_one(v2c: Cli) -> None:
     result = await v2c("pause", "--vm", "web01")
 

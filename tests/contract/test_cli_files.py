@@ -12,6 +12,7 @@ from cli.main import main
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("V2C_ENABLE_EXPERT_COMMANDS", raising=False)
+    monkeypatch.delenv("V2C_CONFIG", raising=False)
 
 
 def test_example_check_show(
@@ -121,3 +122,9 @@ def test_lab_commands_are_handed_over_as_they_are(monkeypatch: pytest.MonkeyPatc
         ["-m", "lab", "up", "--dir", "x", "--help"],
         ["-m", "lab", "demo", "--keep"],
     ]
+
+
+def test_without_any_config_the_first_step_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--spec", "web01.yaml"]) == 1
+
+    assert "v2c config example > config.yaml" in capsys.readouterr().err
