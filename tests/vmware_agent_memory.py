@@ -73,7 +73,6 @@ def vm(moref: str = "vm-1", name: str = "web-1", **changes: Any) -> Vm:
     made = Vm(
         moref=moref,
         instance_uuid=f"5000-{moref}",
-        bios_uuid=f"4200-{moref}",
         name=name,
         path=f"/DC1/vm/{name}",
         power=PowerState.ON,

@@ -34,7 +34,6 @@ VM_PATHS = (
     "config.instanceUuid",
     "config.keyId",
     "config.template",
-    "config.uuid",
     "config.version",
     "guest.toolsRunningStatus",
     "runtime.consolidationNeeded",
@@ -75,7 +74,6 @@ class VmProperties:
         return Vm(
             moref=self.moref,
             instance_uuid=self._text("config.instanceUuid"),
-            bios_uuid=self._text("config.uuid"),
             name=unescape_name(name),
             path=places.path(name, parent_of(self._found)),
             power=PowerState(str(get("runtime.powerState"))),

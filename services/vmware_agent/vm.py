@@ -160,7 +160,6 @@ class Vm:
 
     moref: str
     instance_uuid: str
-    bios_uuid: str
     name: str
     path: str
     power: PowerState

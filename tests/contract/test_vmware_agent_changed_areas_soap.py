@@ -21,13 +21,12 @@ from lab.vcenter.memory_disks import MemoryDisks
 from services.vmware_agent.cbt import enable_tracking
 from services.vmware_agent.changed_areas import stream_changed_areas
 from services.vmware_agent.errors import CbtReset, VCenterFault
-from services.vmware_agent.ports import SystemClock
 from services.vmware_agent.snapshots import create_snapshot, remove_snapshot
 from services.vmware_agent.vcenter import VmomiVCenter
 from services.vmware_agent.vm import Area, SnapshotDisk
-from tests.vmware_agent_lab import LabVCenter, connected, running_vcenter
+from tests.vmware_agent_lab import LabVCenter, QuickClock, connected, running_vcenter
 
-CLOCK = SystemClock()
+CLOCK = QuickClock()
 BLOCK = 65536
 CAPACITY = 8 * MIB
 SCENARIO = Scenario(
@@ -85,14 +84,14 @@ def lab(tmp_path: Path, disks: ScriptedDisks) -> Iterator[LabVCenter]:
 
 @pytest.fixture
 async def vcenter(lab: LabVCenter) -> AsyncIterator[VmomiVCenter]:
-    async with connected(lab.endpoint()) as connection:
-        await enable_tracking(connection, CLOCK, lab.vm("db").moref, 10)
+    async with connected(lab.endpoint(), CLOCK) as connection:
+        await enable_tracking(connection, CLOCK, lab.vm("db").moref, 60)
         yield connection
 
 
 async def a_pass(vcenter: VmomiVCenter, moref: str, name: str) -> tuple[str, SnapshotDisk]:
     """Snapshot for one pass: its moref and the first disk in it."""
-    view = (await create_snapshot(vcenter, CLOCK, moref, name, timeout_seconds=10)).view
+    view = (await create_snapshot(vcenter, CLOCK, moref, name, timeout_seconds=60)).view
     return view.snapshot.moref, view.disks[0]
 
 
@@ -119,7 +118,7 @@ async def test_every_way_of_paging_tells_the_same(
 ) -> None:
     moref = lab.vm("db").moref
     _, before = await a_pass(vcenter, moref, "v2c-1")
-    await remove_snapshot(vcenter, CLOCK, moref, name="v2c-1", timeout_seconds=10)
+    await remove_snapshot(vcenter, CLOCK, moref, name="v2c-1", timeout_seconds=60)
     snapshot, _ = await a_pass(vcenter, moref, "v2c-2")
     # 3 MiB of nothing first, a run of adjacent areas, and the disk's last block.
     disks.changed = (

@@ -25,8 +25,16 @@ from services.vmware_agent.session import (
 )
 from services.vmware_agent.snapshots import create_snapshot
 from services.vmware_agent.trust import Trust
-from tests.vmware_agent_lab import LabVCenter, connected, running_vcenter, without_content
+from tests.vmware_agent_lab import (
+    LabVCenter,
+    QuickClock,
+    connected,
+    running_vcenter,
+    without_content,
+)
 from tests.vmware_agent_memory import FakeClock
+
+CLOCK = QuickClock()
 
 
 @pytest.fixture
@@ -190,8 +198,8 @@ async def test_a_change_whose_answer_is_lost_is_not_repeated_blindly(lab: LabVCe
     async with connected(lab.endpoint()) as vcenter:
         lab.injector.add("CreateSnapshot_Task", "ConnectionDropped")
         with pytest.raises(VCenterUnreachable):
-            await create_snapshot(vcenter, SystemClock(), moref, "v2c-1", timeout_seconds=10)
-        again = await create_snapshot(vcenter, SystemClock(), moref, "v2c-1", timeout_seconds=10)
+            await create_snapshot(vcenter, CLOCK, moref, "v2c-1", timeout_seconds=10)
+        again = await create_snapshot(vcenter, CLOCK, moref, "v2c-1", timeout_seconds=10)
     assert again.existed
     assert [one.name for one in lab.vm("linux-bios").snapshots] == ["v2c-1"]
 
@@ -227,7 +235,7 @@ async def test_a_missing_privilege_is_named(lab: LabVCenter) -> None:
         moref = lab.vm("linux-bios").moref
         assert (await vcenter.get_vm(moref)).name == "linux-bios"
         with pytest.raises(VCenterPermissionDenied) as caught:
-            await create_snapshot(vcenter, SystemClock(), moref, "v2c-1", timeout_seconds=10)
+            await create_snapshot(vcenter, CLOCK, moref, "v2c-1", timeout_seconds=10)
     assert caught.value.metadata["privilege"] == "VirtualMachine.State.CreateSnapshot"
 
 
