@@ -1,9 +1,8 @@
 """Finding and calling the orchestrator."""
 
+import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import CommandError
@@ -45,7 +44,7 @@ def is_local(address: str) -> bool:
 async def answering(config: Config, address: str) -> bool:
     """Whether an orchestrator serves at `address`."""
     target = parse_target(address)
-    if isinstance(target, UnixAddress) and not await _exists(target.path):
+    if not await _accepts(target):
         return False
     try:
         await await_serving(address, tls_files(config), timeout_seconds=_PROBE_SECONDS, name=PEER)
@@ -91,5 +90,15 @@ def refuse_remote(address: str) -> None:
         )
 
 
-async def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # noqa: ASYNC240 - one stat of a local socket's path
+async def _accepts(target: UnixAddress | TcpAddress) -> bool:
+    """Whether anything listens: a refusal comes at once, where gRPC would try again and again."""
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            if isinstance(target, UnixAddress):
+                _, writer = await asyncio.open_unix_connection(target.path)
+            else:
+                _, writer = await asyncio.open_connection(target.host, target.port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True

@@ -88,6 +88,7 @@ class _Run:
         self._parallel_vms = parallel_vms
         self._server = server
         self._display = display
+        self._at_server = False
         self._own_stack = False
         self._latest: dict[str, pb.Migration] = {}
 
@@ -108,7 +109,7 @@ class _Run:
             self._display.note(
                 "stopping; migrations keep their state: run the same command again to go on"
             )
-        else:
+        elif self._at_server:
             self._display.note("no longer watching; the migrations go on at the server")
 
     # The display of `follow`: remembers what was shown, for an interrupted run's last words.
@@ -128,6 +129,7 @@ class _Run:
         """The address of an orchestrator: a running one, or one of our own."""
         address = self._server or self._config.agents.orchestrator
         if await answering(self._config, address):
+            self._at_server = True
             yield address
             return
         if self._server is not None:
@@ -138,6 +140,7 @@ class _Run:
         refuse_remote(address)
         _check_vddk(self._config)
         self._own_stack = True
+        self._display.note("no orchestrator runs yet; starting the services for this run")
         commands = local_services(self._config, gateway_listen=None)
         async with running_stack(self._config, commands, self._display.note):
             yield address
