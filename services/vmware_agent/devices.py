@@ -200,3 +200,12 @@ def has_vtpm(devices: Devices) -> bool:
 def _label(device: vim.vm.device.VirtualDevice) -> str:
     info = device.deviceInfo
     return info.label if info is not None else f"device {device.key}"
+
+
+def has_encrypted_disk(devices: Devices) -> bool:
+    """Whether a disk is encrypted by vSphere: its backing then has a keyId (since 6.5)."""
+    return any(
+        isinstance(device, vim.vm.device.VirtualDisk)
+        and getattr(device.backing, "keyId", None) is not None
+        for device in devices
+    )

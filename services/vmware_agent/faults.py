@@ -33,7 +33,9 @@ _TRANSIENT = (
     vim.fault.Timedout,
     vim.fault.ConcurrentAccess,
     vim.fault.NoActiveHostInCluster,
-    vim.fault.FileLocked,
+    # Mostly a lock that a backup, another host or a late NFC connection holds for minutes.
+    vim.fault.FileFault,
+    vim.fault.GenericVmConfigFault,
     vim.fault.ResourceInUse,
 )
 

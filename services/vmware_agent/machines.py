@@ -7,6 +7,7 @@ from pyVmomi import vim
 from pyVmomi.VmomiSupport import ManagedObject
 
 from services.vmware_agent.devices import (
+    has_encrypted_disk,
     has_vtpm,
     network_keys,
     read_disks,
@@ -32,7 +33,6 @@ VM_PATHS = (
     "config.guestId",
     "config.hardware",
     "config.instanceUuid",
-    "config.keyId",
     "config.template",
     "config.version",
     "guest.toolsRunningStatus",
@@ -42,9 +42,12 @@ VM_PATHS = (
     "snapshot",
 )
 
+# Without these a VM is inaccessible, orphaned, just being made, or hidden by permissions.
+READABLE = frozenset({"config.hardware", "runtime.powerState"})
+
 
 class VmProperties:
-    """The properties `VM_PATHS` of one VM; `config.hardware` is there."""
+    """The properties `VM_PATHS` of one VM of which `READABLE` ones are there."""
 
     def __init__(self, found: Found) -> None:
         self._found = found
@@ -90,7 +93,7 @@ class VmProperties:
             tracking_enabled=bool(get("config.changeTrackingEnabled")),
             consolidation_needed=bool(get("runtime.consolidationNeeded")),
             has_vtpm=has_vtpm(devices),
-            encrypted=get("config.keyId") is not None,
+            encrypted=has_encrypted_disk(devices),
             passthrough_devices=read_passthrough(devices),
             host=places.hosts.get(moref(self._host), "")
             if isinstance(self._host, ManagedObject)

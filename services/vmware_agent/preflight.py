@@ -67,9 +67,9 @@ def _machine(vm: Vm) -> Iterator[Finding]:
     if vm.encrypted:
         yield Finding(
             "ENCRYPTED",
-            Severity.ERROR,
-            "Its files are encrypted by vSphere, so its disks cannot be read over the network.",
-            "Change its storage policy to one without encryption while it is off.",
+            Severity.WARNING,
+            "It has disks encrypted by vSphere: its host decrypts them only for accounts that may.",
+            "Grant vcenter.user Cryptographic operations > Direct Access, or decrypt the VM first.",
         )
     if vm.has_vtpm:
         yield Finding(

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from pyVmomi import vim, vmodl
 
-from services.vmware_agent.errors import CbtReset, SnapshotNotFound, VmNotFound
+from services.vmware_agent.errors import CbtReset, SnapshotNotFound, VCenterFault, VmNotFound
 from services.vmware_agent.faults import fault_text
-from services.vmware_agent.machines import VM_PATHS, VmProperties
+from services.vmware_agent.machines import READABLE, VM_PATHS, VmProperties
 from services.vmware_agent.places import Places, read_places
 from services.vmware_agent.ports import Clock
 from services.vmware_agent.properties import read_objects
@@ -59,11 +59,18 @@ class VmomiVCenter:
         return [by_moref[vm] for vm in vms if vm in by_moref]
 
     async def get_vm(self, vm: str) -> Vm:
-        """Everything about one VM. Raises VmNotFound."""
+        """Everything about one VM. Raises VmNotFound, or VCenterFault if it cannot be read."""
         found = await self.get_vms([vm])
-        if not found:
-            raise VmNotFound(message=f"vCenter has no VM {vm}", metadata={"moref": vm})
-        return found[0]
+        if found:
+            return found[0]
+        if any(entry.moref == vm for entry in await self.list_entries()):
+            raise VCenterFault(
+                message=f"vCenter has VM {vm} but shows neither its hardware nor its power state",
+                metadata={"moref": vm},
+                hint="check in vCenter that the VM is accessible and its host connected, and that "
+                "vcenter.user may read it",
+            )
+        raise VmNotFound(message=f"vCenter has no VM {vm}", metadata={"moref": vm})
 
     async def _read_batch(self, vms: Sequence[str]) -> "list[VmProperties]":
         async with self._reading:
@@ -185,8 +192,7 @@ def _about(connection: Connection) -> About:
 def _read(connection: Connection, vms: Sequence[str]) -> list[VmProperties]:
     references = [virtual_machine(connection.stub, vm) for vm in vms]
     found = read_objects(connection, references, VM_PATHS)
-    # A VM without a configuration is inaccessible, orphaned or just being made.
-    return [VmProperties(one) for one in found if "config.hardware" in one.properties]
+    return [VmProperties(one) for one in found if one.properties.keys() >= READABLE]
 
 
 def _snapshot_disks(connection: Connection, snapshot: str) -> tuple[SnapshotDisk, ...]:

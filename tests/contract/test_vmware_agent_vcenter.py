@@ -1,9 +1,10 @@
 """The domain on the lab's vCenter over HTTPS: inventory, tracking, snapshots, power."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from services.vmware_agent.errors import (
     SnapshotNotFound,
     ToolsNotRunning,
     VCenterBusy,
+    VCenterFault,
     VCenterTimeout,
     VmNotFound,
 )
@@ -24,6 +26,8 @@ from services.vmware_agent.inventory import find_vm, list_vms
 from services.vmware_agent.ports import SystemClock
 from services.vmware_agent.power import power_off, power_on, shutdown_guest
 from services.vmware_agent.preflight import check_vm
+from services.vmware_agent.properties import Found, read_objects
+from services.vmware_agent.session import Connection
 from services.vmware_agent.snapshots import (
     Quiesce,
     create_snapshot,
@@ -122,6 +126,24 @@ async def test_a_deleted_vm_is_left_out_of_a_batch_and_not_found_alone(
     assert {one.moref for one in await vcenter.get_vms(morefs)} == set(morefs) - {gone.moref}
     with pytest.raises(VmNotFound):
         await vcenter.get_vm(gone.moref)
+
+
+async def test_a_vm_that_shows_no_configuration_is_no_unknown_vm(
+    lab: LabVCenter, vcenter: VmomiVCenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan = lab.vm("linux-bios").moref
+
+    def read(connection: Connection, objects: Sequence[Any], paths: Sequence[str]) -> list[Found]:
+        return [
+            replace(one, properties={}) if one.moref == orphan else one
+            for one in read_objects(connection, objects, paths)
+        ]
+
+    monkeypatch.setattr("services.vmware_agent.vcenter.read_objects", read)
+    with pytest.raises(VCenterFault, match="neither its hardware"):
+        await vcenter.get_vm(orphan)
+    page = await list_vms(vcenter)
+    assert len(page.vms) == len(lab.world.vms) - 1
 
 
 async def test_a_vm_with_everything_awkward(vcenter: VmomiVCenter) -> None:

@@ -7,6 +7,7 @@ from pyVmomi import vim, vmodl
 
 from services.kit.errors import ServiceError, StatusCode
 from services.vmware_agent.devices import (
+    has_encrypted_disk,
     has_vtpm,
     read_disks,
     read_extra_config,
@@ -212,6 +213,13 @@ def test_nics_keep_the_order_of_their_keys_and_name_their_networks() -> None:
     ]
 
 
+def test_encrypted_disks_are_noticed() -> None:
+    key = vim.encryption.CryptoKeyId(keyId="k")
+    backing = VirtualDisk.FlatVer2BackingInfo(fileName="f", diskMode="persistent", keyId=key)
+    assert has_encrypted_disk([scsi(), disk(2000, backing=backing)])
+    assert not has_encrypted_disk([scsi(), disk(2000)])
+
+
 def test_tpm_and_passthrough_devices_are_noticed() -> None:
     label = vim.Description(label="PCI device 0", summary="")
     devices = [device.VirtualTPM(key=11000), device.VirtualPCIPassthrough(key=1, deviceInfo=label)]
@@ -270,7 +278,8 @@ def test_a_missing_privilege_is_named() -> None:
         (vmodl.fault.RequestCanceled(), True),
         (vim.fault.FileLocked(file="f"), True),
         (vim.fault.ConcurrentAccess(), True),
-        (vim.fault.CannotAccessFile(file="f"), False),
+        (vim.fault.CannotAccessFile(file="f"), True),
+        (vim.fault.InvalidState(), False),
         (vmodl.fault.NotSupported(), False),
     ],
 )
