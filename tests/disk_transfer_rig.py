@@ -91,6 +91,7 @@ class Rig:
         self.source = folder / "source.raw"
         self.image = folder / "target.qcow2"
         self.map = folder / "disk.map"
+        self.chunk_bytes = CHUNK
         self.size = write_disk(self.source, letters, extra_bytes=extra_bytes)
         create_image(self.image, self.size)
 
@@ -109,7 +110,7 @@ class Rig:
             pass_number=number,
             ranges_id=ranges_id,
             queue_depth=TUNING.depth,
-            chunk_bytes=CHUNK,
+            chunk_bytes=self.chunk_bytes,
         )
 
     @property
@@ -149,7 +150,12 @@ class Rig:
         with contextlib.ExitStack() as stack:
             stack.enter_context(serving(self.folder, *arguments))
             target = stack.enter_context(
-                TargetServer(self.image, self.folder, writable=mode.writes)
+                TargetServer(
+                    self.image,
+                    self.folder,
+                    writable=mode.writes,
+                    open_mark=self.folder / "open",
+                )
             )
             source = Endpoint(self.uri, Side.SOURCE) if with_source else None
             if source is not None:

@@ -109,7 +109,7 @@ _ADVICE = (
         "correct vcenter.thumbprint: it is the SHA-1 fingerprint of vCenter's certificate",
     ),
     _Advice(
-        r"incorrect user name or password|permission|login|credential|cannot be authenticated",
+        r"incorrect user name or password|permission|access rights|login|cannot be authenticated",
         "VDDK_LOGIN",
         False,
         "check vcenter.user and the password, and that the user may read disks of this VM",
@@ -121,17 +121,23 @@ _ADVICE = (
         "check that this host resolves the names of vCenter and of every ESXi host",
     ),
     _Advice(
-        r"connect|network|timed? ?out|unreachable|refused|busy|session",
+        r"connect|network|timed? ?out|unreachable|refused|busy|session|resource",
         "VDDK_CONNECTION",
         True,
         "check ports 443 (vCenter) and 902 (ESXi hosts) from this host, DNS, transports, and the "
         "number of open NFC sessions",
     ),
     _Advice(
-        r"file was not found|not found|cannot find|no such|invalid snapshot|moref",
+        r"not found|be found|cannot find|no such|not exist|invalid snapshot",
         "VDDK_DISK_NOT_FOUND",
         False,
         "check that VM, snapshot and disk file belong together and that the snapshot still exists",
+    ),
+    _Advice(
+        r"not supported",
+        "VDDK_TRANSPORT",
+        False,
+        "this host reaches the disk by none of the transports asked for: use nbdssl or nbd",
     ),
 )
 

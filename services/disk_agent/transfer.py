@@ -130,7 +130,9 @@ class TransferStore:
 
     def forget_image(self, target_path: str) -> None:
         """Forget what is known of an image that was deleted: its map and its fence."""
-        self.map_path(target_path).unlink(missing_ok=True)
+        map_path = self.map_path(target_path)
+        map_path.unlink(missing_ok=True)
+        map_path.with_name(f"{map_path.name}.open").unlink(missing_ok=True)
         self._fence_path(target_path).unlink(missing_ok=True)
 
     def fence(self, target_path: str) -> int:

@@ -103,13 +103,10 @@ class Worker:
         password: str,
         control: Control,
         emit: Callable[[dict[str, object]], None],
-        *,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._order = order
         self._control = control
         self._emit = emit
-        self._sleep = sleep
         transfer = order.transfer
         runtime_dir = Path(order.runtime_dir)
         self._source: Source | None = None
@@ -157,6 +154,7 @@ class Worker:
             Path(self._order.runtime_dir),
             writable=transfer.mode.writes,
             cache=self._order.cache,
+            open_mark=Path(f"{self._order.map_path}.open"),
         )
         with server:
             if self._source is None:
@@ -186,8 +184,7 @@ class Worker:
     def _wait_before_reopening(self, error: TransferFailure, attempt: int) -> None:
         self._emit({"event": "notice", "message": f"opening the source again: {error.message}"})
         self._pass.meter.source_reopened += 1
-        self._sleep(min(_OPEN_SECONDS * 2 ** (attempt - 1), _OPEN_LIMIT_SECONDS))
-        self._control.receive()
+        self._control.wait(min(_OPEN_SECONDS * 2 ** (attempt - 1), _OPEN_LIMIT_SECONDS))
         if self._control.stop is not None:
             raise self._control.stop
 

@@ -1,5 +1,7 @@
 """What may be asked of a running pass: stop, pause, go on, another rate."""
 
+import select
+
 from services.disk_agent.engine.failures import TransferFailure
 from services.disk_agent.engine.limit import RateLimit
 
@@ -22,3 +24,10 @@ class Control:
 
     def receive(self) -> None:
         """Take what is there without blocking."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but no longer than until a wish arrives."""
+        fds = [self.fileno()] if self.fileno() >= 0 else []
+        readable, _, _ = select.select(fds, [], [], seconds)
+        if readable:
+            self.receive()

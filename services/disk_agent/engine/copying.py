@@ -14,6 +14,8 @@ from services.disk_agent.engine.ranges import Range, near_merged
 
 # Two areas of a chunk this close are read with one request: a round trip costs more.
 _GAP_BYTES = 64 << 10
+# The size of an image's clusters as CloudStack and we make them.
+_CLUSTER_BYTES = 64 << 10
 # Zero requests carry no payload, but servers work through long ones without answering others.
 _ZERO_RUN_CHUNKS = 1024
 
@@ -227,14 +229,31 @@ def write_chunk(engine: Engine, slot: Slot, task: ChunkTask, *, blank: bool) -> 
             engine.zero(slot, Range(task.offset_bytes, task.length_bytes))
     else:
         for area in task.data:
-            at = area.offset_bytes - task.offset_bytes
-            part = slot.memory[at : at + area.length_bytes]
-            if not nbd.Buffer.from_buffer(part).is_zero():
-                engine.write(slot, area)
-            elif not blank:
-                engine.zero(slot, area)
+            for piece, zero in _by_content(slot, task, area):
+                if not zero:
+                    engine.write(slot, piece)
+                elif not blank:
+                    engine.zero(slot, piece)
         if not blank:
             for area in task.zero:
                 engine.zero(slot, area)
     if slot.pending == before:
         engine.nothing_to_wait_for(slot)
+
+
+def _by_content(slot: Slot, task: ChunkTask, area: Range) -> Iterator[tuple[Range, bool]]:
+    """Cut an area into runs that hold data and runs of clusters that hold zeroes only."""
+    buffer = nbd.Buffer.from_buffer(slot.memory)
+    begin = at = area.offset_bytes
+    before: bool | None = None
+    while at < area.end_bytes:
+        # Clusters of the image, not of the area: only whole ones save space on the target.
+        stop = min((at // _CLUSTER_BYTES + 1) * _CLUSTER_BYTES, area.end_bytes)
+        zero = buffer.is_zero(at - task.offset_bytes, stop - at)
+        if before is not None and zero is not before:
+            yield Range(begin, at - begin), before
+            begin = at
+        before = zero
+        at = stop
+    if before is not None:
+        yield Range(begin, area.end_bytes - begin), before
