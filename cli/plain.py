@@ -91,7 +91,7 @@ def _is_news(migration: pb.Migration, told: _Told) -> bool:
 
 def _place(migration: pb.Migration) -> str:
     stage, state = stage_name(migration.stage), state_name(migration.state)
-    if migration.state == pb.STATE_DONE:
+    if migration.state in {pb.STATE_DONE, pb.STATE_QUEUED}:
         return state
     text = stage if migration.state in _NAMELESS else f"{stage} {state}"
     if migration.state == pb.STATE_FAILED:

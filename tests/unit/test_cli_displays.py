@@ -161,7 +161,7 @@ class TestPlain:
         )
         assert failed_line == (
             "app server 02: failed in base_copy: the pool is full. Free 2 GB on pool1. "
-            "Then: v2c retry --vm 'app server 02', 1 thing still to be cleaned up"
+            "Then v2c run again, or v2c retry --vm 'app server 02', 1 thing still to be cleaned up"
         )
 
 
