@@ -1,0 +1,286 @@
+"""An orchestrator without gRPC and DBOS: the real ticker, controls and store on memory agents."""
+
+import heapq
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from services.config import parse_config
+from services.orchestrator import tables
+from services.orchestrator.controls import Controls
+from services.orchestrator.handlers import HANDLERS
+from services.orchestrator.markers import MarkerWatch
+from services.orchestrator.signals import Signals
+from services.orchestrator.stages import Stage, State
+from services.orchestrator.store import Store
+from services.orchestrator.submission import Submission
+from services.orchestrator.tick import NextTick, Ticker
+from services.orchestrator.undo import undo
+from services.orchestrator.views import EventView, MigrationView
+from tests.orchestrator_memory import Crash, Memory, MemoryVm, content, machine, memory_agents
+
+_CONFIG = """
+vcenter: {{host: vc.example.com, user: admin, password: secret}}
+migration: {{vddk_path: /vddk, control_dir: {directory}, parallel_vms: {parallel_vms}}}
+cloudstack: {{endpoint: cs.example.com, api_key: key, secret_key: secret}}
+cloudstack_defaults:
+  {{zoneid: zone-1, clusterid: cluster-1, storageid: pool-1, networkid: net-1,
+   serviceofferingid: offering-1, diskofferingid: disks-1}}
+disk: {{verify_target: {verify}}}
+database: {{url: "sqlite:///{directory}/v2c.sqlite3"}}
+"""
+# A migration that needs more ticks than this goes round in circles.
+_TICK_LIMIT = 400
+
+
+class FakeClock:
+    """Time that passes only when told."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class FakeSignals(Signals):
+    """Waiting inside a handler lets the clock go on, and `on_wait` act as an operator."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.on_wait: Callable[[], None] = lambda: None
+
+    def wait(self, migration_id: str, seconds: float) -> None:
+        self._clock.advance(seconds)
+        self.on_wait()
+
+
+def spec_text(
+    name: str = "web-1", moref: str = "vm-1", *, nics: bool = True, **migration: Any
+) -> str:
+    """A spec of one machine; keywords are keys of its section `migration`."""
+    lines = ["vm:", f"  name: {name}"] + ([f"  moref: {moref}"] if moref else [])
+    settings = {"delta_interval": 300, "finalize_settle_seconds": 15, **migration}
+    lines += ["migration:"] + [f"  {key}: {value}" for key, value in settings.items()]
+    if nics:
+        lines += [
+            "target:",
+            "  cloudstack:",
+            "    nic_mappings:",
+            '      "4000": {networkid: net-1}',
+            '      "4001": {networkid: net-2}',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+class Rig:
+    """One orchestrator over its database; `restart` makes a new one on the same."""
+
+    def __init__(
+        self,
+        directory: Path,
+        memory: Memory | None = None,
+        *,
+        template: Path | None = None,
+        verify: bool = True,
+        parallel_vms: int = 3,
+    ) -> None:
+        self.directory = directory
+        self.memory = memory or memory_agents()
+        self.world, self.vcenter = self.memory.world, self.memory.vcenter
+        self.storage, self.cloudstack = self.memory.storage, self.memory.cloudstack
+        self.clock = FakeClock()
+        text = _CONFIG.format(directory=directory, verify=verify, parallel_vms=parallel_vms)
+        self.config = parse_config(text, "config.yaml")
+        if template is not None:
+            shutil.copy(template, directory / "v2c.sqlite3")
+        self.crash_at = 0
+        self.points = 0
+        self.twice = False
+        self.views: list[MigrationView] = []
+        self._known: dict[tuple[str, int], str] = {}
+        self.world.before.append(self._check_debts)
+        self.world.after.append(lambda name, args: self._point())
+        self._start()
+        if template is None:
+            self.store.upgrade_schema()
+
+    def _start(self) -> None:
+        self.store = Store(self.config.database.url.get_secret_value(), self.clock)
+        self.store.listen(self._committed)
+        self.signals = FakeSignals(self.clock)
+        self.submission = Submission(self.store, self.config)
+        self.queue: list[tuple[datetime, int, NextTick]] = []
+        self._order = 0
+        self.controls = Controls(self.store, self.signals, self.submit)
+        self.markers = MarkerWatch(self.store, self.controls)
+        self.ticker = Ticker(
+            self.store,
+            self.memory.agents,
+            self.config,
+            self.signals,
+            HANDLERS,
+            undo,
+            self.submission.read,
+        )
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.store.close()
+
+    # -- what tests do
+
+    def add(self, vm: MemoryVm | None = None) -> MemoryVm:
+        """Put a machine into vCenter."""
+        return self.vcenter.add(vm or machine())
+
+    def submit_spec(self, text: str, *, start: bool = True) -> str:
+        """Submit a spec of one machine; the migration's id."""
+        (view,) = self.submission.submit(text, "spec.yaml")
+        if start:
+            self.controls.start(view.id, "tester")
+        return view.id
+
+    def restart(self) -> None:
+        """The process died: a new one takes up what is in the database."""
+        self.store.close()
+        self._start()
+        self.controls.recover()
+
+    def submit(self, tick: NextTick) -> None:
+        """The queue's side of `Engine.submit`."""
+        if any(t.migration_id == tick.migration_id and t.number == tick.number
+               for _, _, t in self.queue):  # fmt: skip
+            return
+        self._order += 1
+        due = self.clock.now + timedelta(seconds=tick.delay_seconds)
+        heapq.heappush(self.queue, (due, self._order, tick))
+
+    def step(self) -> bool:
+        """Run the tick that is due next; False when there is none."""
+        if not self.queue:
+            return False
+        due, _, tick = heapq.heappop(self.queue)
+        self.clock.now = max(self.clock.now, due)
+        following = self.ticker.run(tick.migration_id, tick.number)
+        if self.twice:
+            calls = len(self.world.calls)
+            again = self.ticker.run(tick.migration_id, tick.number)
+            self.world.rule(len(self.world.calls) == calls, "a stale tick did something")
+            self.world.rule(
+                (again and again.number) == (following and following.number),
+                f"a stale tick was followed by {again}, not {following}",
+            )
+        if following is not None:
+            self.submit(following)
+        return True
+
+    def run(self, until: Callable[[MigrationView], bool], migration_id: str = "") -> MigrationView:
+        """Run ticks until a migration's snapshot fits. Crashes are survived by restarts."""
+        for _ in range(_TICK_LIMIT):
+            view = self.view(migration_id)
+            if until(view):
+                return view
+            try:
+                if not self.step():
+                    raise AssertionError(f"nothing is due, and {_told(view)}")
+            except Crash:
+                self.restart()
+        raise AssertionError(f"no end in sight: {_told(self.view(migration_id))}")
+
+    def to_stage(self, stage: Stage, migration_id: str = "") -> MigrationView:
+        """Run until a stage is entered."""
+        return self.run(lambda view: view.stage is stage, migration_id)
+
+    def to_state(self, state: State, migration_id: str = "") -> MigrationView:
+        """Run until a state is reached."""
+        return self.run(lambda view: view.state is state, migration_id)
+
+    def to_waiting_delta(self, passes: int = 0) -> MigrationView:
+        """Run until the migration waits between two delta passes."""
+        return self.run(
+            lambda v: v.stage is Stage.DELTA
+            and v.state is State.WAITING
+            and v.delta_passes >= passes
+        )
+
+    def finish(self, migration_id: str = "") -> MigrationView:
+        """Run to the first delta wait, ask for cutover, run to the end."""
+        self.to_waiting_delta()
+        id_ = self.view(migration_id).id
+        self.controls.finalize(id_, "tester", now=False)
+        return self.to_state(State.DONE, id_)
+
+    def view(self, migration_id: str = "") -> MigrationView:
+        """A migration's snapshot; without an id, of the only one."""
+        if migration_id:
+            return self.store.get(migration_id)
+        (only,) = self.store.list()
+        return only
+
+    def events(self, action: str) -> list[EventView]:
+        """Audit events of one action."""
+        return [e for e in self.store.events(limit=10_000) if e.action == action]
+
+    def row(self, migration_id: str = "") -> tables.Migration:
+        """The row behind a snapshot."""
+        with self.store.reading() as session:
+            return session.get_one(tables.Migration, self.view(migration_id).id)
+
+    def check_done(self, vm: MemoryVm) -> None:
+        """The end of a successful migration, as its operator sees it."""
+        assert self.world.broken == []
+        (target,) = (t for t in self.cloudstack.vms.values() if t.name == vm.name)
+        assert len(target.volumes) == len(vm.disks)
+        assert vm.power == "off"
+        assert vm.snapshots == {}
+        view = self.view(self.store.find(vm_moref=vm.moref))
+        assert view.open_debts == 0
+        for disk, shown in zip(vm.disks, view.disks, strict=True):
+            assert content(self.storage.images[shown.target_path].blocks) == content(disk.blocks)
+
+    # -- rules that hold at every moment
+
+    def _point(self) -> None:
+        self.points += 1
+        if self.points == self.crash_at:
+            raise Crash(f"at point {self.points}")
+
+    def _check_debts(self, name: str, args: tuple[Any, ...]) -> None:
+        """What a call makes is owed before the call."""
+        owed = {"vmware.create_snapshot": "snapshot", "disk.create_image": "image"}.get(name)
+        if owed is None:
+            return
+        with self.store.reading() as session:
+            names = [
+                debt.name
+                for row in session.query(tables.Migration)
+                for debt in row.debts
+                if debt.kind == owed and debt.paid_time is None
+            ]
+        thing = args[1] if owed == "snapshot" else f"/pools/{args[0]}/{args[1]}"
+        self.world.rule(thing in names, f"{thing} is made but not owed")
+
+    def _committed(self, view: MigrationView) -> None:
+        self.views.append(view)
+        with self.store.reading() as session:
+            for disk in session.query(tables.Disk):
+                if self._known.get((disk.migration_id, disk.key), "") != disk.change_id:
+                    self._known[disk.migration_id, disk.key] = disk.change_id
+                    image = self.storage.images[disk.image_path]
+                    frozen = self.vcenter.frozen[f"{disk.key} {disk.change_id}"]
+                    self.world.rule(
+                        content(image.blocks) == content(frozen),
+                        f"{disk.label} is not what {disk.change_id} says",
+                    )
+        self._point()
+
+
+def _told(view: MigrationView) -> str:
+    return f"the migration is {view.state} in {view.stage}: {view.activity} {view.error}"
