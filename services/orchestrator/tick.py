@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from services.config import Config, ResolvedVm
@@ -127,7 +128,7 @@ class Tick:
         if self.signals.stopping:
             raise Interrupted("the orchestrator stops")
         now = self.reload()
-        if now.undo:
+        if now.undo and not self.migration.undo:
             raise Interrupted(now.undo)
         if heed_pause and now.pause_requested:
             raise Interrupted("pause")
@@ -174,6 +175,8 @@ class Ticker:
                 if self._signals.stopping:
                     return None
                 outcome = Wait(0, migration.activity, State.RUNNING)
+            except OperationalError:
+                raise  # The database's trouble, not the migration's: the engine repeats the tick.
             except ServiceError as exc:
                 return self._failed(migration, exc)
             except Exception as exc:  # A bug must end in `failed`, not in a lost tick.
@@ -205,20 +208,24 @@ class Ticker:
         stage = Stage(migration.stage)
         if migration.pause_requested and Control.PAUSE in row(stage).controls:
             return Finish(State.PAUSED, "paused by an operator")
-        return self._handlers[stage](tick)
+        outcome = self._handlers[stage](tick)
+        if isinstance(outcome, Advance) and outcome.stage not in row(stage).next:
+            raise ValueError(f"{stage} cannot be followed by {outcome.stage}")
+        return outcome
 
     def _persist(self, before: tables.Migration, outcome: Outcome) -> NextTick | None:
         clock = self._store.clock
         with self._store.change(before.id) as (session, migration):
+            if migration.tick != before.tick:
+                # Another tick has taken this one's place; what this one found out is stale.
+                return NextTick(before.id, migration.tick, 0.0)
             migration.tick = before.tick + 1
-            if migration.undo and not before.undo:
-                # Cancel or rollback came meanwhile: the stage is kept, nothing ends before it.
+            if (migration.undo and not before.undo) or _held(migration, outcome):
+                # An operator's wish came meanwhile: the stage is kept, nothing ends before it.
                 outcome = Wait(0, migration.activity, State.RUNNING)
             delay = 0.0
             match outcome:
                 case Advance(stage):
-                    if stage not in row(Stage(migration.stage)).next:
-                        raise ValueError(f"{migration.stage} cannot be followed by {stage}")
                     _enter(migration, stage, clock().isoformat())
                     migration.error, migration.attempts = None, 0
                     migration.state, migration.activity = State.RUNNING, ""
@@ -233,6 +240,8 @@ class Ticker:
                     delay = 0.0 if woken else seconds
                     migration.state, migration.activity = state, activity
                     migration.due_time = clock() + timedelta(seconds=delay)
+                    # The tick succeeded: an error that was retried is over.
+                    migration.error, migration.attempts = None, 0
                 case Finish(state, activity):
                     migration.activity = activity
                     if state in TERMINAL:
@@ -246,6 +255,8 @@ class Ticker:
     def _failed(self, before: tables.Migration, exc: ServiceError) -> NextTick | None:
         clock = self._store.clock
         with self._store.change(before.id) as (session, migration):
+            if migration.tick != before.tick:
+                return NextTick(before.id, migration.tick, 0.0)
             migration.tick = before.tick + 1
             migration.error = {
                 "reason": exc.reason,
@@ -283,6 +294,16 @@ class Ticker:
             due = migration.due_time
             delay = (due - self._store.clock()).total_seconds() if due else 0.0
             return NextTick(migration_id, migration.tick, max(delay, 0.0))
+
+
+def _held(migration: tables.Migration, outcome: Outcome) -> bool:
+    """True when a pause came just before the cutover, where nothing could hold it any more."""
+    return (
+        migration.pause_requested
+        and isinstance(outcome, Advance)
+        and Control.PAUSE in row(Stage(migration.stage)).controls
+        and Control.PAUSE not in row(outcome.stage).controls
+    )
 
 
 _AT_REST = TERMINAL | {State.FAILED, State.PAUSED}
