@@ -109,7 +109,6 @@ def _check_snapshottable(record: VmRecord, *, memory: bool) -> None:
     independent = any(disk.spec.mode.startswith("independent") for disk in record.disks)
     if memory and running and independent:
         raise vim.fault.MemorySnapshotOnIndependentDisk(
-            device="Hard disk",
             msg="Cannot take a memory snapshot, the virtual machine has independent disks.",
         )
 
