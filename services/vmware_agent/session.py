@@ -15,10 +15,9 @@ from typing import TypeVar
 
 import structlog
 from pyVmomi import vim, vmodl
-from pyVmomi.SoapAdapter import SoapStubAdapter
 
 from services.kit.errors import ServiceError
-from services.vmware_agent.errors import VCenterLoginFailed
+from services.vmware_agent.errors import VCenterLoginFailed, VCenterUnreachable
 from services.vmware_agent.faults import (
     CONNECTION_ERRORS,
     connection_failed,
@@ -27,7 +26,7 @@ from services.vmware_agent.faults import (
 )
 from services.vmware_agent.ports import Clock
 from services.vmware_agent.trust import Trust, establish
-from services.vmware_agent.vmomi import connect_stub, retire, service_content, touch
+from services.vmware_agent.vmomi import Stub, connect_stub, service_content, touch
 
 T = TypeVar("T")
 
@@ -41,6 +40,7 @@ KEEP_ALIVE_SECONDS = 300.0
 _REQUEST_TIMEOUT_SECONDS = 300.0
 # A vCenter that is up completes a handshake in far less.
 CONNECT_TIMEOUT_SECONDS = 15.0
+_LOGOUT_SECONDS = 3.0
 _THREADS = 8
 
 
@@ -64,7 +64,7 @@ class Endpoint:
 class Connection:
     """One logged-in session, as a call of `Session.run` gets it."""
 
-    stub: SoapStubAdapter
+    stub: Stub
     content: vim.ServiceInstanceContent
     thumbprint_sha1: str
 
@@ -85,6 +85,7 @@ class Session:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="vcenter")
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._closing = False
         self._attempts = 0
         self._failed: ServiceError | None = None
         self._refused: tuple[float, vmodl.MethodFault] | None = None
@@ -121,10 +122,20 @@ class Session:
                 )
 
     async def close(self) -> None:
-        """Log out and end the threads. No call may follow."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._log_out)
-        self._executor.shutdown(wait=False)
+        """Break off calls under way, log out and end the threads. No call may follow.
+
+        A thread in a call that vCenter does not answer would hold up the process' end for minutes.
+        """
+        self._closing = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            loop = asyncio.get_running_loop()
+            connection.stub.abort()
+            leaving = loop.run_in_executor(self._executor, _log_out, connection)
+            done, _ = await asyncio.wait([leaving], timeout=_LOGOUT_SECONDS)
+            if not done:
+                connection.stub.abort()
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _call(self, action: str, call: Callable[[Connection], T], repeat: bool) -> T:
         connection = self._live(stale=None)
@@ -140,7 +151,7 @@ class Session:
             except vmodl.MethodFault as fault:
                 raise translate(fault, action) from fault
             except CONNECTION_ERRORS as error:
-                if not repeat:
+                if not repeat or self._closing:
                     raise connection_failed(error, self.endpoint.address) from error
                 repeat = False
 
@@ -152,22 +163,28 @@ class Session:
         """
         attempts = self._attempts
         with self._lock:
+            if self._closing:
+                raise VCenterUnreachable(message="the session with vCenter is being closed")
             if self._connection is not None and self._connection is not stale:
                 return self._connection
             if self._attempts > attempts and self._failed is not None:
                 raise self._failed
             if stale is not None:
                 _log.info("the vCenter session expired", action="vcenter.session_expired")
-                retire(stale.stub)
+                stale.stub.retire()
                 self._connection = None
             self._attempts += 1
             self._failed = None
             try:
-                self._connection = self._log_in()
+                connection = self._log_in()
             except ServiceError as error:
                 self._failed = error
                 raise
-            return self._connection
+            if self._closing:
+                connection.stub.abort()  # The call it was made for fails, as those under way did.
+            else:
+                self._connection = connection
+            return connection
 
     def _log_in(self) -> Connection:
         if self._refused is not None:
@@ -195,7 +212,7 @@ class Session:
                 pool_size=_THREADS,
             )
             with contextlib.ExitStack() as stack:
-                stack.callback(retire, stub)
+                stack.callback(stub.retire)
                 content = service_content(stub)
                 if content.sessionManager is None:
                     raise VCenterLoginFailed(message=f"{endpoint.address} has no session manager")
@@ -221,13 +238,10 @@ class Session:
             metadata={"host": endpoint.address, "user": endpoint.user},
         )
 
-    def _log_out(self) -> None:
-        with self._lock:
-            connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        # The session may have expired, and vCenter ends idle ones anyway.
-        with contextlib.suppress(vmodl.MethodFault, *CONNECTION_ERRORS):
-            if connection.content.sessionManager is not None:
-                connection.content.sessionManager.Logout()
-        retire(connection.stub)
+
+def _log_out(connection: Connection) -> None:
+    # The session may have expired, and vCenter ends idle ones anyway.
+    with contextlib.suppress(vmodl.MethodFault, *CONNECTION_ERRORS):
+        if connection.content.sessionManager is not None:
+            connection.content.sessionManager.Logout()
+    connection.stub.retire()

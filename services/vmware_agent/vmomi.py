@@ -1,7 +1,11 @@
 """The few untyped corners of pyVmomi, given types once."""
 
+import contextlib
 import http.client
+import socket
 import ssl
+import threading
+from weakref import WeakSet
 from xml.etree import ElementTree
 
 from pyVmomi import vim
@@ -16,6 +20,38 @@ VERSIONS_PATH = "/sdk/vimServiceVersions.xml"
 def moref(managed_object: ManagedObject) -> str:
     """The managed object's reference id, such as "vm-42"."""
     return str(managed_object._GetMoId())
+
+
+class Stub(SoapStubAdapter):
+    """pyVmomi's stub, which also knows its connections while calls use them."""
+
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[no-untyped-call]
+        self._open: WeakSet[http.client.HTTPConnection] = WeakSet()
+        self._open_lock = threading.Lock()
+
+    def GetConnection(self) -> http.client.HTTPConnection:  # noqa: N802 - pyVmomi's name
+        """A pooled or new connection for one call."""
+        connection: http.client.HTTPConnection = super().GetConnection()  # type: ignore[no-untyped-call]
+        with self._open_lock:
+            self._open.add(connection)
+        return connection
+
+    def retire(self) -> None:
+        """Close idle connections now, and those in use when their call ends."""
+        self.poolSize = 0
+        self.DropConnections()  # type: ignore[no-untyped-call]
+
+    def abort(self) -> None:
+        """Break all connections: calls under way fail with an OSError at once."""
+        self.retire()
+        with self._open_lock:
+            connections = list(self._open)
+        for connection in connections:
+            if connection.sock is not None:
+                # The connection may be closing at this moment, which is what we want.
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def virtual_machine(stub: SoapStubAdapter, vm: str) -> vim.VirtualMachine:
@@ -38,12 +74,6 @@ def touch(stub: SoapStubAdapter) -> None:
     _service_instance(stub).CurrentTime()
 
 
-def retire(stub: SoapStubAdapter) -> None:
-    """Close the stub's idle connections now, and those in use when their call ends."""
-    stub.poolSize = 0
-    stub.DropConnections()
-
-
 def task(stub: SoapStubAdapter, moref: str) -> vim.Task:
     """A reference to a task; whether it exists shows at the first call."""
     return vim.Task(moref, stub)
@@ -57,7 +87,7 @@ def connect_stub(
     connect_timeout_seconds: float,
     request_timeout_seconds: float,
     pool_size: int,
-) -> SoapStubAdapter:
+) -> Stub:
     """A stub, not yet logged in, for the newest API version both sides know. Blocking.
 
     The stub's connection pool may be used from several threads. The timeouts bound each read and
@@ -67,7 +97,7 @@ def connect_stub(
     Raises what http.client and ssl raise, and VCenterFault if that is no vSphere server.
     """
     version = _newest_version(_served_versions(host, port, context, connect_timeout_seconds), host)
-    return SoapStubAdapter(
+    return Stub(
         host=host,
         port=port,
         path="/sdk",

@@ -25,6 +25,7 @@ from services.vmware_agent.session import (
 )
 from services.vmware_agent.snapshots import create_snapshot
 from services.vmware_agent.trust import Trust
+from services.vmware_agent.vmomi import touch
 from tests.vmware_agent_lab import (
     LabVCenter,
     QuickClock,
@@ -227,6 +228,24 @@ async def test_closing_logs_out(lab: LabVCenter) -> None:
     async with connected(lab.endpoint()) as vcenter:
         await vcenter.about()
         assert logins(lab) == 1
+    assert logins(lab) == 0
+
+
+async def test_closing_does_not_wait_for_a_vcenter_that_hangs(lab: LabVCenter) -> None:
+    lab.injector.add("CurrentTime", delay_seconds=3, count=0)
+    lab.injector.add("Logout", delay_seconds=0.2)
+    session = Session(lab.endpoint(), SystemClock())
+    await session.run("logging in", lambda connection: None)
+    calls = [
+        asyncio.ensure_future(session.run("reading", lambda connection: touch(connection.stub)))
+        for _ in range(20)
+    ]
+    await asyncio.sleep(0.1)
+    started = time.monotonic()
+    await session.close()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert time.monotonic() - started < 1.5
+    assert all(isinstance(one, VCenterUnreachable | asyncio.CancelledError) for one in results)
     assert logins(lab) == 0
 
 
