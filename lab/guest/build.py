@@ -55,6 +55,9 @@ def build_micro_guest(
             built = _build(Path(scratch), kernel, layout, firmware)
             # Two builders may race: both results are good, the last one stays.
             built.rename(kept)
+        for old in kept.parent.glob(f"guest-{firmware}-*.raw"):
+            if old != kept:
+                old.unlink(missing_ok=True)
     dest.parent.mkdir(parents=True, exist_ok=True)
     partial = dest.with_name(f".{dest.name}.{os.getpid()}")
     try:
@@ -110,7 +113,8 @@ def _digest(kernel: HostKernel, firmware: Firmware) -> str:
         status = path.stat()
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
     package = Path(__file__).parent
-    for path in sorted([*package.glob("*.py"), *package.glob("rootfs/**/*")]):
+    code = [package / f"{module}.py" for module in ("build", "grub", "kernel", "layout", "tree")]
+    for path in [*code, *sorted(package.glob("rootfs/**/*"))]:
         if path.is_file():
             digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
