@@ -5,6 +5,7 @@ Sources: the fault lists of the vSphere Web Services API at each method, and wha
 
 import http.client
 import ssl
+from xml.parsers.expat import ExpatError
 
 from pyVmomi import vim, vmodl
 
@@ -24,8 +25,9 @@ from services.vmware_agent.errors import (
     WrongPowerState,
 )
 
-# What http.client and ssl raise for a connection that could not be made or broke.
-CONNECTION_ERRORS = (OSError, http.client.HTTPException)
+# What http.client and ssl raise for a connection that could not be made or broke, and pyVmomi's
+# parser for an answer that ends in the middle.
+CONNECTION_ERRORS = (OSError, http.client.HTTPException, ExpatError)
 
 _TRANSIENT = (
     vmodl.fault.HostCommunication,  # also HostNotConnected, HostNotReachable

@@ -121,6 +121,9 @@ def _served_versions(
         body = response.read()
     finally:
         connection.close()
+    if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        # vCenter's proxy answers 503 while its services start.
+        raise http.client.HTTPException(f"{response.status} {response.reason}")
     if response.status != http.HTTPStatus.OK:
         raise _no_vsphere(host, f"{VERSIONS_PATH} answers {response.status}")
     try:

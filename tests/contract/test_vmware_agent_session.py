@@ -2,15 +2,21 @@
 
 import asyncio
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from xml.parsers.expat import ExpatError
 
 import pytest
 
 from lab.scenarios import built_in
-from services.kit.errors import StatusCode
+from lab.vcenter.certificate import ensure_certificate
+from services.kit.errors import ServiceError, StatusCode
 from services.vmware_agent.errors import (
+    VCenterFault,
     VCenterLoginFailed,
     VCenterPermissionDenied,
     VCenterUnreachable,
@@ -20,6 +26,7 @@ from services.vmware_agent.ports import SystemClock
 from services.vmware_agent.session import (
     KEEP_ALIVE_SECONDS,
     REFUSED_LOGIN_PAUSE_SECONDS,
+    Connection,
     Endpoint,
     Session,
 )
@@ -144,6 +151,56 @@ async def test_many_calls_to_a_vcenter_that_hangs_wait_for_one_timeout() -> None
         errors = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(error) for error in errors} == {VCenterUnreachable}
         assert time.monotonic() - started < 1.2
+        await session.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "told"),
+    [(503, VCenterUnreachable, "503"), (404, VCenterFault, "no vSphere server")],
+)
+async def test_a_web_server_that_is_no_running_vcenter(
+    tmp_path: Path, status: int, kind: type[ServiceError], told: str
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    certificate = ensure_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.key_and_certificate)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        trust = Trust(thumbprint=certificate.thumbprint_sha1)
+        async with connected(Endpoint("127.0.0.1", "u", "p", server.server_port, trust)) as vcenter:
+            with pytest.raises(kind, match=told):
+                await vcenter.about()
+        server.shutdown()
+        thread.join()
+
+
+async def test_an_answer_cut_short_is_a_broken_connection(lab: LabVCenter) -> None:
+    session = Session(lab.endpoint(), SystemClock())
+    answers: list[Exception | None] = [ExpatError("no element found"), None]
+
+    def parse(_connection: Connection) -> str:
+        error = answers.pop(0)
+        if error is not None:
+            raise error
+        return "whole"
+
+    try:
+        assert await session.run("reading", parse) == "whole"
+        answers += [ExpatError("no element found")]
+        with pytest.raises(VCenterUnreachable):
+            await session.run("changing", parse, repeat=False)
+    finally:
         await session.close()
 
 
