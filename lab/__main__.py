@@ -148,8 +148,8 @@ def change_settings(
 ) -> None:
     """Change how the vCenter, or one of its VMs, behaves.
 
-    vCenter: task_seconds, remove_snapshot_seconds, session_idle_seconds, cbt_page_areas,
-    cbt_page_bytes, cbt_empty_pages, max_page_objects, guest_stop_seconds.
+    vCenter: task_seconds, remove_snapshot_seconds, call_seconds, session_idle_seconds,
+    cbt_page_areas, cbt_page_bytes, cbt_empty_pages, max_page_objects, guest_stop_seconds.
 
     A VM (--vm): shutdown=normal|ignore|slow, quiesce=normal|application-fault|filesystem-fault,
     consolidation=normal|fails.
@@ -179,6 +179,16 @@ def reset_cbt(
     with _explained():
         answer = _client(directory, "vcenter").call("reset_cbt", vm=vm, disk=disk)
     typer.echo(f"tracking was reset on disks {answer['disks']}")
+
+
+@app.command("power-loss")
+def power_loss(
+    vm: Annotated[str, typer.Argument(help="Name or moref of the VM.")],
+    directory: Directory = DEFAULT_DIR,
+) -> None:
+    """Switch a VM off as a dying host does: no flush, change tracking reset."""
+    with _explained():
+        _client(directory, "vcenter").call("power_loss", vm=vm)
 
 
 class _explained:  # noqa: N801 - reads like a statement

@@ -31,6 +31,8 @@ HOST = "127.0.0.1"
 _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.03
+_LONGEST_DIRECTORY = 107 - len("/cloudstack/control.sock")
+"""A unix socket's name has at most 107 bytes (unix(7))."""
 _PARTS = ("vcenter", "cloudstack", "esxi")
 """In the order in which they are stopped: nobody loses what it depends on."""
 
@@ -95,7 +97,12 @@ def up(
     same scenario or None. Raises LabError.
     """
     directory = directory.absolute()
-    directory.mkdir(parents=True, exist_ok=True)
+    if len(str(directory)) > _LONGEST_DIRECTORY:
+        raise LabError(
+            f"{directory} is too long for unix sockets in it: at most {_LONGEST_DIRECTORY} characters"
+        )
+    # Credentials of all parts are inside.
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(directory):
         return _up(directory, wanted, ports or Ports(), report)
 
@@ -118,6 +125,8 @@ def _up(directory: Path, wanted: Scenario | str | None, ports: Ports, report: Re
         _down(directory, report)
         raise
     lab = Lab(directory, _describe(directory))
+    # A restart of the disks' server alone has cost the guests their disks, and so their lives.
+    lab.vcenter.call("start_guests")
     _write_json(directory / "lab.json", lab.info)
     return lab
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from lab.control import ControlError, Handler
 from lab.esxi.model import EsxiError
-from lab.vcenter import settings
+from lab.vcenter import power, settings
 from lab.vcenter.faults import Injector, RuleError
 from lab.vcenter.model import VmRecord
 from lab.vcenter.sessions import Sessions
 from lab.vcenter.settings import SettingError, as_dict
 from lab.vcenter.tasks import Tasks
-from lab.vcenter.world import POWERED_OFF, World
+from lab.vcenter.world import POWERED_OFF, POWERED_ON, World
 
 
 def handlers(
@@ -29,6 +29,8 @@ def handlers(
         "expire_sessions": control.expire_sessions,
         "set": control.set,
         "reset_cbt": control.reset_cbt,
+        "power_loss": control.power_loss,
+        "start_guests": control.start_guests,
         "status": control.status,
         "vm": control.vm,
         "vms": control.vms,
@@ -125,6 +127,20 @@ class _Control:
             except EsxiError as error:
                 raise ControlError(error.kind, error.message) from error
         return {"disks": keys}
+
+    def power_loss(self, vm: str) -> None:
+        """Switch a VM off as a dying host does: no flush, change tracking reset."""
+        record = self._record(vm)
+        try:
+            power.lose_power(self._world, record)
+        except EsxiError as error:
+            raise ControlError(error.kind, error.message) from error
+
+    def start_guests(self) -> None:
+        """Start the guests that powered-on VMs have lost with their disks' server."""
+        for record in list(self._world.vms.values()):
+            if record.power == POWERED_ON:
+                self._world.guests.start(record.moref)
 
     def status(self) -> dict[str, object]:
         """Counts and settings."""

@@ -65,6 +65,8 @@ class Dispatcher:
         handler = self._methods.handlers.get(request.method)
         if handler is None:
             raise _unsupported(request)
+        if self.world.settings.call_seconds:
+            self.world.sleep(self.world.settings.call_seconds)
         self._check_privilege(call)
         drop = self._inject(call)
         try:

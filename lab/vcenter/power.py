@@ -96,6 +96,19 @@ def shut_down(world: World, record: VmRecord) -> None:
         _stop(world, record, POWERED_OFF)
 
 
+def lose_power(world: World, record: VmRecord) -> None:
+    """The host dies: nothing is flushed, and tracking of all disks begins anew, because the
+    bitmap that a host keeps in memory is only saved by an orderly stop."""
+    world.guests.kill(record.moref)
+    world.disks.set_power(record.moref, False)
+    for disk in record.disks:
+        if disk.tracked:
+            world.disks.reset_tracking(record.moref, disk.key)
+    with world.change(record):
+        record.power = POWERED_OFF
+        record.boot_time = None
+
+
 def _suspend_now(world: World, record: VmRecord) -> None:
     _expect(record, SUSPENDED, POWERED_ON)
     _stop(world, record, SUSPENDED)

@@ -20,6 +20,8 @@ class Settings:
     """How long a task shows progress before it takes effect."""
     remove_snapshot_seconds: float | None = None
     """The same for the removal of snapshots, where it differs."""
+    call_seconds: float = 0.0
+    """How much later every call is answered, as on a busy vCenter far away."""
     session_idle_seconds: float = 1800.0
     """vCenter's default idle limit."""
     cbt_page_areas: int = 2000

@@ -211,6 +211,8 @@ def fault_of(refused: EsxiError, record: VmRecord) -> vmodl.MethodFault:
         return vim.fault.InvalidState(msg=refused.message)
     if refused.kind == "invalid_argument":
         return vmodl.fault.InvalidArgument(msg=refused.message)
+    if refused.kind == "not_found":
+        return vim.fault.NotFound(msg=refused.message)
     if refused.kind == "unreachable":
         return vim.fault.HostConnectFault(msg=f"The host does not answer: {refused.message}")
     return vmodl.fault.SystemError(msg=refused.message, reason=refused.kind)

@@ -31,6 +31,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
         vm("plain"),
         vm("paged"),
         vm("reset"),
+        vm("lost"),
         vm("late"),
         vm("deep"),
         vm("tree"),
@@ -148,6 +149,17 @@ def test_reset_tracking_makes_old_ids_a_file_fault(simulator: Simulator, instanc
         machine.QueryChangedDiskAreas(new, 2000, 0, change_id)
     assert refused.value.file.endswith(".vmdk")
     assert disks(new)[0].backing.changeId.partition("/")[0] != change_id.partition("/")[0]
+
+
+def test_power_loss_switches_off_and_resets_tracking(simulator: Simulator, instance: Any) -> None:
+    machine = find(instance, "lost")
+    track(machine)
+    change_id = disks(snapshot(machine))[0].backing.changeId
+    simulator.control.call("power_loss", vm="lost")
+    assert machine.runtime.powerState == "poweredOff"
+    after = snapshot(machine)
+    with pytest.raises(vim.fault.FileFault):
+        machine.QueryChangedDiskAreas(after, 2000, 0, change_id)
 
 
 @pytest.mark.parametrize(

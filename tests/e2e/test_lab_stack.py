@@ -17,7 +17,7 @@ from pyVmomi import vim
 
 from lab import processes
 from lab.scenario import MIB, Content, DiskSpec, VmSpec, WriterSpec
-from lab.stack import Lab, running_lab, status
+from lab.stack import Lab, running_lab, status, up
 from tests.lab_vcenter_rig import Vcenter, disks, find, one_datacenter, until, vm, wait
 
 _WRITTEN = VmSpec(
@@ -86,6 +86,15 @@ def test_shutdown_lets_the_guest_finish_and_closes_the_disk(lab: Lab, vcenter: V
         handle.shutdown()
         wait(machine.PowerOnVM_Task())
         until(lambda: processes.running_pid(pid_file) is not None)
+
+
+def test_up_brings_back_what_died(lab: Lab) -> None:
+    pid_file = lab.directory / "guests" / f"{lab.vm('busy box')['moref']}.pid"
+    assert processes.end(lab.directory / "pids" / "esxi.pid", signal.SIGTERM, 15)
+    until(lambda: processes.running_pid(pid_file) is None)
+    assert up(lab.directory).info["vcenter"] == lab.info["vcenter"]
+    until(lambda: processes.running_pid(pid_file) is not None)
+    assert all(status(lab.directory)["processes"].values())
 
 
 def test_status_counts(lab: Lab) -> None:
