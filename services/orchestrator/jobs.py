@@ -10,7 +10,7 @@ from services.orchestrator import tables
 from services.orchestrator.ports import Job
 from services.orchestrator.tick import Tick
 
-__all__ = ["run_job"]
+__all__ = ["run_job", "settle_jobs"]
 
 _POLL_SECONDS = 0.3
 # A job that failed is not submitted again under its id; CloudStack would answer with the failure.
@@ -26,16 +26,7 @@ def run_job(tick: Tick, purpose: str, submit: _Submit) -> str:
     row = _intent(tick, purpose)
     if row.done:
         return row.resource_id
-    job = submit(row.job_id)
-    while job.state == "running":
-        tick.pause(_POLL_SECONDS, heed_pause=False)
-        job = tick.agents.cloudstack.get_job(row.job_id)
-    with tick.change() as (session, _):
-        if job.state == "succeeded":
-            kept = session.get_one(tables.Job, row.job_id)
-            kept.done, kept.resource_id = True, job.resource_id
-        else:
-            session.delete(session.get_one(tables.Job, row.job_id))
+    job = _end(tick, row, submit(row.job_id))
     if job.state != "succeeded":
         raise ServiceError(
             code=StatusCode.ABORTED,
@@ -46,6 +37,38 @@ def run_job(tick: Tick, purpose: str, submit: _Submit) -> str:
             metadata={"job_id": job.job_id, "purpose": purpose},
         )
     return job.resource_id
+
+
+def settle_jobs(tick: Tick) -> None:
+    """Wait for jobs that an interrupted tick left running: what they make has to be known."""
+    for row in tick.reload().jobs:
+        if row.done or row.purpose.startswith("undo:"):
+            continue
+        try:
+            _end(tick, row, tick.agents.cloudstack.get_job(row.job_id))
+        except ServiceError as exc:
+            if exc.reason != "JOB_NOT_FOUND":
+                raise
+            _forget(tick, row)
+
+
+def _end(tick: Tick, row: tables.Job, job: Job) -> Job:
+    """Wait for the job's end and record it."""
+    while job.state == "running":
+        tick.pause(_POLL_SECONDS, heed_pause=False)
+        job = tick.agents.cloudstack.get_job(row.job_id)
+    if job.state != "succeeded":
+        _forget(tick, row)
+        return job
+    with tick.change() as (session, _):
+        kept = session.get_one(tables.Job, row.job_id)
+        kept.done, kept.resource_id = True, job.resource_id
+    return job
+
+
+def _forget(tick: Tick, row: tables.Job) -> None:
+    with tick.change() as (session, _):
+        session.delete(session.get_one(tables.Job, row.job_id))
 
 
 def _intent(tick: Tick, purpose: str) -> tables.Job:

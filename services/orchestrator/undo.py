@@ -1,9 +1,12 @@
 """Cancel and rollback: what was made is taken back, and only then the migration has ended."""
 
+from services.kit.errors import ServiceError
 from services.orchestrator import tables
 from services.orchestrator.debts import IMAGE, forgive, pay_images, pay_snapshots
-from services.orchestrator.jobs import run_job
-from services.orchestrator.stages import State
+from services.orchestrator.handlers.cutover import conversion_id
+from services.orchestrator.jobs import run_job, settle_jobs
+from services.orchestrator.passes import open_pass, verify_orders
+from services.orchestrator.stages import Stage, State
 from services.orchestrator.tick import Finish, Outcome, Tick
 
 __all__ = ["undo"]
@@ -22,54 +25,77 @@ def undo(tick: Tick) -> Outcome:
             forgive(session, tick.store.clock, migration, IMAGE)
     else:
         pay_images(tick)
-    if tick.migration.shutdown_time is not None:
+    # A machine that was off before the migration began stays off.
+    if tick.migration.shutdown_time is not None and tick.migration.source.get("power") != "off":
         tick.say("starting the source again")
         tick.agents.vmware.power_on(tick.migration.vm_moref)
         tick.event("source.started", "the source runs again")
     if rollback:
-        return Finish(State.ROLLED_BACK, "rolled back: the source runs again")
+        return Finish(State.ROLLED_BACK, "rolled back: the source is as it was")
     return Finish(State.CANCELLED, "cancelled by an operator")
 
 
 def _stop_work(tick: Tick) -> None:
-    """Stop transfers that an earlier tick may have left running."""
-    for row in tick.migration.passes:
-        if row.end_time is None:
-            for part in row.disks:
-                if part.mode and not part.durable:
-                    _cancel_transfer(tick, part)
-
-
-def _cancel_transfer(tick: Tick, part: tables.PassDisk) -> None:
-    tick.agents.disk.cancel_transfer(part.transfer_id, tick.migration.epoch)
+    """Stop what an earlier tick may have left running on the storage host."""
+    disk, epoch = tick.agents.disk, tick.migration.epoch
+    current = open_pass(tick.migration)
+    transfers = [part.transfer_id for part in current.disks if part.mode] if current else []
+    if tick.migration.stage == Stage.VERIFYING:
+        transfers += [order.transfer_id for order in verify_orders(tick)]
+    for transfer_id in transfers:
+        try:
+            disk.cancel_transfer(transfer_id, epoch)
+        except ServiceError as exc:
+            if exc.reason != "TRANSFER_NOT_FOUND":
+                raise
+    if tick.migration.stage == Stage.CONVERTING:
+        try:
+            disk.cancel_conversion(conversion_id(tick), epoch)
+        except ServiceError as exc:
+            if exc.reason != "CONVERSION_NOT_FOUND":
+                raise
 
 
 def _let_go(tick: Tick) -> bool:
-    """Make CloudStack forget machine and volumes; the machine is stopped for certain first.
+    """Make CloudStack forget machine and volumes; True when there was a machine."""
+    settle_jobs(tick)
+    done = {job.purpose: job.resource_id for job in tick.reload().jobs if job.done}
+    vm_id = tick.migration.target_vm_id or done.get("import_root", "")
+    if not vm_id:
+        return False
+    if "undo:unmanage" not in done:
+        _let_go_of_vm(tick, vm_id)
+    for disk in tick.migration.disks:
+        # Attached volumes go with the machine; one that was imported but not attached does not.
+        volume_id = done.get(f"import:{disk.key}", "")
+        if volume_id and f"attach:{disk.key}" not in done:
+            _unmanage_volume(tick, disk, volume_id)
+    return True
+
+
+def _let_go_of_vm(tick: Tick, vm_id: str) -> None:
+    """Stop the machine for certain, then unmanage it.
 
     Two running copies of one machine corrupt what they talk to, so the source starts only after
     the target has stopped.
     """
-    vm_id = tick.migration.target_vm_id
-    if not vm_id:
-        return False
     cloudstack = tick.agents.cloudstack
-    tick.say("stopping the target")
-    if cloudstack.get_vm(vm_id).state.lower() != "stopped":
+    try:
+        state = cloudstack.get_vm(vm_id).state
+    except ServiceError as exc:
+        if exc.reason != "VM_NOT_FOUND":
+            raise
+        return
+    if state.lower() != "stopped":
+        tick.say("stopping the target")
         run_job(tick, "undo:stop", lambda job_id: cloudstack.stop_vm(job_id, vm_id))
     tick.say("letting go of the target")
-    # Attached volumes go with the machine; one that was imported but not attached does not.
-    attached = {j.purpose.removeprefix("attach:") for j in tick.migration.jobs if j.done}
     run_job(tick, "undo:unmanage", lambda job_id: cloudstack.unmanage_vm(job_id, vm_id))
-    for disk in tick.migration.disks:
-        if disk.volume_id and not disk.is_root and str(disk.key) not in attached:
-            _unmanage_volume(tick, disk)
-    return True
 
 
-def _unmanage_volume(tick: Tick, disk: tables.Disk) -> None:
+def _unmanage_volume(tick: Tick, disk: tables.Disk, volume_id: str) -> None:
     run_job(
         tick,
         f"undo:volume:{disk.key}",
-        lambda job_id: tick.agents.cloudstack.unmanage_volume(job_id, disk.volume_id),
+        lambda job_id: tick.agents.cloudstack.unmanage_volume(job_id, volume_id),
     )
