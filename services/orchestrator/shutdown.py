@@ -1,10 +1,12 @@
 """Getting the source off, and knowing that it stays off."""
 
+from datetime import timedelta
+
 from services.kit.errors import ServiceError
 from services.orchestrator.errors import SourceCameBack
 from services.orchestrator.tick import Tick
 
-__all__ = ["mark_shutdown", "require_off", "shut_down"]
+__all__ = ["mark_shutdown", "require_off", "settle", "shut_down"]
 
 # A guest that has not shut down by then has a program that hangs, or asks a question.
 _SHUTDOWN_SECONDS = 300.0
@@ -12,9 +14,10 @@ _POWER_POLL_SECONDS = 0.5
 
 
 def shut_down(tick: Tick) -> bool:
-    """True once the machine is off and has settled; False when an operator has to decide."""
+    """True once the machine is off; False when an operator has to decide."""
     vmware, moref = tick.agents.vmware, tick.migration.vm_moref
     power, _ = vmware.power(moref)
+    found_off = power == "off" and tick.migration.shutdown_time is None
     mark_shutdown(tick)
     if power != "off":
         if tick.spec.shutdown_mode == "force" or tick.migration.shutdown_action == "force":
@@ -23,13 +26,21 @@ def shut_down(tick: Tick) -> bool:
         elif not _ask_guest(tick):
             return False
     with tick.change() as (_, migration):
-        migration.off_time = migration.off_time or tick.store.clock()
-    windows = "windows" in str(tick.migration.source.get("guest", "")).lower()
-    settle = tick.spec.settle_seconds(windows=windows)
-    if power != "off" and settle:
-        tick.say(f"settling for {settle} s after power-off")
-        tick.pause(settle, heed_pause=False)
+        migration.off_time = migration.shutdown_time if found_off else tick.store.clock()
     return True
+
+
+def settle(tick: Tick) -> None:
+    """Give the storage its time after power-off; none when the machine was off before."""
+    now = tick.reload()
+    if now.off_time is None or now.off_time == now.shutdown_time:
+        return
+    windows = "windows" in str(now.source.get("guest", "")).lower()
+    seconds = tick.spec.settle_seconds(windows=windows)
+    end = now.off_time + timedelta(seconds=seconds)
+    while (left := (end - tick.store.clock()).total_seconds()) > 0:
+        tick.say(f"settling for {seconds} s after power-off")
+        tick.pause(left, heed_pause=False)
 
 
 def mark_shutdown(tick: Tick) -> None:
@@ -60,6 +71,9 @@ def _ask_guest(tick: Tick) -> bool:
     except ServiceError as exc:
         if exc.reason != "TOOLS_NOT_RUNNING":
             raise
+        # Nobody was asked: the machine is up, and the downtime clock has not begun.
+        with tick.change() as (_, migration):
+            migration.shutdown_time = None
         tick.event("shutdown.no_tools", "VMware Tools do not run: an operator has to decide")
         return False
     deadline = tick.store.clock().timestamp() + _SHUTDOWN_SECONDS

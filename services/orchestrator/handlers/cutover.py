@@ -5,13 +5,13 @@ from services.orchestrator import tables
 from services.orchestrator.debts import pay_snapshots
 from services.orchestrator.passes import copy_pass, open_pass, take_snapshot, verify_orders
 from services.orchestrator.ports import ConversionSnapshot
-from services.orchestrator.shutdown import mark_shutdown, require_off, shut_down
+from services.orchestrator.shutdown import mark_shutdown, require_off, settle, shut_down
 from services.orchestrator.stages import Stage
 from services.orchestrator.store import add_event
 from services.orchestrator.tick import Advance, Interrupted, Outcome, Tick, Wait
 from services.orchestrator.transfers import run_transfers
 
-__all__ = ["await_shutdown", "convert", "final_sync", "verify"]
+__all__ = ["await_shutdown", "conversion_id", "convert", "final_sync", "verify"]
 
 _MANUAL_POLL_SECONDS = 2.0
 _CONVERSION_POLL_SECONDS = 0.5
@@ -37,6 +37,7 @@ def final_sync(tick: Tick) -> Outcome:
     pay_snapshots(tick, keep=current.snapshot_name if current else "")
     if tick.migration.off_time is None and not shut_down(tick):
         return Advance(Stage.AWAITING_SHUTDOWN_ACTION)
+    settle(tick)
     require_off(tick)
     if not _synced(tick.reload()):
         copy_pass(tick, take_snapshot(tick, "final"))
@@ -60,17 +61,17 @@ def verify(tick: Tick) -> Outcome:
 def convert(tick: Tick) -> Outcome:
     """Convert the guest on an overlay; the images stay as they are unless that succeeds."""
     images = [d.image_path for d in sorted(tick.migration.disks, key=lambda d: not d.is_root)]
-    conversion_id = f"v2c-{tick.id[:12]}-convert"
+    id_ = conversion_id(tick)
     epoch = tick.migration.epoch
     disk = tick.agents.disk
-    disk.start_conversion(conversion_id, images, str(tick.spec.virtio_iso), epoch)
-    while (now := disk.get_conversion(conversion_id)).state in {"queued", "running"}:
+    disk.start_conversion(id_, images, str(tick.spec.virtio_iso), epoch)
+    while (now := disk.get_conversion(id_)).state in {"queued", "running"}:
         tick.say(f"virt-v2v: {now.step or now.state}")
         try:
             tick.pause(_CONVERSION_POLL_SECONDS, heed_pause=False)
         except Interrupted:
             if not tick.signals.stopping:
-                disk.cancel_conversion(conversion_id, epoch)
+                disk.cancel_conversion(id_, epoch)
             raise
     if now.state != "succeeded":
         raise _conversion_error(now)
@@ -87,6 +88,11 @@ def convert(tick: Tick) -> Outcome:
             log=now.log_path,
         )
     return Advance(Stage.IMPORT_ROOT_DISK)
+
+
+def conversion_id(tick: Tick) -> str:
+    """The id of the migration's conversion on the storage host."""
+    return f"v2c-{tick.id[:12]}-convert"
 
 
 def _synced(migration: tables.Migration) -> bool:

@@ -62,6 +62,10 @@ def find_vm(tick: Tick) -> Outcome:
         tick.config.migration.control_dir / directory_name(found.name, found.moref)
     )
     directory.create()
+    if not tick.migration.runtime_dir:
+        # Wishes of an earlier migration of this machine are not meant for this one.
+        for wish in directory.wishes():
+            directory.clear(wish)
     directory.write_spec(tick.migration.spec)
     with tick.change() as (session, migration):
         migration.vm_moref = found.moref
@@ -87,6 +91,7 @@ def discover_disks(tick: Tick) -> Outcome:
     with tick.change() as (session, migration):
         migration.source = {
             **migration.source,
+            "power": found.power,
             "guest": found.guest,
             "firmware": found.firmware,
             "secure_boot": found.secure_boot,
