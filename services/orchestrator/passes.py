@@ -14,10 +14,10 @@ from services.orchestrator.debts import SNAPSHOT, owe, pay_snapshots
 from services.orchestrator.errors import SnapshotLost, SpecMismatch
 from services.orchestrator.ports import Area, SourceSnapshot, TransferMode, TransferOrder
 from services.orchestrator.store import add_event
-from services.orchestrator.tick import Tick
+from services.orchestrator.tick import Tick, reset_progress
 from services.orchestrator.transfers import run_transfers
 
-__all__ = ["copy_pass", "open_pass", "take_snapshot"]
+__all__ = ["copy_pass", "open_pass", "take_snapshot", "verify_orders"]
 
 
 def open_pass(migration: tables.Migration) -> tables.Pass | None:
@@ -27,7 +27,13 @@ def open_pass(migration: tables.Migration) -> tables.Pass | None:
 
 def take_snapshot(tick: Tick, kind: str) -> tables.Pass:
     """Begin a pass, or find the one begun: its snapshot exists and is recorded on return."""
-    current = open_pass(tick.reload()) or _begin(tick, kind)
+    current = open_pass(tick.reload())
+    if current is None:
+        current = _begin(tick, kind)
+    elif not current.snapshot_moref:
+        # An earlier try may have paid for it, when the snapshot could not be used.
+        with tick.change() as (session, migration):
+            owe(session, tick.store.clock, migration, SNAPSHOT, current.snapshot_name)
     pay_snapshots(tick, keep=current.snapshot_name)
     if current.snapshot_moref:
         return current
@@ -35,7 +41,11 @@ def take_snapshot(tick: Tick, kind: str) -> tables.Pass:
     snapshot = tick.agents.vmware.create_snapshot(
         tick.migration.vm_moref, current.snapshot_name, tick.spec.snapshot_quiesce
     )
-    return _record_snapshot(tick, current.number, snapshot)
+    try:
+        return _record_snapshot(tick, current.number, snapshot)
+    except SpecMismatch:
+        pay_snapshots(tick)
+        raise
 
 
 def copy_pass(tick: Tick, current: tables.Pass) -> None:
@@ -44,10 +54,9 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
     Raises SnapshotLost (retryable) when the snapshot is gone; the pass then has a new name, and
     the next try takes a new snapshot.
     """
-    orders = [_order(tick, current, disk) for disk in tick.migration.disks]
-    by_transfer = {order.transfer_id: key for key, order in orders}
     try:
-        results = run_transfers(tick, [order for _, order in orders])
+        orders = [_order(tick, current, disk) for disk in tick.migration.disks]
+        results = run_transfers(tick, orders)
     except ServiceError as exc:
         _check_snapshot(tick, current, exc)
         raise
@@ -57,7 +66,7 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
         row.read_bytes = sum(r.read_bytes for r in results)
         row.written_bytes = sum(r.written_bytes for r in results)
         row.changed_bytes = sum(d.changed_bytes for d in row.disks)
-        digests = {by_transfer[r.transfer_id]: r.digest for r in results}
+        digests = {d.key: r.digest for d, r in zip(tick.migration.disks, results, strict=True)}
         change_ids = {d.key: d.change_id for d in row.disks}
         for pass_disk in row.disks:
             pass_disk.durable = True
@@ -93,6 +102,7 @@ def _begin(tick: Tick, kind: str) -> tables.Pass:
             start_time=tick.store.clock(),
         )
         session.add(row)
+        reset_progress(migration)
     return row
 
 
@@ -137,12 +147,12 @@ def _record_snapshot(tick: Tick, number: int, snapshot: SourceSnapshot) -> table
     return row
 
 
-def _order(tick: Tick, current: tables.Pass, disk: tables.Disk) -> tuple[int, TransferOrder]:
+def _order(tick: Tick, current: tables.Pass, disk: tables.Disk) -> TransferOrder:
     """The disk's transfer; its mode is decided once and recorded."""
     part = next(p for p in current.disks if p.key == disk.key)
     if not part.mode:
         part = _decide_mode(tick, current, disk, part)
-    order = TransferOrder(
+    return TransferOrder(
         transfer_id=part.transfer_id,
         mode=TransferMode(part.mode),
         disk_id=f"{tick.migration.vm_moref}/{disk.key}",
@@ -157,7 +167,6 @@ def _order(tick: Tick, current: tables.Pass, disk: tables.Disk) -> tuple[int, Tr
         ranges_id=part.ranges_id,
         queue_depth=tick.spec.readers or 0,
     )
-    return disk.key, order
 
 
 def _decide_mode(
@@ -240,7 +249,7 @@ def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> No
 def verify_orders(tick: Tick) -> list[TransferOrder]:
     """Transfers that read every image back against the digests of the last pass."""
     current = tick.migration.passes[-1]
-    orders = [_order(tick, current, disk)[1] for disk in tick.migration.disks]
+    orders = [_order(tick, current, disk) for disk in tick.migration.disks]
     return [
         replace(
             order,

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["STAGE_TABLE", "TERMINAL", "Control", "Stage", "StageRow", "State", "allowed", "row"]
+__all__ = [
+    "COPYING",
+    "STAGE_TABLE",
+    "TERMINAL",
+    "Control",
+    "Stage",
+    "StageRow",
+    "State",
+    "allowed",
+    "row",
+]
 
 
 class Stage(StrEnum):
@@ -44,6 +54,8 @@ class State(StrEnum):
     DONE = "done"
 
 
+# Stages whose progress is counted in bytes.
+COPYING = frozenset({Stage.BASE_COPY, Stage.FINAL_SYNC, Stage.VERIFYING})
 TERMINAL = frozenset({State.CANCELLED, State.ROLLED_BACK, State.DONE})
 
 
@@ -138,7 +150,7 @@ _ROWS = (
     StageRow(
         Stage.BASE_COPY,
         "Copies every disk in full while the machine runs, then removes the snapshot.",
-        (Stage.DELTA, Stage.CREATING_BASE_SNAPSHOT),
+        (Stage.DELTA,),
         "goes on at the chunk where it stopped; with a new snapshot if that one is gone",
         _DROP,
         _BEFORE_CUTOVER,

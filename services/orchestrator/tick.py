@@ -20,7 +20,7 @@ from services.orchestrator import tables
 from services.orchestrator.clock import Clock
 from services.orchestrator.ports import Agents
 from services.orchestrator.signals import Signals
-from services.orchestrator.stages import TERMINAL, Control, Stage, State, row
+from services.orchestrator.stages import COPYING, TERMINAL, Control, Stage, State, row
 from services.orchestrator.store import Store, add_event
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Tick",
     "Ticker",
     "Wait",
+    "reset_progress",
 ]
 
 # Seconds before the same stage is tried again after a retryable error; after the last, an
@@ -296,6 +297,13 @@ class Ticker:
             return NextTick(migration_id, migration.tick, max(delay, 0.0))
 
 
+def reset_progress(migration: tables.Migration) -> None:
+    """Begin to count: all of every disk lies ahead."""
+    for disk in migration.disks:
+        disk.total_bytes, disk.done_bytes = disk.capacity_bytes, 0
+        disk.rate, disk.eta_seconds = 0, -1
+
+
 def _held(migration: tables.Migration, outcome: Outcome) -> bool:
     """True when a pause came just before the cutover, where nothing could hold it any more."""
     return (
@@ -315,6 +323,8 @@ def _enter(migration: tables.Migration, stage: Stage, now: str) -> None:
         times[-1][2] = now
     migration.stage_times = [*times, [stage, now, None]]
     migration.stage = stage
+    if stage in COPYING:
+        reset_progress(migration)
 
 
 def _end(migration: tables.Migration, state: State, clock: Clock) -> None:

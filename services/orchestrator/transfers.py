@@ -1,6 +1,7 @@
 """Runs a set of transfers on the storage host and keeps the progress in the database."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from services.kit.errors import ServiceError, StatusCode
 from services.orchestrator import tables
@@ -22,31 +23,42 @@ def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferS
     more: the transfers are cancelled then, unless it is only this process that ends.
     """
     waiting = list(orders)
-    running: dict[str, TransferOrder] = {}
-    ended: dict[str, TransferSnapshot] = {}
+    running: dict[int, TransferOrder] = {}
+    ended: dict[int, TransferSnapshot] = {}
     failed = False
-    _show(tick, {_key(order): TransferSnapshot(order.transfer_id, "queued") for order in orders})
     while running or (waiting and not failed):
         while waiting and not failed and len(running) < tick.spec.parallel_disks:
-            order = waiting.pop(0)
-            tick.agents.disk.start_transfer(order)
-            running[order.transfer_id] = order
-        now = {id_: tick.agents.disk.get_transfer(id_) for id_ in running}
-        _show(tick, {_key(running[id_]): snapshot for id_, snapshot in now.items()})
-        for id_, snapshot in now.items():
+            order = _start(tick, waiting.pop(0))
+            running[_key(order)] = order
+        now = {key: tick.agents.disk.get_transfer(o.transfer_id) for key, o in running.items()}
+        _show(tick, now)
+        for key, snapshot in now.items():
             if snapshot.state in _ENDED:
-                del running[id_]
-                ended[id_] = snapshot
+                del running[key]
+                ended[key] = snapshot
                 failed = failed or snapshot.state != "succeeded"
         if running:
             _pause(tick, running)
     for snapshot in ended.values():
         if snapshot.state != "succeeded":
             raise _error(snapshot)
-    return [ended[order.transfer_id] for order in orders]
+    return [ended[_key(order)] for order in orders]
 
 
-def _pause(tick: Tick, running: dict[str, TransferOrder]) -> None:
+def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
+    """Start it; under a new id when the old one was cancelled, by a pause for example."""
+    while True:
+        try:
+            tick.agents.disk.start_transfer(order)
+        except ServiceError as exc:
+            if exc.reason != "TRANSFER_ENDED":
+                raise
+            order = _rename(tick, order)
+        else:
+            return order
+
+
+def _pause(tick: Tick, running: Mapping[int, TransferOrder]) -> None:
     # Pausing in mid-cutover would only make the downtime longer.
     heed_pause = tick.migration.shutdown_time is None
     try:
@@ -55,15 +67,17 @@ def _pause(tick: Tick, running: dict[str, TransferOrder]) -> None:
         if not tick.signals.stopping:
             for order in running.values():
                 tick.agents.disk.cancel_transfer(order.transfer_id, order.epoch)
-                _rename(tick, order)
         raise
 
 
-def _rename(tick: Tick, order: TransferOrder) -> None:
+def _rename(tick: Tick, order: TransferOrder) -> TransferOrder:
     """A cancelled transfer stays cancelled; the next try needs an id of its own."""
     with tick.change() as (session, _):
-        key = (tick.id, order.pass_number, _key(order))
-        session.get_one(tables.PassDisk, key).transfer_id = f"{order.transfer_id}-next"
+        part = session.get_one(tables.PassDisk, (tick.id, order.pass_number, _key(order)))
+        old, (base, _, count) = part.transfer_id, part.transfer_id.partition(".")
+        part.transfer_id = f"{base}.{int(count or 1) + 1}"
+        # A verification's id is the transfer's with a suffix.
+        return replace(order, transfer_id=order.transfer_id.replace(old, part.transfer_id, 1))
 
 
 def _error(snapshot: TransferSnapshot) -> ServiceError:

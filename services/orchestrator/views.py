@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from services.orchestrator import tables
-from services.orchestrator.stages import Stage, State, row
+from services.orchestrator.stages import COPYING, TERMINAL, Stage, State, row
 
 __all__ = [
     "DiskView",
@@ -40,7 +40,6 @@ _PROGRESS = {
     Stage.IMPORT_DATA_DISK: (97, 99),
     Stage.DONE: (100, 100),
 }
-_COPYING = frozenset({Stage.BASE_COPY, Stage.FINAL_SYNC, Stage.VERIFYING})
 _DOWNTIME_PARTS = (
     Stage.FINAL_SYNC,
     Stage.VERIFYING,
@@ -251,7 +250,7 @@ def _time(text: str | None) -> datetime | None:
 def _progress(stage: Stage, disks: tuple[DiskView, ...]) -> float:
     start, end = _PROGRESS[stage]
     total = sum(d.total_bytes for d in disks)
-    if stage not in _COPYING or not total:
+    if stage not in COPYING or not total:
         return float(start)
     share = min(sum(d.done_bytes for d in disks) / total, 1.0)
     return start + (end - start) * share
@@ -260,7 +259,7 @@ def _progress(stage: Stage, disks: tuple[DiskView, ...]) -> float:
 def _downtime(m: tables.Migration, times: tuple[StageTime, ...], now: datetime) -> Downtime | None:
     if m.shutdown_time is None:
         return None
-    end = m.up_time or (m.end_time if m.state in {State.ROLLED_BACK, State.DONE} else None)
+    end = m.up_time or (m.end_time if m.state in TERMINAL else None)
     until = end or now
     off = m.off_time or until
     parts = {"shutdown": max((off - m.shutdown_time).total_seconds(), 0.0)}
