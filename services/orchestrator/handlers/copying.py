@@ -53,15 +53,21 @@ def _run_pass(tick: Tick) -> Outcome:
 def _cutover_due(tick: Tick, migration: tables.Migration, now: datetime) -> bool:
     if migration.finalize_now_requested:
         return True
-    if migration.finalize_requested:
-        # One more pass after the wish keeps the final one, which is downtime, small.
-        return _passes_since(tick, migration) > 0
-    return tick.spec.finalize_at is not None and now >= tick.spec.finalize_at
+    # One more delta keeps the final pass, which is downtime, small: also when the time came while
+    # the base copy ran, or the migration was held.
+    asked, at = migration.finalize_time, tick.spec.finalize_at
+    if migration.finalize_requested and asked is not None:
+        return _delta_since(migration, asked)
+    if at is None or now < at:
+        return False
+    return _delta_since(migration, at - timedelta(seconds=tick.spec.finalize_window_seconds))
 
 
-def _passes_since(tick: Tick, migration: tables.Migration) -> int:
-    asked = migration.finalize_time
-    return sum(1 for p in migration.passes if asked and p.end_time and p.start_time >= asked)
+def _delta_since(migration: tables.Migration, begin: datetime) -> bool:
+    return any(
+        p.kind == "delta" and p.end_time is not None and p.start_time >= begin
+        for p in migration.passes
+    )
 
 
 def _next_pass(tick: Tick, migration: tables.Migration, now: datetime) -> datetime:
