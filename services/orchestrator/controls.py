@@ -94,10 +94,12 @@ class Controls:
             case _:
                 raise ValueError(f"unknown wish {wish!r}")
 
-    def recover(self) -> int:
-        """Queue what is due after a start; the number of migrations taken up."""
+    def recover(self) -> tuple[NextTick, ...]:
+        """What is due after a start. Called before the engine starts, so that what that takes up
+        by itself is stale and does not run beside these.
+        """
         active = (State.QUEUED, State.RUNNING, State.WAITING)
-        taken = 0
+        taken: list[NextTick] = []
         for snapshot in self._store.list(states=active, limit=100_000):
             with self._store.change(snapshot.id) as (_, migration):
                 if not migration.started:
@@ -107,9 +109,8 @@ class Controls:
                 number = migration.tick
             due = snapshot.wake_time
             delay = (due - self._store.clock()).total_seconds() if due else 0.0
-            self._submit(NextTick(snapshot.id, number, max(delay, 0.0)))
-            taken += 1
-        return taken
+            taken.append(NextTick(snapshot.id, number, max(delay, 0.0)))
+        return tuple(taken)
 
     @staticmethod
     def _undo(migration: tables.Migration, kind: str) -> None:
@@ -119,6 +120,8 @@ class Controls:
         migration.state = State.RUNNING
         migration.started = True
         migration.end_time = None
+        # Paying back has tries of its own.
+        migration.attempts = 0
 
     @contextmanager
     def _wish(

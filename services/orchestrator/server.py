@@ -60,8 +60,10 @@ class _Orchestrator:
     def start(self) -> None:
         """Bring the schema up to date and take up what is due."""
         self._store.upgrade_schema()
+        due = self._controls.recover()
         self._engine.start()
-        self._controls.recover()
+        for tick in due:
+            self._engine.submit(tick)
         self._markers.start()
 
     def stop(self) -> None:

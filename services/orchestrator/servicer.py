@@ -25,6 +25,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 _PAGE = 500
 _PAGE_LIMIT = 5000
+_ALL = 100_000
 _EVENT_POLL_SECONDS = 0.5
 _ACTIONS = {
     pb.SHUTDOWN_ACTION_FORCE: "force",
@@ -78,7 +79,8 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
             await _run(self._store.set_setting, "parallel_vms", str(request.parallel_vms))
         ids = await self._ids(request.selectors)
         if not request.selectors:
-            ids = [view.id for view in await _run(self._store.list, states=("queued",))]
+            queued = await _run(self._store.list, states=("queued",), limit=_ALL)
+            ids = [view.id for view in queued]
         for id_ in ids:
             await _run(self._controls.start, id_, _actor(context))
         return pb.StartMigrationsResponse(migrations=[await self._message(id_) for id_ in ids])
@@ -108,7 +110,7 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
         async with self._watch.changes() as changes:
             ids = set(await self._ids(request.selectors))
             sent: dict[str, int] = {}
-            for view in await _run(self._store.list, limit=100_000):
+            for view in await _run(self._store.list, limit=_ALL):
                 if not ids or view.id in ids:
                     sent[view.id] = view.revision
                     yield pb.WatchMigrationsResponse(migration=translate.migration_message(view))

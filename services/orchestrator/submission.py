@@ -1,5 +1,7 @@
 """Specs become migrations."""
 
+import threading
+
 from services.config import (
     Config,
     ConfigError,
@@ -24,6 +26,8 @@ class Submission:
     def __init__(self, store: Store, config: Config) -> None:
         self._store = store
         self._config = config
+        # Two callers with the same machine make one migration of it, not two.
+        self._submitting = threading.Lock()
 
     def check(self, text: str, source: str) -> tuple[VmSpec, ...]:
         """The machines of a spec. Raises ConfigError with every mistake in it."""
@@ -47,7 +51,8 @@ class Submission:
             specs = self.check(text, source)
         except ConfigError as exc:
             raise SpecInvalid(message=str(exc)) from exc
-        return tuple(self._submit(spec, source) for spec in specs)
+        with self._submitting:
+            return tuple(self._submit(spec, source) for spec in specs)
 
     def open_migration(self, spec: VmSpec) -> str:
         """The id of the migration that exists for a machine, "" when none does."""
