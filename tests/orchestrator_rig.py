@@ -151,7 +151,8 @@ class Rig:
         """The process died: a new one takes up what is in the database."""
         self.store.close()
         self._start()
-        self.controls.recover()
+        for tick in self.controls.recover():
+            self.submit(tick)
 
     def submit(self, tick: NextTick) -> None:
         """The queue's side of `Engine.submit`."""
@@ -205,9 +206,9 @@ class Rig:
     def to_waiting_delta(self, passes: int = 0) -> MigrationView:
         """Run until the migration waits between two delta passes."""
         return self.run(
-            lambda v: v.stage is Stage.DELTA
-            and v.state is State.WAITING
-            and v.delta_passes >= passes
+            lambda v: (
+                v.stage is Stage.DELTA and v.state is State.WAITING and v.delta_passes >= passes
+            )
         )
 
     def finish(self, migration_id: str = "") -> MigrationView:
