@@ -99,7 +99,8 @@ def up(
     directory = directory.absolute()
     if len(str(directory)) > _LONGEST_DIRECTORY:
         raise LabError(
-            f"{directory} is too long for unix sockets in it: at most {_LONGEST_DIRECTORY} characters"
+            f"{directory} is too long for unix sockets in it, "
+            f"which have room for {_LONGEST_DIRECTORY} characters"
         )
     # Credentials of all parts are inside.
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -236,7 +237,7 @@ def _start(directory: Path, part: str, report: Report) -> None:
     log = directory / f"{part}.log"
     command = [sys.executable, "-m", f"lab.{part}", "--dir", str(directory), "--port", str(port)]
     process = processes.spawn(command, pid_file, f"lab.{part}", log)
-    _wait(process, log, lambda: control.exists() and _listens(port))
+    _wait(process, log, lambda: _answers(control, "status") and _listens(port))
 
 
 def _start_esxi(directory: Path, report: Report) -> None:
@@ -249,7 +250,7 @@ def _start_esxi(directory: Path, report: Report) -> None:
     log = directory / "esxi.log"
     command = [sys.executable, "-m", "lab.disk_host", "--dir", str(directory)]
     process = processes.spawn(command, pid_file, "lab.disk_host", log)
-    _wait(process, log, lambda: control.exists() and _answers(control))
+    _wait(process, log, lambda: _answers(control, "disks"))
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
@@ -262,9 +263,10 @@ def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]
         time.sleep(_POLL_SECONDS)
 
 
-def _answers(control: Path) -> bool:
+def _answers(control: Path, operation: str) -> bool:
+    """A socket's file is there before anybody listens, so only an answer counts."""
     try:
-        ControlClient(control, timeout_seconds=1).call("disks")
+        ControlClient(control, timeout_seconds=1).call(operation)
     except ControlError as error:
         if error.kind == "unreachable":
             return False
