@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest -q
 
-.PHONY: help setup demo test unit contract storage e2e crash check bench proto lab lock clean
+.PHONY: help setup demo test unit contract storage e2e crash check bench proto docs lab lock clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ bench: setup ## Ratios of the copy path to nbdcopy, into build/bench.json
 
 proto: setup ## Generate the stubs from proto/
 	proto/generate.sh $(CURDIR)/$(PYTHON)
+
+docs: setup ## Render the pages that come from the code
+	$(PYTHON) -m docs.render
 
 lab: setup ## Bring the lab up and leave it running
 	.venv/bin/v2c lab up

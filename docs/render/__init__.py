@@ -1,0 +1,1 @@
+"""Pages that are rendered from the code: `python -m docs.render`, or `make docs`."""

@@ -1,0 +1,17 @@
+"""``python -m docs.render``: write all rendered pages."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from docs.render import errors
+
+__all__ = ["PAGES"]
+
+PAGES: Mapping[Path, Callable[[], str]] = {Path("docs/errors.md"): errors.page}
+"""Below the repository's root."""
+
+if __name__ == "__main__":
+    root = Path(__file__).parents[2]
+    for path, page in PAGES.items():
+        (root / path).write_text(page(), encoding="utf-8")
+        print(path)
