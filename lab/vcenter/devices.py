@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from pyVmomi import vim
@@ -15,6 +16,7 @@ from lab.vcenter.model import (
     VmRecord,
     is_rdm,
 )
+from lab.vcenter.soap import constant
 
 _PCI, _PS2, _SIO = 100, 300, 400
 _KIB = 1024
@@ -37,7 +39,7 @@ def devices(
     record: VmRecord, entity: Entity, snapshot: SnapshotRecord | None = None
 ) -> list[vim.vm.device.VirtualDevice]:
     """All devices, in vSphere's order: controllers, fixed devices, disks, network adapters."""
-    result = _fixed_devices()
+    result = list(_fixed_devices())
     result += _disk_controllers(record)
     result += [_disk(record, entity, disk, snapshot) for disk in record.disks]
     result += [_nic(record, entity, index) for index in range(len(record.spec.nics))]
@@ -50,8 +52,10 @@ def disk_backing_paths(record: VmRecord, disk: DiskRecord) -> list[str]:
     return list(dict.fromkeys([disk.path, *reversed(frozen)]))
 
 
-def _fixed_devices() -> list[vim.vm.device.VirtualDevice]:
-    return [
+@lru_cache(maxsize=1)
+def _fixed_devices() -> tuple[vim.vm.device.VirtualDevice, ...]:
+    """What every VM has."""
+    fixed = (
         vim.vm.device.VirtualIDEController(key=200, busNumber=0, deviceInfo=_label("IDE 0")),
         vim.vm.device.VirtualIDEController(key=201, busNumber=1, deviceInfo=_label("IDE 1")),
         vim.vm.device.VirtualPS2Controller(
@@ -83,7 +87,8 @@ def _fixed_devices() -> list[vim.vm.device.VirtualDevice]:
             numDisplays=1,
             deviceInfo=_label("Video card"),
         ),
-    ]
+    )
+    return tuple(constant(device) for device in fixed)
 
 
 def _disk_controllers(record: VmRecord) -> list[vim.vm.device.VirtualDevice]:
