@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbd
 
-from lab.esxi.write_log import digest, read_log
+from lab.esxi.write_log import WriteEntry, digest, read_log
 
 _BLOCK = 1024 * 1024
 
@@ -75,12 +75,21 @@ def compare(source: nbd.NBD, target: nbd.NBD) -> Comparison:
 
 
 def last_words(log: Path, export: str, target: nbd.NBD) -> LastWords:
-    """Look for the guest's last writes in the image; an overwritten one does not count."""
-    entries = [entry for entry in read_log(log) if entry.export == export]
-    final = [entry for entry in entries if entry.final]
-    latest = {entry.offset: entry for entry in final}
+    """Look for the guest's last writes in the image; one that a later one touches does not count.
+
+    What a later write left of an earlier one cannot be told from a digest.
+    """
+    final = [entry for entry in read_log(log) if entry.export == export and entry.final]
+    intact = [
+        entry
+        for index, entry in enumerate(final)
+        if not any(_touches(later, entry) for later in final[index + 1 :])
+    ]
     found = sum(
-        digest(bytes(target.pread(entry.length, entry.offset))) == entry.digest
-        for entry in latest.values()
+        digest(bytes(target.pread(entry.length, entry.offset))) == entry.digest for entry in intact
     )
-    return LastWords(len(latest), found)
+    return LastWords(len(intact), found)
+
+
+def _touches(one: WriteEntry, other: WriteEntry) -> bool:
+    return one.offset < other.offset + other.length and other.offset < one.offset + one.length
