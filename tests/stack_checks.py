@@ -11,14 +11,14 @@ from pathlib import Path
 from lab.demo import proof
 from lab.demo.watcher import target_paths
 from lab.stack import Lab
-from tests.stack_site import Site
+from tests.stack_site import MARK, Site
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 _DATA_PATH = ("nbdkit", "qemu-nbd", "services.disk_agent.worker", "services.disk_agent.warden")
 
 
 def assert_identical(lab: Lab, migration: pb.Migration) -> None:
-    """Every image equals its source disk, the guest's last writes included."""
+    """Every image equals its source disk, what the guest wrote while it shut down included."""
     vm = lab.vm(migration.vm_moref)
     exports = {disk["key"]: disk["export"] for disk in vm["disks"]}
     paths = target_paths(migration)
@@ -71,24 +71,31 @@ def cloudstack_rows(lab: Lab, table: str) -> list[dict[str, object]]:
     return list(rows.values())
 
 
-def processes_of(directory: Path, *, only: tuple[str, ...] = ()) -> dict[int, str]:
-    """Command lines of processes that name ``directory`` (and one of ``only``), by pid."""
+def processes_of(site: Site, *, only: tuple[str, ...] = ()) -> dict[int, str]:
+    """Command lines of what the product started for a site, by pid.
+
+    ``only`` leaves those with one of these words in them. A parent's end hides nothing: they are
+    found by what they inherited.
+    """
+    mark = f"{MARK}={site.control_dir}".encode()
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
+            if mark not in (entry / "environ").read_bytes().split(b"\0"):
+                continue
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:  # It has ended meanwhile.
             continue
-        if str(directory) in line and (not only or any(word in line for word in only)):
+        if not only or any(word in line for word in only):
             found[int(entry.name)] = line
     return found
 
 
 def data_path_of(site: Site) -> dict[int, str]:
-    """Workers, nbdkit and qemu-nbd of a site's disk agent, by pid."""
-    return processes_of(site.control_dir, only=_DATA_PATH)
+    """Workers, nbdkit, qemu-nbd and conversions of a site's disk agent, by pid."""
+    return processes_of(site, only=_DATA_PATH)
 
 
 def eventually(check: Callable[[], object], seconds: float = 10.0) -> None:
@@ -103,5 +110,5 @@ def assert_nothing_left(site: Site) -> None:
     """No snapshot, image, process or socket: as if nothing had been tried."""
     assert snapshots(site.lab) == 0
     assert list(site.pool.glob("*.qcow2*")) == []
-    eventually(lambda: processes_of(site.control_dir))
+    eventually(lambda: processes_of(site))
     assert [path.name for path in site.control_dir.rglob("*.sock")] == []

@@ -21,6 +21,8 @@ from lab.stack import Lab, running_lab
 _COMMAND = (sys.executable, "-m", "cli")
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 60.0
+MARK = "V2C_TEST_SITE"
+"""Environment variable that everything a site starts inherits, also what outlives its parents."""
 
 
 class Process:
@@ -106,8 +108,9 @@ class Process:
             raise
 
     def _read(self, stream: Any, into: list[str]) -> None:
-        for line in stream:
-            into.append(line)
+        with stream:
+            for line in stream:
+                into.append(line)
 
 
 @dataclass
@@ -129,6 +132,11 @@ class Site:
         return Path(self.content["migration"]["control_dir"])
 
     @property
+    def env(self) -> dict[str, str]:
+        """What marks this site's processes."""
+        return {MARK: str(self.control_dir)}
+
+    @property
     def pool(self) -> Path:
         """Where images of the default pool are."""
         return Path(self.lab.info["cloudstack"]["pool_path"])
@@ -147,11 +155,11 @@ class Site:
     def run(self, *specs: Path, arguments: tuple[str, ...] = ()) -> Process:
         """``v2c run`` in the background."""
         named = [word for spec in specs for word in ("--spec", str(spec))]
-        return Process("run", *named, "--config", str(self.config), *arguments)
+        return Process("run", *named, "--config", str(self.config), *arguments, env=self.env)
 
     def v2c(self, *arguments: str, seconds: float = 60.0) -> Process:
         """A v2c command with this site's config, run to its end."""
-        process = Process(*arguments, "--config", str(self.config))
+        process = Process(*arguments, "--config", str(self.config), env=self.env)
         process.wait(seconds)
         return process
 
@@ -189,7 +197,8 @@ class Serving:
 @contextmanager
 def serving(site: Site) -> Iterator[Serving]:
     """``v2c serve`` for the time of the block."""
-    process = Process("serve", "--config", str(site.config), "--listen", "127.0.0.1:0")
+    command = ("serve", "--config", str(site.config), "--listen", "127.0.0.1:0")
+    process = Process(*command, env=site.env)
     try:
         process.wait_for("ready; REST API at", _READY_SECONDS)
         address = process.err.split("REST API at ")[1].split(",")[0]
