@@ -50,7 +50,7 @@ def boot(
     image_format: Literal["raw", "qcow2"] = "qcow2",
     firmware: Firmware = "bios",
     data_disks: Sequence[Path] = (),
-    timeout_seconds: float = 60.0,
+    timeout_seconds: float = 120.0,
     now: Callable[[], float] = time.monotonic,
 ) -> BootResult:
     """Boot a disk on a bus until its serial console shows a login prompt, or its failure.

@@ -162,7 +162,7 @@ CAUSES = (
     ),
 )
 
-_EL9 = re.compile(r"(Enterprise Linux|CentOS Stream|Rocky|Alma|Oracle).{0,30}\b9\b", re.IGNORECASE)
+_EL9 = re.compile(r"(Enterprise Linux|CentOS Stream|Rocky|Alma|Oracle)\D{0,30}9\b", re.IGNORECASE)
 _ERROR_LINE = re.compile(r"^virt-v2v(?:-in-place)?: error: (.+)$", re.MULTILINE)
 # guestfsd's errors are left out: most of them are answers to "is this there?".
 _FATAL_LINE = re.compile(

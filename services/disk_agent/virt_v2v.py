@@ -15,7 +15,7 @@ _TOOL = "virt-v2v-in-place"
 _EL_DIRECTORY = "/usr/libexec"
 _PROBE_SECONDS = 30.0
 _HANDED_ON = re.compile(r"^(HOME|PATH|PYTHONPATH|LIBGUESTFS_\w+|SUPERMIN_\w+|VIRT\w+)$")
-_VERSION = re.compile(r"\b(\d+\.\d+\.\d+)\b")
+_VERSION = re.compile(r"\b(\d+\.\d+\.\d+)")
 
 
 @dataclass(frozen=True)
