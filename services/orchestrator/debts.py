@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from services.kit.errors import ServiceError
@@ -21,17 +22,22 @@ _log = structlog.stdlib.get_logger(__name__)
 
 def owe(session: Session, clock: Clock, migration: tables.Migration, kind: str, name: str) -> None:
     """Write a debt down; one that is open already stays as it is."""
-    for debt in migration.debts:
-        if (debt.kind, debt.name) == (kind, name):
-            debt.paid_time = None
-            return
+    query = select(tables.Debt).where(
+        tables.Debt.migration_id == migration.id,
+        tables.Debt.kind == kind,
+        tables.Debt.name == name,
+    )
+    known = session.scalars(query).first()
+    if known is not None:
+        known.paid_time = None
+        return
     session.add(tables.Debt(migration_id=migration.id, kind=kind, name=name, create_time=clock()))
 
 
-def forgive(session: Session, clock: Clock, migration: tables.Migration, kind: str) -> None:
+def forgive(clock: Clock, migration: tables.Migration, kind: str) -> None:
     """Close all debts of a kind: the things now belong to somebody else for good."""
     for debt in migration.debts:
-        if debt.kind == kind and debt.paid_time is None:
+        if debt.kind == kind:
             debt.paid_time = clock()
 
 
@@ -50,7 +56,7 @@ def pay_images(tick: Tick) -> None:
 
 
 def _open(tick: Tick, kind: str) -> list[tables.Debt]:
-    return [d for d in tick.reload().debts if d.kind == kind and d.paid_time is None]
+    return [d for d in tick.reload().debts if d.kind == kind]
 
 
 def _pay(tick: Tick, debt: tables.Debt, payment: Callable[[], object]) -> None:

@@ -8,6 +8,8 @@ another one is made.
 from collections.abc import Iterator
 from dataclasses import replace
 
+from sqlalchemy.orm import Session
+
 from services.kit.errors import ServiceError
 from services.orchestrator import tables
 from services.orchestrator.debts import SNAPSHOT, owe, pay_snapshots
@@ -16,6 +18,7 @@ from services.orchestrator.ports import Area, SourceSnapshot, TransferMode, Tran
 from services.orchestrator.store import add_event
 from services.orchestrator.tick import Tick, reset_progress
 from services.orchestrator.transfers import run_transfers
+from services.orchestrator.views import PASSES_KEPT
 
 __all__ = ["copy_pass", "open_pass", "take_snapshot", "verify_orders"]
 
@@ -70,6 +73,7 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
         change_ids = {d.key: d.change_id for d in row.disks}
         for pass_disk in row.disks:
             pass_disk.durable = True
+        _forget_old(session, migration, row.number)
         for disk in migration.disks:
             disk.change_id = change_ids[disk.key]
             disk.digest = digests[disk.key] or disk.digest
@@ -86,6 +90,16 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
         )
     tick.say("removing the snapshot")
     pay_snapshots(tick)
+
+
+def _forget_old(session: Session, migration: tables.Migration, number: int) -> None:
+    """Keep what is shown and needed, so that a tick costs the same after thousands of passes."""
+    for old in migration.passes:
+        if 0 < old.number <= number - PASSES_KEPT:
+            session.delete(old)
+        elif old.number < number:
+            for part in list(old.disks):
+                session.delete(part)
 
 
 def _begin(tick: Tick, kind: str) -> tables.Pass:

@@ -108,8 +108,12 @@ class Migration(Base):
         order_by="Pass.number", cascade="all, delete-orphan", lazy="selectin"
     )
     jobs: Mapped[list["Job"]] = relationship(cascade="all, delete-orphan", lazy="selectin")
+    # Only the open ones: thousands may have been paid.
     debts: Mapped[list["Debt"]] = relationship(
-        order_by="Debt.id", cascade="all, delete-orphan", lazy="selectin"
+        primaryjoin="and_(Migration.id == Debt.migration_id, Debt.paid_time.is_(None))",
+        order_by="Debt.id",
+        lazy="selectin",
+        viewonly=True,
     )
 
 

@@ -21,8 +21,8 @@ def undo(tick: Tick) -> Outcome:
         pay_snapshots(tick)
     if imported:
         # The target may have written to its disks: they stay for an operator to look at.
-        with tick.change() as (session, migration):
-            forgive(session, tick.store.clock, migration, IMAGE)
+        with tick.change() as (_, migration):
+            forgive(tick.store.clock, migration, IMAGE)
     else:
         pay_images(tick)
     # A machine that was off before the migration began stays off.

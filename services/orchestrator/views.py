@@ -9,6 +9,7 @@ from services.orchestrator import tables
 from services.orchestrator.stages import COPYING, TERMINAL, Stage, State, row
 
 __all__ = [
+    "PASSES_KEPT",
     "DiskView",
     "Downtime",
     "ErrorView",
@@ -47,7 +48,8 @@ _DOWNTIME_PARTS = (
     Stage.IMPORT_ROOT_DISK,
     Stage.IMPORT_DATA_DISK,
 )
-_PASS_LIMIT = 100
+# At most as many passes are kept and shown, besides the base copy.
+PASSES_KEPT = 100
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def view(m: tables.Migration, now: datetime) -> MigrationView:
         overall_progress=_progress(stage, disks),
         transfer_rate_bytes_per_second=sum(d.rate_bytes_per_second for d in disks),
         disks=disks,
-        passes=tuple(_pass(p) for p in m.passes[-_PASS_LIMIT:]),
+        passes=tuple(_pass(p) for p in m.passes[-PASSES_KEPT:]),
         stage_times=times,
         downtime=_downtime(m, times, now),
         target_vm_id=m.target_vm_id,
@@ -189,8 +191,11 @@ def view(m: tables.Migration, now: datetime) -> MigrationView:
         end_time=m.end_time,
         wake_time=m.due_time if state is State.WAITING else None,
         runtime_dir=m.runtime_dir,
-        delta_passes=sum(1 for p in m.passes if p.kind == "delta" and p.end_time),
-        open_debts=sum(1 for d in m.debts if d.paid_time is None),
+        # Deltas are numbered from 1, without a gap, and old ones are not kept.
+        delta_passes=max(
+            (p.number for p in m.passes if p.kind == "delta" and p.end_time), default=0
+        ),
+        open_debts=len(m.debts),
     )
 
 

@@ -40,8 +40,7 @@ def delta(tick: Tick) -> Outcome:
     due = _next_pass(tick, migration, now)
     if due <= now:
         return _run_pass(tick)
-    number = sum(1 for p in migration.passes if p.kind == "delta") + 1
-    activity = f"delta pass {number} starts at {due.astimezone():%H:%M:%S}"
+    activity = f"delta pass {migration.pass_number + 1} starts at {due.astimezone():%H:%M:%S}"
     return Wait((due - now).total_seconds(), activity)
 
 

@@ -46,10 +46,10 @@ def import_data(tick: Tick) -> Outcome:
         require_off(tick)
         tick.say("starting the machine")
         run_job(tick, "start", lambda job_id: tick.agents.cloudstack.start_vm(job_id, vm_id))
-    with tick.change() as (session, migration):
+    with tick.change() as (_, migration):
         migration.up_time = tick.store.clock()
         # The images are CloudStack's volumes now.
-        forgive(session, tick.store.clock, migration, IMAGE)
+        forgive(tick.store.clock, migration, IMAGE)
     return Advance(Stage.DONE)
 
 
