@@ -18,7 +18,7 @@ from pyVim.task import WaitForTask
 from pyVmomi import vim, vmodl
 from pyVmomi.SoapAdapter import SoapStubAdapter
 
-from lab.control import ControlClient
+from lab.control import ControlClient, ControlError
 from lab.scenario import (
     DEFAULT_USERS,
     MIB,
@@ -126,12 +126,22 @@ def start(directory: Path) -> Simulator:
         stdin=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + _START_SECONDS
-    while not control.exists():
+    while not _answers(control):
         assert process.poll() is None, "the simulator died at start"
         assert time.monotonic() < deadline, "the simulator does not start"
         time.sleep(0.02)
     _host, port = json.loads((directory / "vcenter" / "address.json").read_text())
     return Simulator(directory, port, process)
+
+
+def _answers(control: Path) -> bool:
+    try:
+        ControlClient(control, timeout_seconds=1).call("status")
+    except ControlError as error:
+        if error.kind == "unreachable":
+            return False
+        raise
+    return True
 
 
 @contextmanager
