@@ -97,6 +97,23 @@ def test_up_brings_back_what_died(lab: Lab) -> None:
     assert all(status(lab.directory)["processes"].values())
 
 
+def test_files_of_a_snapshot_that_vcenter_lost_need_consolidation(
+    lab: Lab, vcenter: Vcenter
+) -> None:
+    moref = lab.vm("busy box")["moref"]
+    # As if the simulator had died between the host's work and its own record of it.
+    lab.esxi.call("create_snapshot", vm=moref, snapshot="snapshot-900", keys=[2000, 2001])
+    assert processes.end(lab.directory / "pids" / "vcenter.pid", signal.SIGKILL, 15)
+    up(lab.directory)
+    with vcenter.client() as instance:
+        machine = find(instance, "busy box")
+        assert machine.snapshot is None
+        assert machine.runtime.consolidationNeeded is True
+        wait(machine.ConsolidateVMDisks_Task())
+        assert machine.runtime.consolidationNeeded is False
+    assert all(not disk["snapshots"] for disk in lab.esxi.call("disks")["disks"])
+
+
 def test_status_counts(lab: Lab) -> None:
     state = status(lab.directory)
     assert all(state["processes"].values())
