@@ -99,7 +99,13 @@ async def create_snapshot(
             quiesce = Quiesce.OFF
         else:
             _log.info("created a snapshot", action="snapshot.created", vm=vm_moref, snapshot=made)
-            return Created(await _find(vcenter, vm_moref, made), existed=False)
+            kept = await _first_of_name(vcenter, vm_moref, name, made)
+            if kept.moref != made:
+                seconds = deadline.remaining_seconds
+                await remove_snapshot(
+                    vcenter, clock, vm_moref, snapshot_moref=made, timeout_seconds=seconds
+                )
+            return Created(await _view(vcenter, kept), existed=kept.moref != made)
 
 
 async def remove_snapshot(
@@ -217,14 +223,19 @@ def _meant(vm: Vm, snapshot_moref: str, name: str) -> list[Snapshot]:
     return found
 
 
-async def _find(vcenter: VCenter, vm_moref: str, snapshot_moref: str) -> SnapshotView:
+async def _first_of_name(vcenter: VCenter, vm_moref: str, name: str, made: str) -> Snapshot:
+    """The snapshot to keep of those with `name`: the one nearest the root, which is the oldest.
+
+    An earlier call's task, which its caller no longer waited for, may have ended between our look
+    and our try; every caller then settles on the same one.
+    """
     vm = await vcenter.get_vm(vm_moref)
-    for snapshot in vm.all_snapshots():
-        if snapshot.moref == snapshot_moref:
-            return await _view(vcenter, snapshot)
-    raise SnapshotNotFound(
-        message=f"snapshot {snapshot_moref} of VM {vm.name!r} vanished right after it was made"
-    )
+    first = vm.snapshot_named(name)
+    if first is None:
+        raise SnapshotNotFound(
+            message=f"snapshot {made} of VM {vm.name!r} vanished right after it was made"
+        )
+    return first
 
 
 async def _view(vcenter: VCenter, snapshot: Snapshot) -> SnapshotView:

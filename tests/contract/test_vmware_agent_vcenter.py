@@ -258,7 +258,7 @@ async def test_a_vm_that_stays_busy_is_an_error_that_may_be_repeated(
 ) -> None:
     lab.injector.add("CreateSnapshot_Task", "TaskInProgress", count=0)
     with pytest.raises(VCenterBusy) as caught:
-        await create_snapshot(vcenter, CLOCK, moref, "v2c-1", timeout_seconds=3)
+        await create_snapshot(vcenter, CLOCK, moref, "v2c-1", timeout_seconds=12)
     assert caught.value.retryable
 
 
@@ -298,7 +298,7 @@ async def test_a_consolidation_that_is_needed_is_done(
     await create_snapshot(vcenter, CLOCK, moref, "v2c-1", timeout_seconds=10)
     lab.vm("linux-bios").settings["consolidation"] = "fails"
     with pytest.raises(ConsolidationNeeded):
-        await remove_snapshot(vcenter, CLOCK, moref, name="v2c-1", timeout_seconds=3)
+        await remove_snapshot(vcenter, CLOCK, moref, name="v2c-1", timeout_seconds=12)
     assert (await vcenter.get_vm(moref)).consolidation_needed
     lab.vm("linux-bios").settings["consolidation"] = "normal"
     assert not await remove_snapshot(vcenter, CLOCK, moref, name="v2c-1", timeout_seconds=10)

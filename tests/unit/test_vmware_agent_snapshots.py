@@ -78,6 +78,20 @@ async def test_a_busy_vm_is_waited_for_and_looked_at_again() -> None:
     assert len(vcenter.vms["vm-1"].snapshots) == 1
 
 
+async def test_a_forgotten_task_that_ends_just_before_our_try_leaves_one_snapshot() -> None:
+    vcenter, clock = MemoryVCenter(vm()), FakeClock()
+    # Not seen by the look, there before the try, which succeeds as well.
+    vcenter.fail("create_snapshot", lambda: _add(vcenter))
+    created = await create(vcenter, clock)
+    assert created.existed
+    assert created.view.snapshot.moref == "snapshot-1"
+    assert [one.moref for one in vcenter.vms["vm-1"].snapshots] == ["snapshot-1"]
+
+
+def _add(vcenter: MemoryVCenter) -> None:
+    vcenter.add_snapshot("vm-1", "v2c-m1-p1")
+
+
 async def test_waiting_ends_with_the_deadline() -> None:
     vcenter, clock = MemoryVCenter(vm()), FakeClock()
     vcenter.fail("create_snapshot", *[busy()] * 50)
