@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -176,6 +177,7 @@ class VmStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._counters = threading.Lock()
 
     def load(self, moref: str) -> VmRecord | None:
         """The stored state, or None if the VM is as the scenario has it."""
@@ -197,10 +199,12 @@ class VmStore:
         return self._path(moref).with_suffix(".deleted").exists()
 
     def next_number(self, counter: str) -> int:
-        """The next number of a counter that never goes back."""
+        """The next number of a counter that never goes back. Thread-safe: tasks run beside each
+        other, and two snapshots of one number would answer for each other's disks."""
         path = self._directory / f"{counter}.counter"
-        number = int(path.read_text()) + 1 if path.exists() else 1
-        write_atomically(path, str(number).encode())
+        with self._counters:
+            number = int(path.read_text()) + 1 if path.exists() else 1
+            write_atomically(path, str(number).encode())
         return number
 
     def _path(self, moref: str) -> Path:
