@@ -58,12 +58,16 @@ class AgentProcess:
 
     def workers(self) -> list[int]:
         """Process ids of its workers."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [
-            int(pid)
-            for pid in children.split()
-            if b"services.disk_agent.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        # /proc/PID/task/TID/children may miss some while others come and go (proc(5)).
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    command = (entry / "cmdline").read_bytes()
+                    if int(parent) == self.process.pid and b"disk_agent.worker" in command:
+                        found.append(int(entry.name))
+        return found
 
 
 @contextlib.contextmanager
@@ -83,8 +87,12 @@ def agent(folder: Path, *, vddk_path: Path | None = None, **disk: object) -> Ite
     ready.unlink(missing_ok=True)
     with (folder / "agent.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "services.disk_agent", "--config", str(folder / "config.yaml")]
-            + ["--listen", f"unix:{folder}/agent.sock", "--ready-file", str(ready)],
+            [
+                *(sys.executable, "-m", "services.disk_agent"),
+                *("--config", str(folder / "config.yaml")),
+                *("--listen", f"unix:{folder}/agent.sock"),
+                *("--ready-file", str(ready)),
+            ],
             stderr=log,
             env={**os.environ, "VC_PASSWORD": PASSWORD},
         )

@@ -1,7 +1,5 @@
 """What this host can do, found out by asking its programs."""
 
-import fcntl
-import os
 import platform
 import re
 import shutil
@@ -9,12 +7,10 @@ import subprocess
 from dataclasses import dataclass
 
 from services.disk_agent import nbdkit
+from services.disk_agent.acceleration import KvmProbe
 from services.disk_agent.engine.failures import SourceUnusable
 
 _PROBE_SECONDS = 20.0
-# KVM_GET_API_VERSION of <linux/kvm.h>, _IO(0xAE, 0x00); every kernel since 2.6.22 answers 12.
-_KVM_GET_API_VERSION = 0xAE00
-_KVM_API_VERSION = 12
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
@@ -29,7 +25,7 @@ class Capabilities:
     versions: dict[str, str]
 
 
-def probe() -> Capabilities:
+def probe(kvm: KvmProbe) -> Capabilities:
     """Ask nbdkit, qemu, libnbd, virt-v2v and the kernel. Blocks for up to a second."""
     versions = {
         name: version
@@ -52,7 +48,7 @@ def probe() -> Capabilities:
         host=platform.node(),
         sources=(*sources, "nbd"),
         virt_v2v_version=_version("virt-v2v-in-place", "--version"),
-        kvm=_kvm_works(),
+        kvm=kvm.works(),
         versions=versions,
     )
 
@@ -65,17 +61,3 @@ def _version(*command: str) -> str:
     ).stdout
     match = _VERSION.search(said)
     return match[0] if match else ""
-
-
-def _kvm_works() -> bool:
-    """Whether /dev/kvm opens and answers: in containers it is often there and does neither."""
-    try:
-        fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return fcntl.ioctl(fd, _KVM_GET_API_VERSION, 0) == _KVM_API_VERSION
-    except OSError:
-        return False
-    finally:
-        os.close(fd)

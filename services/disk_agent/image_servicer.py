@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from services.disk_agent.conversions import Conversions
 from services.disk_agent.errors import PoolInvalid
 from services.disk_agent.images import Image, Images
 from services.disk_agent.pool import Pool, PoolMount, PoolType
@@ -30,6 +31,7 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
     _pools: Pools
     _images: Images
     _transfers: Transfers
+    _conversions: Conversions
 
     async def EnsurePool(
         self, request: pb.EnsurePoolRequest, context: Context
@@ -83,6 +85,7 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
         """Delete an image and what is known of its content."""
         deleted = await asyncio.to_thread(self._images.delete, Path(request.path))
         await self._transfers.forget_image(request.path)
+        await self._conversions.forget_image(Path(request.path))
         return pb.DeleteImageResponse(deleted=deleted)
 
 

@@ -5,13 +5,19 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import grpc
 
 from services.config.config_model import Config
 from services.config.service_args import ServiceSetup, service_main
+from services.disk_agent import capabilities, leftovers
+from services.disk_agent.acceleration import KvmProbe, libguestfs_environment
 from services.disk_agent.commands import HostCommands
+from services.disk_agent.conversion import ConversionStore
+from services.disk_agent.conversion_run import ConversionHost, OverlayRun
+from services.disk_agent.conversions import Conversions
 from services.disk_agent.images import Images
 from services.disk_agent.pool import default_nfs_options
 from services.disk_agent.pools import Pools
@@ -21,12 +27,17 @@ from services.disk_agent.supervisor import ProcessLauncher
 from services.disk_agent.transfer import TransferStore
 from services.disk_agent.transfer_servicer import TransferDefaults
 from services.disk_agent.transfers import Transfers
+from services.disk_agent.virt_v2v import find_virt_v2v
 from services.kit.errors import ServiceError, StatusCode
 from services.kit.redact import redactor
 from services.kit.server import run_service
 from v2c.disk.v1 import disk_pb2, disk_pb2_grpc
 
 _OS_RELEASE = Path("/etc/os-release")
+# Emulated, a large guest with LVM was converted in four minutes; hours mean that it hangs.
+_CONVERSION_SECONDS = 7200.0
+# libguestfs' own default (guestfs(3)), so that the appliance is built once per host: 12 s.
+_APPLIANCE_CACHE = Path("/var/tmp")  # noqa: S108
 _MEGABYTE = 10**6
 _MEBIBYTE = 1 << 20
 _SHA1_DIGITS = 40
@@ -57,24 +68,45 @@ async def serve(setup: ServiceSetup) -> None:
     """Serve until told to stop. Transfers of an earlier process are found again."""
     config = setup.config
     state_dir = config.migration.control_dir / "disk-agent"
+    runtime = await asyncio.to_thread(runtime_dir, state_dir)
     store = await asyncio.to_thread(TransferStore, state_dir)
     ranges = RangeSets(store.ranges_dir)
     launcher = ProcessLauncher(
-        state_dir / "run",
+        runtime,
         checkpoint_seconds=config.disk.checkpoint_seconds,
         checkpoint_bytes=config.disk.checkpoint_mb * _MEBIBYTE,
         cache=config.disk.cache,
     )
+    commands = HostCommands()
+    pools = await asyncio.to_thread(_pools, commands, state_dir)
+    images = Images(commands, pools, state_dir)
+    kvm = KvmProbe(commands, state_dir)
+    conversion_store = await asyncio.to_thread(ConversionStore, config.migration.workdir, state_dir)
+    conversion_host = partial(_conversion_host, commands, kvm, config, runtime)
+    conversions = Conversions(
+        conversion_store, OverlayRun(conversion_store, commands, conversion_host), images, store
+    )
+
+    async def is_converted(image: Path) -> bool:
+        return await conversions.converted(image) is not None
+
     transfers = Transfers(
         store,
         launcher,
         ranges,
+        is_converted=is_converted,
         agent_rate=int((config.limits.agent_mbps or 0) * _MEGABYTE),
     )
-    commands = HostCommands()
-    pools = await asyncio.to_thread(_pools, commands, state_dir)
-    images = Images(commands, pools, state_dir)
-    servicer = DiskServicer(transfers, ranges, defaults_from(config), pools, images)
+    servicer = DiskServicer(
+        transfers=transfers,
+        ranges=ranges,
+        defaults=defaults_from(config),
+        pools=pools,
+        images=images,
+        conversions=conversions,
+        virtio_iso=config.virt.virtio_iso,
+        probe=partial(capabilities.probe, kvm),
+    )
 
     async def register(server: grpc.aio.Server) -> Sequence[str]:
         disk_pb2_grpc.add_DiskServiceServicer_to_server(servicer, server)
@@ -82,7 +114,12 @@ async def serve(setup: ServiceSetup) -> None:
 
     async def on_start() -> None:
         await asyncio.to_thread(launcher.sweep)
+        await asyncio.to_thread(leftovers.sweep, conversion_store.folders)
         await transfers.recover()
+        await conversions.recover()
+
+    async def on_shutdown() -> None:
+        await asyncio.gather(transfers.stop(), conversions.stop())
 
     await run_service(
         "disk agent",
@@ -93,7 +130,19 @@ async def serve(setup: ServiceSetup) -> None:
         reflection=True,
         ready_file=setup.ready_file,
         on_start=on_start,
-        on_shutdown=transfers.stop,
+        on_shutdown=on_shutdown,
+    )
+
+
+def _conversion_host(
+    commands: HostCommands, kvm: KvmProbe, config: Config, short_dir: Path
+) -> ConversionHost:
+    """What conversions find on this host; asked at each one, so that an installation counts."""
+    return ConversionHost(
+        virt_v2v=find_virt_v2v(commands),
+        libguestfs=libguestfs_environment(kvm.works(), os.environ, _APPLIANCE_CACHE),
+        runtime_dir=short_dir,
+        timeout_seconds=_CONVERSION_SECONDS,
     )
 
 

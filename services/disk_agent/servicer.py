@@ -1,8 +1,12 @@
 """DiskService: all of its parts together."""
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 
-from services.disk_agent import capabilities
+from services.disk_agent.capabilities import Capabilities
+from services.disk_agent.conversion_servicer import ConversionServicer
+from services.disk_agent.conversions import Conversions
 from services.disk_agent.image_servicer import ImageServicer
 from services.disk_agent.images import Images
 from services.disk_agent.pools import Pools
@@ -17,28 +21,36 @@ from services.disk_agent.transfers import Transfers
 from v2c.disk.v1 import disk_pb2 as pb
 
 
-class DiskServicer(TransferServicer, ImageServicer):
+class DiskServicer(TransferServicer, ImageServicer, ConversionServicer):
     """Serves one storage host."""
 
     def __init__(
         self,
+        *,
         transfers: Transfers,
         ranges: RangeSets,
         defaults: TransferDefaults,
         pools: Pools,
         images: Images,
+        conversions: Conversions,
+        virtio_iso: Path | None,
+        probe: Callable[[], Capabilities],
     ) -> None:
+        """`probe` asks the host what it can do; it blocks."""
         self._transfers = transfers
         self._ranges = ranges
         self._defaults = defaults
         self._pools = pools
         self._images = images
+        self._conversions = conversions
+        self._virtio_iso = virtio_iso
+        self._probe = probe
 
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, context: Context
     ) -> pb.GetCapabilitiesResponse:
         """Ask the host's programs."""
-        found = await asyncio.to_thread(capabilities.probe)
+        found = await asyncio.to_thread(self._probe)
         return pb.GetCapabilitiesResponse(
             host=found.host,
             sources=found.sources,

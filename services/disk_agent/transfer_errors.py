@@ -74,3 +74,11 @@ class TransferRefused(ServiceError):
             retryable=failure.retryable,
             hint=failure.hint,
         )
+
+
+class TargetConverted(ServiceError):
+    """The image holds a converted guest: changes of the source no longer fit into it."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "TARGET_CONVERTED"
+    hint = "cancel or roll back the migration and start a new one, which makes new images"

@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.disk_agent.conversions import Conversions
 from services.disk_agent.engine.failures import TransferFailure
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.order import Mode, NbdSpec, SourceSpec, TransferOrder, VddkSpec
 from services.disk_agent.range_sets import RangeSets, RangesRefused
 from services.disk_agent.transfer import State, Transfer
-from services.disk_agent.transfer_errors import InvalidTransfer, TransferRefused
+from services.disk_agent.transfer_errors import InvalidTransfer, TargetConverted, TransferRefused
 from services.disk_agent.transfers import Transfers
 from services.kit.errors import StatusCode
 from v2c.disk.v1 import disk_pb2 as pb
@@ -64,6 +66,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     _transfers: Transfers
     _ranges: RangeSets
     _defaults: TransferDefaults
+    _conversions: Conversions
 
     async def PutRanges(
         self, request_iterator: AsyncIterator[pb.PutRangesRequest], context: Context
@@ -90,6 +93,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     ) -> pb.StartTransferResponse:
         """Start, attach or resume."""
         order, password = self._order(request)
+        await self._refuse_converted(order)
         options = request.options
         transfer, existed = await self._transfers.start(
             order,
@@ -143,6 +147,15 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         """Forget one that ended."""
         await self._transfers.delete(request.transfer_id)
         return pb.DeleteTransferResponse()
+
+    async def _refuse_converted(self, order: TransferOrder) -> None:
+        """Blocks of the source in a converted guest would corrupt it."""
+        converted = await self._conversions.converted(Path(order.target_path))
+        if converted is not None:
+            raise TargetConverted(
+                message=f"{order.target_path} holds a guest converted by {converted.conversion_id}",
+                metadata={"conversion_id": converted.conversion_id},
+            )
 
     def _order(self, request: pb.StartTransferRequest) -> tuple[TransferOrder, str]:
         mode = MODES.get(request.mode)

@@ -7,8 +7,9 @@ written when the state changes, its progress lives in memory.
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -28,6 +29,7 @@ from services.disk_agent.transfer_errors import (
     InvalidTransfer,
     StaleEpoch,
     TargetBusy,
+    TargetConverted,
     TransferEnded,
     TransferExists,
     TransferNotFound,
@@ -51,6 +53,10 @@ class _Entry:
     cancelled: bool = False
 
 
+async def _never_converted(_image: Path) -> bool:
+    return False
+
+
 class Transfers:
     """All transfers of this agent."""
 
@@ -60,10 +66,15 @@ class Transfers:
         launcher: WorkerLauncher,
         ranges: RangeSets,
         *,
+        is_converted: Callable[[Path], Awaitable[bool]] = _never_converted,
         agent_rate: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`agent_rate` is the ceiling of all transfers together in bytes a second; 0 is none."""
+        """`is_converted` tells images that hold a converted guest; nothing writes into those.
+
+        `agent_rate` is the ceiling of all transfers together in bytes a second; 0 is none.
+        """
+        self._is_converted = is_converted
         self._store = store
         self._launcher = launcher
         self._ranges = ranges
@@ -126,7 +137,7 @@ class Transfers:
                     raise TransferEnded(message=f"transfer {transfer.id} was cancelled")
                 if transfer.state is not State.FAILED:
                     return transfer, True
-            self._check_target(order)
+            await self._check_target(order)
             entry = entry or _Entry(
                 Transfer(order, State.QUEUED, 0, self._clock(), rate_bytes_per_second=rate)
             )
@@ -336,7 +347,9 @@ class Transfers:
             raise TransferNotFound(message=f"there is no transfer {transfer_id!r}")
         return entry
 
-    def _check_target(self, order: TransferOrder) -> None:
+    async def _check_target(self, order: TransferOrder) -> None:
+        if order.mode.writes and await self._is_converted(Path(order.target_path)):
+            raise TargetConverted(message=f"{order.target_path} holds a converted guest")
         for other in self._entries.values():
             if other.task is not None and other.transfer.order.target_path == order.target_path:
                 raise TargetBusy(

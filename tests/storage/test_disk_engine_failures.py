@@ -65,8 +65,8 @@ def test_read_that_fails_once_is_repeated(tmp_path: Path) -> None:
 def test_read_that_fails_for_good_leaves_the_map_intact(tmp_path: Path) -> None:
     rig = Rig(tmp_path, DISK)
     broken = tmp_path / "broken"
-    server = ("--filter=error", "--filter=delay", "file", str(rig.source), "rdelay=5ms")
-    server = (*server, "error-pread=EIO", "error-pread-rate=100%", f"error-file={broken}")
+    filters = ("--filter=error", "--filter=delay", "file", str(rig.source), "rdelay=5ms")
+    server = (*filters, "error-pread=EIO", "error-pread-rate=100%", f"error-file={broken}")
 
     def break_half_way(control: Control, progress: Progress) -> None:
         if progress.done_bytes > rig.size // 2:
