@@ -21,6 +21,7 @@ from typing import Any, Literal
 from services.config.config_model import Config
 from services.config.loader import load_config
 from services.config.problems import ConfigError
+from services.config.secret import mask_secrets
 from services.config.show import show_config
 from services.kit.entry import ServiceArguments, parse_service_arguments, run_entry
 from services.kit.logging import LogSettings
@@ -54,7 +55,8 @@ def service_main(
 
     Arguments are those of `services.kit.entry`, plus ``--show-config``, which prints the effective
     configuration with secrets hidden. Without ``--listen`` the config's address for this service
-    is taken, without ``--log-…`` its logging section. A ConfigError, also one that `serve` raises,
+    is taken, without ``--log-…`` its logging section. Secrets in the config are masked in what
+    the process writes, those of other services too. A ConfigError, also one that `serve` raises,
     goes to standard error without a traceback, and the status is 78.
     """
     parser = argparse.ArgumentParser(add_help=False)
@@ -66,6 +68,7 @@ def service_main(
         if own.show_config:
             print(show_config(config), end="")
             return 0
+        mask_secrets(config)
         arguments = dataclasses.replace(
             arguments, log=_log_settings(arguments.log, config, given=rest)
         )

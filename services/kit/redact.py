@@ -49,6 +49,7 @@ class Redactor:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._registered: frozenset[str] = frozenset()
         self._exact: frozenset[str] = frozenset()
         self._pattern: re.Pattern[str] | None = None
 
@@ -56,10 +57,12 @@ class Redactor:
         """Mask `secret` from now on, anywhere in text, also URL-, JSON-, XML- or base64-encoded.
 
         The empty string is ignored, so that an optional password can be registered as it is.
+        Registering it again costs next to nothing.
         """
-        if not secret:
+        if not secret or secret in self._registered:
             return
         with self._lock:
+            self._registered |= {secret}
             self._exact |= {secret, *_encodings(secret)}
             searched = sorted(
                 (value for value in self._exact if len(value) >= _MIN_SEARCHED_LENGTH),
