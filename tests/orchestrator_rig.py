@@ -1,8 +1,12 @@
 """An orchestrator without gRPC and DBOS: the real ticker, controls and store on memory agents."""
 
+import functools
 import heapq
+import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,14 @@ from services.orchestrator.submission import Submission
 from services.orchestrator.tick import NextTick, Ticker
 from services.orchestrator.undo import undo
 from services.orchestrator.views import EventView, MigrationView
-from tests.orchestrator_memory import Crash, Memory, MemoryVm, content, machine, memory_agents
+from tests.orchestrator_memory import (
+    Crash,
+    Memory,
+    MemoryVm,
+    content,
+    machine,
+    memory_agents,
+)
 
 _CONFIG = """
 vcenter: {{host: vc.example.com, user: admin, password: secret}}
@@ -79,13 +90,29 @@ def spec_text(
     return "\n".join(lines) + "\n"
 
 
-def database_template(directory: Path) -> Path:
+@functools.cache
+def _template() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     """An empty database of the present schema; copying it is quicker than making it."""
-    path = directory / "template.sqlite3"
+    directory = tempfile.TemporaryDirectory(prefix="v2c-template-")
+    path = Path(directory.name) / "template.sqlite3"
     store = Store(f"sqlite:///{path}")
     store.upgrade_schema()
     store.close()
-    return path
+    return path, directory
+
+
+@contextmanager
+def new_rig(
+    memory: Memory | None = None, *, verify: bool = True, parallel_vms: int = 3
+) -> "Iterator[Rig]":
+    """A rig whose database is in memory where the host can, and gone afterwards."""
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="v2c-rig-", dir=place) as directory:
+        rig = Rig(Path(directory), memory, verify=verify, parallel_vms=parallel_vms)
+        try:
+            yield rig
+        finally:
+            rig.close()
 
 
 class Rig:
@@ -96,9 +123,8 @@ class Rig:
         directory: Path,
         memory: Memory | None = None,
         *,
-        template: Path | None = None,
-        verify: bool = True,
-        parallel_vms: int = 3,
+        verify: bool,
+        parallel_vms: int,
     ) -> None:
         self.directory = directory
         self.memory = memory or memory_agents()
@@ -107,9 +133,11 @@ class Rig:
         self.clock = FakeClock()
         text = _CONFIG.format(directory=directory, verify=verify, parallel_vms=parallel_vms)
         self.config = parse_config(text, "config.yaml")
-        if template is not None:
-            shutil.copy(template, directory / "v2c.sqlite3")
+        shutil.copy(_template()[0], directory / "v2c.sqlite3")
+        # Die at this point (a call or a commit, counted from the start), and then every so many.
         self.crash_at = 0
+        self.crash_every = 0
+        self.crashes = 0
         self.points = 0
         self.twice = False
         self.views: list[MigrationView] = []
@@ -119,8 +147,6 @@ class Rig:
         self.world.before.append(self._check_debts)
         self.world.after.append(lambda name, args: self._point())
         self._start()
-        if template is None:
-            self.store.upgrade_schema()
 
     def _start(self) -> None:
         self.store = Store(self.config.database.url.get_secret_value(), self.clock)
@@ -262,6 +288,8 @@ class Rig:
     def _point(self) -> None:
         self.points += 1
         if self.points == self.crash_at:
+            self.crash_at += self.crash_every
+            self.crashes += 1
             raise Crash(f"at point {self.points}")
 
     def _check_debts(self, name: str, args: tuple[Any, ...]) -> None:

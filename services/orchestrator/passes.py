@@ -204,10 +204,10 @@ def _delta_mode(
     reason = _untracked(disk.change_id, part.change_id)
     if not reason:
         ranges_id = f"{part.transfer_id}-ranges"
-        areas: Iterator[Area] = tick.agents.vmware.changed_areas(
-            tick.migration.vm_moref, current.snapshot_moref, disk.key, disk.change_id
-        )
         try:
+            areas: Iterator[Area] = tick.agents.vmware.changed_areas(
+                tick.migration.vm_moref, current.snapshot_moref, disk.key, disk.change_id
+            )
             changed = tick.agents.disk.put_ranges(ranges_id, disk.capacity_bytes, areas)
             return TransferMode.RANGES, ranges_id, changed
         except ServiceError as exc:

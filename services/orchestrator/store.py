@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import Engine, create_engine, event, or_, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from services.orchestrator import tables
 from services.orchestrator.clock import Clock, utc_now
@@ -105,7 +105,13 @@ class Store:
         """Change one migration; what is set on the row is a new revision when the block ends."""
         with self._writer:
             with self.transaction() as session:
-                row = session.get(tables.Migration, migration_id, with_for_update=True)
+                # What belongs to it is read when it is used; most changes use little of it.
+                row = session.get(
+                    tables.Migration,
+                    migration_id,
+                    with_for_update=True,
+                    options=[lazyload("*")],
+                )
                 if row is None:
                     raise MigrationNotFound(message=f"there is no migration {migration_id}")
                 yield session, row

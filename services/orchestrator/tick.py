@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -113,7 +114,8 @@ class Tick:
     def say(self, activity: str) -> None:
         """Tell the operator what is going on; only changes are written."""
         with self.store.reading() as session:
-            if session.get_one(tables.Migration, self.id).activity == activity:
+            known = select(tables.Migration.activity).where(tables.Migration.id == self.id)
+            if session.scalar(known) == activity:
                 return
         with self.change() as (_, migration):
             migration.activity = activity
@@ -128,7 +130,9 @@ class Tick:
         self.signals.wait(self.id, seconds)
         if self.signals.stopping:
             raise Interrupted("the orchestrator stops")
-        now = self.reload()
+        wishes = select(tables.Migration.undo, tables.Migration.pause_requested)
+        with self.store.reading() as session:
+            now = session.execute(wishes.where(tables.Migration.id == self.id)).one()
         if now.undo and not self.migration.undo:
             raise Interrupted(now.undo)
         if heed_pause and now.pause_requested:
@@ -187,7 +191,8 @@ class Ticker:
     def _begin(self, migration_id: str, number: int) -> tables.Migration | None:
         """The migration with its state set to running, or None when this tick is stale."""
         with self._store.reading() as session:
-            loaded = session.get(tables.Migration, migration_id)
+            present = select(tables.Migration.tick, tables.Migration.state)
+            loaded = session.execute(present.where(tables.Migration.id == migration_id)).first()
             if loaded is None or loaded.tick != number or loaded.state in _AT_REST:
                 return None
         with self._store.change(migration_id) as (_, migration):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from sqlalchemy import select
+
 from services.kit.errors import ServiceError, StatusCode
 from services.orchestrator import tables
 from services.orchestrator.ports import TransferOrder, TransferSnapshot
@@ -98,7 +100,8 @@ def _key(order: TransferOrder) -> int:
 def _show(tick: Tick, snapshots: Mapping[int, TransferSnapshot]) -> None:
     """Keep the transfers' progress, by disk key; nothing is written when nothing moved."""
     with tick.store.reading() as session:
-        disks = session.get_one(tables.Migration, tick.id).disks
+        query = select(tables.Disk).where(tables.Disk.migration_id == tick.id)
+        disks = session.scalars(query).all()
         before = {d.key: _shown(d) for d in disks}
         capacity = {d.key: d.capacity_bytes for d in disks}
     after = {key: _progress(snapshot, capacity[key]) for key, snapshot in snapshots.items()}

@@ -1,25 +1,222 @@
-"""A whole migration, tick by tick, on agents in memory."""
+"""A whole migration, tick by tick, on agents in memory; the rig checks the rules as it goes."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from services.orchestrator.stages import Stage
-from tests.orchestrator_rig import Rig, spec_text
+from services.orchestrator import passes
+from services.orchestrator.ports import TransferMode
+from services.orchestrator.stages import Stage, State
+from tests.orchestrator_memory import failure, machine, memory_agents
+from tests.orchestrator_rig import Rig, new_rig, spec_text
 
-pytest_plugins = ()
+_WHOLE: dict[str, Any] = {"run_virt_v2v": "true", "start_vm_after_import": "true"}
 
 
-@pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("convert", [True, False])
-def test_a_migration_ends_with_what_the_source_held(
-    tmp_path: object, verify: bool, convert: bool
-) -> None:
-    rig = Rig(tmp_path, verify=verify)  # type: ignore[arg-type]
-    rig.twice = True
-    vm = rig.add()
-    rig.submit_spec(spec_text(run_virt_v2v=str(convert).lower(), start_vm_after_import="true"))
-    view = rig.finish()
-    rig.check_done(vm)
-    entered = [t.stage for t in view.stage_times]
-    assert (Stage.VERIFYING in entered) is verify
-    assert (Stage.CONVERTING in entered) is convert
-    rig.close()
+@pytest.mark.parametrize(("verify", "convert"), [(True, True), (False, False)])
+def test_a_migration_ends_with_what_the_source_held(verify: bool, convert: bool) -> None:
+    with new_rig(verify=verify) as rig:
+        # Each tick runs twice: the second time nothing may happen.
+        rig.twice = True
+        vm = rig.add()
+        rig.submit_spec(spec_text(run_virt_v2v=str(convert).lower(), start_vm_after_import="true"))
+        view = rig.finish()
+        rig.check_done(vm)
+        expected = set(Stage) - {Stage.AWAITING_SHUTDOWN_ACTION}
+        expected -= set() if verify else {Stage.VERIFYING}
+        expected -= set() if convert else {Stage.CONVERTING}
+        assert [t.stage for t in view.stage_times] == [s for s in Stage if s in expected]
+        (target,) = rig.cloudstack.vms.values()
+        assert target.state == "Running"
+        assert target.nics == {"net-1": "02:00", "net-2": "00:50:56:00:00:01"}
+
+
+def test_the_target_stays_off_unless_its_start_is_asked_for() -> None:
+    with new_rig() as rig:
+        rig.add()
+        rig.submit_spec(spec_text())
+        rig.finish()
+        assert [vm.state for vm in rig.cloudstack.vms.values()] == ["Stopped"]
+
+
+def test_progress_never_falls_and_the_parts_of_the_downtime_make_the_whole() -> None:
+    with new_rig() as rig:
+        rig.add().on_shutdown = "slow"
+        rig.submit_spec(spec_text(parallel_disks=1, **_WHOLE))
+        view = rig.finish()
+        shown = [v.overall_progress for v in rig.views]
+        assert shown == sorted(shown)
+        assert shown[-1] == 100.0
+        assert len(set(shown)) > 15
+        assert view.downtime is not None
+        assert view.downtime.end_time is not None
+        assert sum(view.downtime.part_seconds.values()) == pytest.approx(
+            view.downtime.total_seconds, abs=0.01
+        )
+        # 15 seconds of settling are part of the final sync.
+        assert view.downtime.part_seconds["final_sync"] > 15
+        assert view.downtime.part_seconds["shutdown"] > 1
+
+
+def test_deltas_read_only_what_changed() -> None:
+    with new_rig() as rig:
+        rig.add(machine(disks=(240,)))
+        rig.submit_spec(spec_text())
+        view = rig.to_waiting_delta(passes=3)
+        base, *deltas = view.passes
+        assert base.read_bytes == view.disks[0].capacity_bytes
+        assert all(0 < d.read_bytes == d.changed_bytes < base.read_bytes / 4 for d in deltas)
+
+
+def test_passes_follow_at_the_interval_of_the_spec() -> None:
+    with new_rig() as rig:
+        rig.add()
+        rig.submit_spec(spec_text(delta_interval=120))
+        first, second = rig.to_waiting_delta(passes=2).passes[1:]
+        assert first.end_time is not None
+        assert (second.start_time - first.end_time).total_seconds() == pytest.approx(120, abs=2)
+
+
+def _modes(rig: Rig) -> dict[int, set[TransferMode]]:
+    found: dict[int, set[TransferMode]] = {}
+    for transfer in rig.storage.transfers.values():
+        found.setdefault(transfer.order.pass_number, set()).add(transfer.order.mode)
+    return found
+
+
+@pytest.mark.parametrize("event", ["reset", "no_tracking"])
+def test_tracking_that_cannot_be_trusted_leads_to_a_comparison(event: str) -> None:
+    with new_rig(verify=False) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta(passes=1)
+        if event == "reset":
+            rig.vcenter.reset_tracking(vm.moref)
+        else:
+            vm.disks[0].tracking = vm.disks[1].tracking = ""
+            vm.tracked = False
+        rig.to_waiting_delta(passes=2)
+        assert _modes(rig)[2] == {TransferMode.RESYNC}
+        assert len(rig.events("cbt.reset")) == len(vm.disks)
+        rig.finish()
+        rig.check_done(vm)
+
+
+def test_a_change_id_that_vcenter_refuses_leads_to_a_comparison_of_that_disk() -> None:
+
+    with new_rig(verify=False) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta(passes=1)
+        rig.world.faults["vmware.changed_areas"] = [failure("CBT_RESET")]
+        rig.to_waiting_delta(passes=2)
+        # The other disk is told as usual.
+        assert _modes(rig)[2] == {TransferMode.RESYNC, TransferMode.RANGES}
+        rig.finish()
+        rig.check_done(vm)
+
+
+@pytest.mark.parametrize("stage", [Stage.BASE_COPY, Stage.DELTA, Stage.FINAL_SYNC])
+def test_a_pass_whose_snapshot_is_lost_goes_on_with_a_new_one(stage: Stage) -> None:
+    with new_rig(memory_agents(pace=1), verify=False) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        if stage is not Stage.BASE_COPY:
+            rig.to_waiting_delta()
+        lost: list[bool] = []
+
+        def lose() -> None:
+            moving = any(t.state == "running" for t in rig.storage.transfers.values())
+            if not lost and vm.snapshots and moving and rig.view().stage is stage:
+                lost.append(True)
+                rig.vcenter.lose_snapshots(vm.moref)
+
+        rig.signals.on_wait = lose
+        rig.finish()
+        assert lost
+        assert len(rig.events("snapshot.lost")) == 1
+        rig.check_done(vm)
+
+
+def test_a_snapshot_lost_before_its_areas_were_read_is_replaced_too() -> None:
+    with new_rig(verify=False) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta()
+
+        def lose(name: str, args: object) -> None:
+            if name == "vmware.changed_areas" and not rig.events("snapshot.lost"):
+                rig.vcenter.lose_snapshots(vm.moref)
+
+        rig.world.before.append(lose)
+        rig.finish()
+        assert len(rig.events("snapshot.lost")) == 1
+        rig.check_done(vm)
+
+
+def test_a_resized_disk_ends_the_migration_without_a_snapshot_left() -> None:
+    with new_rig() as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta()
+        vm.disks[1].block_count += 8
+        view = rig.to_state(State.FAILED)
+        assert view.error is not None
+        assert view.error.reason == "SPEC_MISMATCH"
+        assert "Hard disk 2" in view.error.message
+        assert vm.snapshots == {}
+        # Mended, the same pass is taken up again, and its snapshot is owed again.
+        vm.disks[1].block_count -= 8
+        rig.controls.retry(view.id, "tester")
+        rig.finish()
+        rig.check_done(vm)
+
+
+def test_state_json_tells_what_the_api_tells() -> None:
+    with new_rig() as rig:
+        rig.add()
+        rig.submit_spec(spec_text())
+        view = rig.to_waiting_delta()
+        directory = Path(view.runtime_dir)
+        assert directory.name == "web-1_vm-1"
+        state = json.loads((directory / "state.json").read_text())
+        assert (state["stage"], state["status"]) == ("delta", "waiting")
+        assert state["vm_name"] == "web-1"
+        assert state["disk_progress"] == {"0": 100.0, "1": 100.0}
+        assert {"next_stage", "finalize_requested", "overall_progress", "transfer_speed_mbps"} <= (
+            set(state)
+        )
+        assert "delta_interval: 300" in (directory / "spec.yaml").read_text()
+
+
+def test_state_json_is_whole_at_every_moment() -> None:
+    with new_rig() as rig:
+        rig.add()
+        rig.submit_spec(spec_text())
+        seen: list[int] = []
+
+        def read(name: str, args: object) -> None:
+            for path in rig.directory.glob("*_vm-1/state.json"):
+                seen.append(json.loads(path.read_text())["revision"])
+
+        rig.world.before.append(read)
+        rig.to_waiting_delta()
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 10
+
+
+def test_old_passes_are_forgotten_and_still_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "PASSES_KEPT", 2)
+    with new_rig(verify=False) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        view = rig.to_waiting_delta(passes=5)
+        assert view.delta_passes == 5
+        assert [p.number for p in view.passes] == [0, 4, 5]
+        row = rig.row()
+        assert [len(p.disks) for p in row.passes] == [0, 0, 2]
+        assert {debt.kind for debt in row.debts} == {"image"}
+        rig.finish()
+        rig.check_done(vm)
