@@ -27,6 +27,10 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _STEP_SECONDS = 0.01
 _SAID_LINES = 5
+# "nbdkit: python[1]: error: /…/vddk_plugin.py: open: error: VddkError: ", or a part of it.
+_PREFIX = re.compile(
+    r"^nbdkit: (?:\S+ )?(?:error: )?(?:\S+\.py: )?(?:\w+: error: )?(?:\w+Error: )?"
+)
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,9 @@ class NbdkitServer:
 
     def last_words(self) -> str:
         """What nbdkit and the library below it said last, on one line."""
-        return "; ".join(self._words.lines(_SAID_LINES)) if self._words is not None else ""
+        lines = self._words.lines(_SAID_LINES) if self._words is not None else []
+        # Each message comes once from the plugin and once more from nbdkit around it.
+        return "; ".join(dict.fromkeys(_PREFIX.sub("", line) for line in lines))
 
     def stop(self) -> None:
         """End it and remove its files."""

@@ -100,6 +100,8 @@ class _Advice:
     hint: str
 
 
+# VixDiskLib_ConnectEx is a function's name and no sign of a connection problem.
+_FUNCTION = re.compile(r"VixDiskLib_\w+")
 # Messages are libvixDiskLib's own (VixDiskLib_GetErrorText).
 _ADVICE = (
     _Advice(
@@ -144,9 +146,10 @@ _ADVICE = (
 
 def explained(said: str, error: TransferFailure) -> SourceUnusable:
     """Put the library's words and the next step into an error that says only "no export"."""
+    words = _FUNCTION.sub("", said)
     message = f"the disk cannot be opened: {said or error.message}"
     for advice in _ADVICE:
-        if re.search(advice.pattern, said, re.IGNORECASE):
+        if re.search(advice.pattern, words, re.IGNORECASE):
             return SourceUnusable(
                 message, reason=advice.reason, retryable=advice.retryable, hint=advice.hint
             )
