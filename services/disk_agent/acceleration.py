@@ -5,6 +5,7 @@ half-way). So a kernel is booted once: it has no root, panics and reboots, which
 """
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,15 +37,18 @@ class KvmProbe:
         self._state_file = state_dir / "kvm.json"
         self._device = device
         self._boot = boot
+        # Whoever asks second waits for the first one's answer.
+        self._asking = threading.Lock()
 
     def works(self) -> bool:
         """Whether KVM works; takes a second where it does, 8 where it hangs."""
         boot_id = _BOOT_ID.read_text().strip()
-        known = read_state(self._state_file)
-        if isinstance(known, dict) and known.get("boot_id") == boot_id:
-            return bool(known["works"])
-        works = os.access(self._device, os.R_OK | os.W_OK) and self._boots()
-        write_state(self._state_file, {"boot_id": boot_id, "works": works})
+        with self._asking:
+            known = read_state(self._state_file)
+            if isinstance(known, dict) and known.get("boot_id") == boot_id:
+                return bool(known["works"])
+            works = os.access(self._device, os.R_OK | os.W_OK) and self._boots()
+            write_state(self._state_file, {"boot_id": boot_id, "works": works})
         _log.info("kvm probed", action="kvm.probed", works=works)
         return works
 

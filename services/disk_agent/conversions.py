@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -19,7 +19,13 @@ from services.disk_agent.conversion import (
     ConversionState,
     ConversionStore,
     Converted,
-    is_conversion_id,
+)
+from services.disk_agent.conversion_checks import (
+    Fences,
+    ImageInspector,
+    check_epoch,
+    check_images,
+    check_request,
 )
 from services.disk_agent.conversion_failures import (
     CommitInterrupted,
@@ -34,41 +40,14 @@ from services.disk_agent.errors import (
     ConversionBusy,
     ConversionEnded,
     ConversionExists,
-    ConversionInvalid,
     ConversionNotFound,
 )
-from services.disk_agent.images import Image
-from services.disk_agent.transfer_errors import StaleEpoch
 from services.kit.errors import ServiceError
 
 # A watcher hears at least this often, so that it can tell silence from a broken connection.
 _WATCH_SECONDS = 1.0
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-class ImageInspector(Protocol):
-    """What a conversion asks of images; blocks."""
-
-    def inspect(self, path: Path) -> Image:
-        """Read an image's header. Raises ServiceError."""
-        ...
-
-    def check_unlocked(self, path: Path) -> None:
-        """Raises ImageLocked while another process has the image open for writing."""
-        ...
-
-
-class Fences(Protocol):
-    """The highest fencing epoch each image has seen; blocks."""
-
-    def fence(self, target_path: str) -> int:
-        """The highest epoch an image has seen; 0 before the first."""
-        ...
-
-    def raise_fence(self, target_path: str, epoch: int) -> None:
-        """Refuse lower epochs for this image from now on."""
-        ...
 
 
 @dataclass
@@ -153,9 +132,9 @@ class Conversions:
         at once. Raises ConversionInvalid, ConversionExists, ConversionEnded, ConversionBusy,
         StaleEpoch, and what `Images.inspect` and `check_unlocked` raise.
         """
-        _check(request)
+        check_request(request)
         async with self._commands:
-            await self._check_epoch(request, epoch)
+            await check_epoch(self._fences, request, epoch)
             entry = self._entries.get(request.conversion_id)
             if entry is not None:
                 conversion = entry.conversion
@@ -169,7 +148,11 @@ class Conversions:
                     return conversion, True
             self._check_free(request)
             resuming = entry is not None and entry.conversion.committing
-            converted = None if resuming else await self._check_images(request)
+            converted = None
+            if not resuming:
+                await check_images(self._images, request)
+                boot_disk = request.image_paths[0]
+                converted = await asyncio.to_thread(self._store.converted, boot_disk)
             existed = entry is not None
             entry = entry or _Entry(self._fresh(request))
             await self._change(
@@ -207,7 +190,7 @@ class Conversions:
         """
         async with self._commands:
             entry = self._entry(conversion_id)
-            await self._check_epoch(entry.conversion.request, epoch)
+            await check_epoch(self._fences, entry.conversion.request, epoch)
             task = entry.task
             if task is not None:
                 entry.cancelled = True
@@ -395,24 +378,6 @@ class Conversions:
                     metadata={"conversion_id": other.conversion.id},
                 )
 
-    async def _check_images(self, request: ConversionRequest) -> Converted | None:
-        """Check all images; returns the mark of the boot disk's when it is converted already."""
-        for path in request.image_paths:
-            await asyncio.to_thread(self._images.inspect, path)
-            await asyncio.to_thread(self._images.check_unlocked, path)
-        return await asyncio.to_thread(self._store.converted, request.image_paths[0])
-
-    async def _check_epoch(self, request: ConversionRequest, epoch: int) -> None:
-        for path in request.image_paths:
-            seen = await asyncio.to_thread(self._fences.fence, str(path))
-            if epoch < seen:
-                raise StaleEpoch(
-                    message=f"epoch {epoch} is over: {path} has seen epoch {seen}",
-                    metadata={"epoch": str(epoch), "seen_epoch": str(seen)},
-                )
-            if epoch > seen:
-                await asyncio.to_thread(self._fences.raise_fence, str(path), epoch)
-
 
 def _interrupt(entry: _Entry) -> None:
     if entry.converting is not None:
@@ -442,20 +407,3 @@ def _as_before(converted: Converted) -> dict[str, Any]:
         "guest_os": converted.guest_os,
         "requires_uefi": converted.requires_uefi,
     }
-
-
-def _check(request: ConversionRequest) -> None:
-    paths = request.image_paths
-    problems = {
-        "conversion_id": not is_conversion_id(request.conversion_id),
-        "image_paths": not paths
-        or len(set(paths)) != len(paths)
-        or not all(path.is_absolute() for path in paths),
-        "timeout_seconds": request.timeout_seconds < 0,
-    }
-    wrong = [name for name, bad in problems.items() if bad]
-    if wrong:
-        raise ConversionInvalid(
-            message=f"a conversion needs a valid {', '.join(wrong)}",
-            metadata={"field": ",".join(wrong)},
-        )

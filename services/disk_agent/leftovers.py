@@ -1,6 +1,7 @@
 """Ends what conversions of a killed agent left running."""
 
 import os
+import re
 from pathlib import Path
 
 import structlog
@@ -13,19 +14,20 @@ _log = structlog.stdlib.get_logger(__name__)
 def sweep(folders: Path, proc: Path = Path("/proc")) -> int:
     """End every process that works on a conversion below ``folders``; returns how many. Blocks.
 
-    They are known by a path of ours on their command line or in VIRT_V2V_TMPDIR, which all
-    processes of a conversion inherit, so that no other process can be taken for one, whatever
-    became of the process ids.
+    They are known by an overlay of ours on their command line, or by VIRT_V2V_TMPDIR, which all
+    processes below virt-v2v inherit. No other process can be taken for one, whatever became of the
+    process ids.
     """
-    marks = (os.fsencode(folders) + b"/", b"VIRT_V2V_TMPDIR=" + os.fsencode(folders) + b"/")
+    below = re.escape(os.fsencode(folders))
+    on_overlay = re.compile(below + rb"/[^/\0]+/overlay-\d+\.qcow2")
+    inherited = re.compile(rb"(^|\0)VIRT_V2V_TMPDIR=" + below + b"/")
     pids = set()
     for entry in proc.iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            found = marks[0] in (entry / "cmdline").read_bytes() or any(
-                variable.startswith(marks[1])
-                for variable in (entry / "environ").read_bytes().split(b"\0")
+            found = on_overlay.search((entry / "cmdline").read_bytes()) or inherited.search(
+                (entry / "environ").read_bytes()
             )
         except OSError:
             # It ended meanwhile, or belongs to somebody else.

@@ -1,0 +1,72 @@
+"""The real virt-v2v-in-place on a micro-guest, which boots on virtio afterwards."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab.guest import build_micro_guest
+from lab.guest.appliance import build_appliance
+from lab.guest.boot import boot
+from services.disk_agent.acceleration import KvmProbe, libguestfs_environment
+from services.disk_agent.commands import HostCommands
+from services.disk_agent.conversion import ConversionState, ConversionStore
+from services.disk_agent.conversion_run import ConversionHost, OverlayRun
+from services.disk_agent.conversions import Conversions
+from services.disk_agent.images import Images
+from services.disk_agent.pool import PoolMount, PoolType
+from services.disk_agent.pools import Pools
+from services.disk_agent.transfer import TransferStore
+from services.disk_agent.virt_v2v import find_virt_v2v
+from tests.disk_conversion_rig import check_image, ended, processes_below, request
+
+
+def micro_guest_image(pool: Path) -> Path:
+    guest = build_micro_guest(pool / "guest.raw")
+    image = pool / "web 1_disk0.qcow2"
+    command = ["qemu-img", "convert", "-O", "qcow2", str(guest.image), str(image)]
+    subprocess.check_call(command)
+    guest.image.unlink()
+    return image
+
+
+def libguestfs(state: Path) -> dict[str, str]:
+    kvm = KvmProbe(HostCommands(), state).works()
+    # Where KVM works the usual appliance is quick enough.
+    own = {} if kvm else {"LIBGUESTFS_PATH": str(build_appliance())}
+    return {**own, **libguestfs_environment(kvm, os.environ, Path("/var/tmp"))}  # noqa: S108
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_guest_is_really_converted(tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    image = micro_guest_image(pool)
+    commands = HostCommands()
+    pools = Pools(commands, tmp_path / "state", nfs_options="rw")
+    pools.ensure(PoolMount("p", PoolType.FILESYSTEM, "", pool))
+    store = ConversionStore(tmp_path / "work", tmp_path / "state")
+    tool, variables = find_virt_v2v(commands), libguestfs(tmp_path / "state")
+    host = ConversionHost(tool, variables, tmp_path / "run", 240)
+    agent = Conversions(
+        store,
+        OverlayRun(store, commands, lambda: host),
+        Images(commands, pools, tmp_path / "state"),
+        TransferStore(tmp_path / "state"),
+    )
+    await agent.start(request(image, id="vm-1:convert"))
+    steps = [each.step async for each in agent.watch("vm-1:convert")]
+    last = await ended(agent, "vm-1:convert")
+    assert last.state is ConversionState.SUCCEEDED, last.failure
+    assert last.guest_os.startswith("Debian 12")
+    assert not last.requires_uefi
+    assert "Inspecting the source" in steps
+    assert processes_below(tmp_path) == []
+    check_image(image)
+    booted = boot(image, "virtio-blk", image_format="qcow2")
+    assert booted.booted, booted.console
+    assert "root on /dev/vda1" in booted.console
+    # The conversion purged them.
+    assert "VMware Tools" not in booted.console
