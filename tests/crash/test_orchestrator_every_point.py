@@ -1,0 +1,37 @@
+"""One death at every call to an agent and every commit, each in a migration of its own."""
+
+import pytest
+
+from services.orchestrator.stages import State
+from tests.orchestrator_memory import Crash
+from tests.orchestrator_rig import Rig, new_rig, spec_text
+
+# Points of a migration: about 180. Each of these tests takes the points of one remainder, so that
+# a failure names few; together they take all.
+_STRIDE = 12
+
+
+def _migrate(rig: Rig, crash_at: int) -> None:
+    rig.crash_at = crash_at
+    vm = rig.add()
+    id_ = rig.submit_spec(spec_text(run_virt_v2v="true", start_vm_after_import="true"))
+    rig.to_waiting_delta()
+    while not rig.view().finalize_requested:
+        try:
+            rig.controls.finalize(id_, "tester", now=False)
+        except Crash:
+            rig.restart()
+    rig.to_state(State.DONE)
+    rig.check_done(vm)
+
+
+@pytest.mark.parametrize("first", range(_STRIDE))
+def test_death_at_any_point_costs_nothing(first: int) -> None:
+    # The submission's own commits come first; a client whose submit died submits again.
+    crash_at, more = 4 + first, True
+    while more:
+        with new_rig() as rig:
+            _migrate(rig, crash_at)
+            assert rig.crashes <= 1
+            more = rig.crashes == 1
+        crash_at += _STRIDE
