@@ -9,9 +9,10 @@ PYTEST := $(PYTHON) -m pytest -q
 help: ## Say what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-setup: ## Install what is missing: Debian packages, Python environment
+setup: ## Install what is missing: Debian packages, Python environment, the lab's guests
 	@deploy/setup/debian-packages.sh
 	@deploy/setup/python-environment.sh
+	@$(PYTHON) -m lab.guest
 
 demo: setup ## Migrate two running VMs from the lab's vCenter to its CloudStack
 	@.venv/bin/v2c demo $(ARGS)

@@ -6,9 +6,9 @@ set -eu
 # The data path: nbdkit runs the sources, libnbd copies, qemu-nbd writes QCOW2.
 packages="nbdkit nbdkit-plugin-python libnbd-bin python3-libnbd qemu-utils"
 # Conversion: virt-v2v-in-place, libguestfs and the kernel its appliance boots.
-packages="$packages virt-v2v libguestfs-tools qemu-system-x86 ovmf linux-image-amd64"
+packages="$packages virt-v2v libguestfs-tools supermin qemu-system-x86 ovmf linux-image-amd64"
 # The lab: its VDDK library is compiled here, its guest is built from these.
-packages="$packages gcc libc6-dev libnbd-dev busybox-static grub-pc-bin grub-efi-amd64-bin"
+packages="$packages gcc libc6-dev libnbd-dev busybox-static grub-common grub-pc-bin grub-efi-amd64-bin"
 packages="$packages mtools dosfstools e2fsprogs fdisk kmod cpio zstd"
 # Set-up and tests.
 packages="$packages python3 python3-venv ca-certificates git procps util-linux"

@@ -80,7 +80,7 @@ async def serve(setup: ServiceSetup) -> None:
     commands = HostCommands()
     pools = await asyncio.to_thread(_pools, commands, state_dir)
     images = Images(commands, pools, state_dir)
-    kvm = KvmProbe(commands, state_dir)
+    kvm = KvmProbe(commands, _host_cache())
     conversion_store = await asyncio.to_thread(ConversionStore, config.migration.workdir, state_dir)
     conversion_host = partial(_conversion_host, commands, kvm, config, runtime)
     conversions = Conversions(
@@ -108,18 +108,22 @@ async def serve(setup: ServiceSetup) -> None:
         probe=partial(capabilities.probe, kvm),
     )
 
+    probing: list[asyncio.Task[bool]] = []
+
     async def register(server: grpc.aio.Server) -> Sequence[str]:
         disk_pb2_grpc.add_DiskServiceServicer_to_server(servicer, server)
         return [disk_pb2.DESCRIPTOR.services_by_name["DiskService"].full_name]
 
     async def on_start() -> None:
+        # Where KVM hangs, finding that out takes 8 s: known before the first caller asks.
+        probing.append(asyncio.create_task(asyncio.to_thread(kvm.works)))
         await asyncio.to_thread(launcher.sweep)
         await asyncio.to_thread(leftovers.sweep, conversion_store.folders)
         await transfers.recover()
         await conversions.recover()
 
     async def on_shutdown() -> None:
-        await asyncio.gather(transfers.stop(), conversions.stop())
+        await asyncio.gather(*probing, transfers.stop(), conversions.stop())
 
     await run_service(
         "disk agent",
@@ -132,6 +136,13 @@ async def serve(setup: ServiceSetup) -> None:
         on_start=on_start,
         on_shutdown=on_shutdown,
     )
+
+
+def _host_cache() -> Path:
+    """What is true of the host until it boots again, whichever configuration is used."""
+    directory = Path(os.environ.get("V2C_CACHE_DIR") or "~/.cache/v2c").expanduser()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
 
 
 def _conversion_host(
