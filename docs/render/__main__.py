@@ -4,10 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from docs.render import errors
+from services.orchestrator import stages
 
 __all__ = ["PAGES"]
 
-PAGES: Mapping[Path, Callable[[], str]] = {Path("docs/errors.md"): errors.page}
+PAGES: Mapping[Path, Callable[[], str]] = {
+    Path("docs/errors.md"): errors.page,
+    Path("docs/state-machine.md"): stages.markdown,
+}
 """Below the repository's root."""
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The state machine as one table: stages, what follows them, what an operator may do there.
 
+`python -m services.orchestrator.stages` prints it as docs/state-machine.md.
 `tick` executes it, `controls` asks it what is legal, documentation and UI are rendered from it.
 """
 
@@ -16,6 +17,7 @@ __all__ = [
     "StageRow",
     "State",
     "allowed",
+    "markdown",
     "row",
 ]
 
@@ -256,3 +258,57 @@ def allowed(control: Control, stage: Stage, state: State) -> str:
         places = ", ".join(r.stage for r in _ROWS if control in r.controls)
         return f"{control} is possible in {places}; this migration is in {stage}"
     return ""
+
+
+_PAGE = """\
+<!-- Rendered by `make docs` from services/orchestrator/stages.py; edit the table there. -->
+# State machine
+
+A migration has a *stage*, where in its course it is, and a *state*, what it is doing there. A
+failed migration keeps its stage; `retry` takes it up there.
+
+States: {states}.
+
+```mermaid
+stateDiagram-v2
+{diagram}
+```
+
+## Stages
+
+| stage | what happens | next |
+|---|---|---|
+{stages}
+
+## What an operator may do
+
+`retry` takes up a failed migration and `resume` a paused one, at every stage. The other controls
+are possible where they are named here; anything else is refused with the reason
+CONTROL_NOT_ALLOWED. All of them may be repeated. Cancel and rollback take back the same things.
+
+| stage | controls | retry | cancel or rollback |
+|---|---|---|---|
+{controls}
+"""
+
+
+def markdown() -> str:
+    """The table as a page of the documentation."""
+    arrows = [f"    {r.stage} --> {stage}" for r in _ROWS for stage in r.next]
+    first, last = _ROWS[0].stage, _ROWS[-1].stage
+    following = {r.stage: ", ".join(f"`{stage}`" for stage in r.next) or "the end" for r in _ROWS}
+    controls = {r.stage: ", ".join(sorted(r.controls)) for r in _ROWS}
+    return _PAGE.format(
+        states=", ".join(f"`{state}`" for state in State),
+        diagram="\n".join([f"    [*] --> {first}", *arrows, f"    {last} --> [*]"]),
+        stages="\n".join(
+            f"| `{r.stage}` | {r.description} | {following[r.stage]} |" for r in _ROWS
+        ),
+        controls="\n".join(
+            f"| `{r.stage}` | {controls[r.stage]} | {r.on_retry} | {r.on_rollback} |" for r in _ROWS
+        ),
+    )
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

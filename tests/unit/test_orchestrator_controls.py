@@ -1,5 +1,6 @@
 """What an operator may ask for, where, and what comes of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -264,16 +265,18 @@ def test_a_refused_control_changes_nothing() -> None:
         rig.submit_spec(spec_text())
         view = rig.finish()
         before = rig.view().revision
-        for refused in (
-            lambda: rig.controls.finalize(view.id, "tester", now=True),
-            lambda: rig.controls.pause(view.id, "tester"),
-            lambda: rig.controls.cancel(view.id, "tester"),
-            lambda: rig.controls.retry(view.id, "tester"),
-            lambda: rig.controls.resume(view.id, "tester"),
-            lambda: rig.controls.decide_shutdown(view.id, "tester", "force"),
-        ):
+        controls = rig.controls
+        wishes: list[Callable[[], None]] = [
+            lambda: controls.finalize(view.id, "tester", now=True),
+            lambda: controls.pause(view.id, "tester"),
+            lambda: controls.cancel(view.id, "tester"),
+            lambda: controls.retry(view.id, "tester"),
+            lambda: controls.resume(view.id, "tester"),
+            lambda: controls.decide_shutdown(view.id, "tester", "force"),
+        ]
+        for wish in wishes:
             with pytest.raises(ServiceError) as caught:
-                refused()
+                wish()
             assert caught.value.reason == "CONTROL_NOT_ALLOWED"
             assert view.vm_name in caught.value.message
         assert rig.view().revision == before
