@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 # A request may start while the bucket holds anything at all, so bursts stay below this much time.
 _BURST_SECONDS = 0.1
+_SHORTEST_WAIT_SECONDS = 0.001
 
 
 class RateLimit:
@@ -34,7 +35,10 @@ class RateLimit:
         room = self._rate * _BURST_SECONDS
         self._tokens = min(self._tokens + (now - self._filled) * self._rate, room)
         self._filled = now
-        return 0.0 if self._tokens >= 0 else -self._tokens / self._rate
+        if self._tokens >= 0:
+            return 0.0
+        # Shorter waits cannot be kept, and rounding might never let the debt end.
+        return max(-self._tokens / self._rate, _SHORTEST_WAIT_SECONDS)
 
     def spend(self, count: int) -> None:
         """Take bytes from the bucket, into debt if need be."""
