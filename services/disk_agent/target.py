@@ -19,6 +19,9 @@ _STOP_SECONDS = 10.0
 _STEP_SECONDS = 0.01
 _SECTOR_BYTES = 4096
 _CORRUPT = 2
+# The largest request of qemu-nbd, and the largest threshold that glibc takes.
+_REQUEST_LIMIT_BYTES = 32 << 20
+_KEPT_MEMORY_BYTES = 64 << 20
 
 
 def supports_direct_io(image: Path) -> bool:
@@ -87,6 +90,20 @@ def qemu_nbd_command(
     ]
 
 
+def qemu_nbd_environment() -> dict[str, str]:
+    """The environment for qemu-nbd: ours, and an allocator that keeps what it has.
+
+    qemu-nbd allocates a buffer for each request and frees it. By default glibc gets those of more
+    than 128 KiB from the kernel, page by page and cleared, and gives them back: measured with 1 MiB
+    requests this is half of qemu-nbd's CPU time, and a fifth of a copy's (mallopt(3)).
+    """
+    return {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": str(_REQUEST_LIMIT_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(_KEPT_MEMORY_BYTES),
+    }
+
+
 class TargetServer:
     """A running qemu-nbd. Use as a context manager; close NBD connections before leaving.
 
@@ -145,6 +162,7 @@ class TargetServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            env=qemu_nbd_environment(),
             preexec_fn=lambda: process.die_with_parent(parent),
         )
         if self._process.stderr is None:
