@@ -6,6 +6,7 @@ libnbd holds the handle's lock while it calls back, so a completion callback onl
 
 import errno
 import os
+import socket
 from collections import deque
 from collections.abc import Callable
 from ctypes import c_int
@@ -26,6 +27,9 @@ from services.disk_agent.engine.failures import (
 
 # A block status request carries a 32-bit length; two GiB steps measured as cheap as any.
 _STATUS_LIMIT_BYTES = 2 << 30
+_SEND_BUFFER_BYTES = 4 << 20
+# <asm-generic/socket.h>; Python has no name for it.
+_SO_SNDBUFFORCE = 32
 
 
 class Side(Enum):
@@ -66,6 +70,8 @@ class Endpoint:
             unusable = SourceUnusable if side is Side.SOURCE else TargetUnusable
             raise unusable(f"cannot connect to the {side.value}: {error.string}") from error
         self.handle = handle
+        if side is Side.TARGET:
+            _widen(handle.aio_get_fd())
 
     def read(self, buffer: nbd.Buffer, offset_bytes: int, token: object) -> None:
         """Read `len(buffer)` bytes into `buffer`, which must live until completion."""
@@ -154,6 +160,20 @@ class Endpoint:
         except nbd.Error:
             # A dead or never ready connection has nobody left to tell.
             return
+
+
+def _widen(fd: int) -> None:
+    """Let a socket take a whole request at once.
+
+    Linux gives it 208 KiB, so that sending 1 MiB means to wait for the server five times: measured,
+    a third of a copy's time. Beyond net.core.wmem_max only root may ask for more (socket(7)); the
+    kernel silently gives others what it may.
+    """
+    with socket.socket(fileno=os.dup(fd)) as sending:
+        try:
+            sending.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER_BYTES)
+        except PermissionError:
+            sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
 
 def _append(found: list[Extent], extent: Extent) -> None:
