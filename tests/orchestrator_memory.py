@@ -6,6 +6,7 @@ A disk is a dict from block number to content; a block that is missing holds zer
 
 import copy
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -63,6 +64,9 @@ class World:
     before: list[Callable[[str, tuple[Any, ...]], None]] = field(default_factory=list)
     after: list[Callable[[str, tuple[Any, ...]], None]] = field(default_factory=list)
 
+    # Ticks of several migrations call from threads of their own.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
     def rule(self, holds: bool, text: str) -> None:
         """Note a rule that does not hold."""
         if not holds:
@@ -83,6 +87,10 @@ class Recorded:
         name, real, world = f"{self._name}.{method}", getattr(self._agent, method), self._world
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            with world.lock:
+                return run(*args, **kwargs)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
             world.calls.append(name)
             for hook in world.before:
                 hook(name, args)

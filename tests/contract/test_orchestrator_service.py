@@ -1,0 +1,343 @@
+"""The orchestrator as its clients see it: gRPC over a unix socket, DBOS on SQLite, real time.
+
+Only the three agents are in memory. The engine is one per process, so these tests never overlap.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import pytest
+
+from services.config import parse_config
+from services.kit.channel import call, connect
+from services.kit.errors import RemoteError
+from services.kit.server import serving
+from services.orchestrator import server
+from tests.orchestrator_memory import Memory, content, machine, memory_agents
+from tests.orchestrator_rig import spec_text
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
+
+_CONFIG = """
+vcenter: {{host: vc.example.com, user: admin, password: secret}}
+migration: {{vddk_path: /vddk, control_dir: {directory}}}
+cloudstack: {{endpoint: cs.example.com, api_key: key, secret_key: secret}}
+cloudstack_defaults:
+  {{zoneid: zone-1, clusterid: cluster-1, storageid: pool-1, networkid: net-1,
+   serviceofferingid: offering-1, diskofferingid: disks-1}}
+"""
+_T = TypeVar("_T")
+
+
+async def _ask(answer: Awaitable[_T]) -> _T:
+    """A unary call's answer. Raises RemoteError."""
+    return await call(answer, peer="orchestrator")
+
+
+class Client:
+    """A client's calls, with the deadlines that the service demands."""
+
+    def __init__(self, stub: "rpc.OrchestratorServiceAsyncStub") -> None:
+        self.stub = stub
+
+    async def submit(self, text: str, *, start: bool = True) -> pb.Migration:
+        request = pb.SubmitSpecRequest(spec=text, source="spec.yaml", start=start)
+        answer = await _ask(self.stub.SubmitSpec(request))
+        (migration,) = answer.migrations
+        return migration
+
+    async def get(self, migration_id: str) -> pb.Migration:
+        request = pb.GetMigrationRequest(selector=pb.Selector(migration_id=migration_id))
+        return (await _ask(self.stub.GetMigration(request))).migration
+
+    async def until(
+        self, migration_id: str, fits: Callable[[pb.Migration], bool], seconds: float = 30
+    ) -> pb.Migration:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            migration = await self.get(migration_id)
+            if fits(migration):
+                return migration
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"not in time: {migration}")
+
+    async def waiting(self, migration_id: str) -> pb.Migration:
+        """Wait until it waits between two deltas."""
+        return await self.until(
+            migration_id,
+            lambda m: m.stage == pb.STAGE_DELTA and m.state == pb.STATE_WAITING,
+        )
+
+    async def finalize(self, migration_id: str) -> None:
+        selector = pb.Selector(migration_id=migration_id)
+        request = pb.FinalizeMigrationRequest(selector=selector, now=True)
+        await _ask(self.stub.FinalizeMigration(request))
+
+    async def done(self, migration_id: str) -> pb.Migration:
+        return await self.until(migration_id, lambda m: m.state == pb.STATE_DONE)
+
+
+@asynccontextmanager
+async def orchestrator(
+    directory: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Client]:
+    """The process' own composition, with agents in memory."""
+    for name in ("vmware", "disk", "cloudstack"):
+        agent = getattr(memory.agents, name)
+        monkeypatch.setattr(server, f"{name.capitalize()}Agent", lambda _, agent=agent: agent)
+    config = parse_config(_CONFIG.format(directory=directory), "config.yaml")
+    process = server._Orchestrator(config, None)
+
+    async def register(to: grpc.aio.Server) -> Sequence[str]:
+        rpc.add_OrchestratorServiceServicer_to_server(process.servicer, to)
+        return ("v2c.orchestrator.v1.OrchestratorService",)
+
+    async def start() -> None:
+        await asyncio.to_thread(process.start)
+
+    async def stop() -> None:
+        await asyncio.to_thread(process.stop)
+
+    address = f"unix:{directory}/orchestrator.sock"
+    async with serving("orchestrator", address, None, register, on_start=start, on_shutdown=stop):
+        channel = connect(address, None, default_timeout_seconds=10, name="orchestrator")
+        try:
+            yield Client(rpc.OrchestratorServiceStub(channel))
+        finally:
+            await channel.close()
+
+
+@pytest.fixture
+async def memory() -> Memory:
+    memory = memory_agents(pace=100)
+    memory.vcenter.add(machine())
+    return memory
+
+
+@pytest.fixture
+async def client(
+    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Client]:
+    async with orchestrator(tmp_path, memory, monkeypatch) as client:
+        yield client
+
+
+def _quick(**migration: object) -> str:
+    return spec_text(finalize_settle_seconds=1, **migration)  # type: ignore[arg-type]
+
+
+def _check_identical(memory: Memory, migration: pb.Migration) -> None:
+    assert memory.world.broken == []
+    (vm,) = memory.vcenter.vms.values()
+    assert vm.snapshots == {}
+    for disk, shown in zip(vm.disks, migration.disks, strict=True):
+        image = memory.storage.images[shown.target_path]
+        assert content(image.blocks) == content(disk.blocks)
+
+
+async def test_a_migration_from_submit_to_done_as_watched(client: Client, memory: Memory) -> None:
+    seen: list[pb.Migration] = []
+
+    async def watch() -> None:
+        async for answer in client.stub.WatchMigrations(pb.WatchMigrationsRequest()):
+            seen.append(answer.migration)
+            if answer.migration.state == pb.STATE_DONE:
+                return
+
+    watching = asyncio.create_task(watch())
+    migration = await client.submit(_quick(start_vm_after_import="true"))
+    await client.waiting(migration.id)
+    await client.finalize(migration.id)
+    await asyncio.wait_for(watching, 30)
+    revisions = [m.revision for m in seen]
+    assert revisions == sorted(set(revisions))
+    stages = [m.stage for m in seen]
+    assert stages == sorted(stages)
+    assert {pb.STAGE_BASE_COPY, pb.STAGE_FINAL_SYNC, pb.STAGE_DONE} <= set(stages)
+    last = seen[-1]
+    assert (last.open_debts, last.overall_progress) == (0, 100.0)
+    assert last.downtime.total_seconds > 0
+    assert [p.kind for p in last.passes] == ["base", "final"]
+    assert last.target_vm_id in memory.cloudstack.vms
+    _check_identical(memory, last)
+
+
+async def test_an_operators_wish_wakes_a_waiting_migration_at_once(client: Client) -> None:
+    migration = await client.submit(_quick(delta_interval=3600))
+    waiting = await client.waiting(migration.id)
+    assert waiting.wake_time.seconds - time.time() > 3000
+    asked = time.monotonic()
+    await client.finalize(migration.id)
+    await client.until(migration.id, lambda m: m.stage > pb.STAGE_DELTA)
+    assert time.monotonic() - asked <= 1.0
+    await client.done(migration.id)
+
+
+async def test_a_marker_file_wakes_a_waiting_migration_too(client: Client) -> None:
+    migration = await client.submit(_quick(delta_interval=3600))
+    waiting = await client.waiting(migration.id)
+    asked = time.monotonic()
+    (Path(waiting.runtime_dir) / "FINALIZE_NOW").touch()
+    await client.until(migration.id, lambda m: m.stage > pb.STAGE_DELTA)
+    assert time.monotonic() - asked <= 1.5
+
+
+async def test_cancel_in_the_middle_of_a_copy(client: Client, memory: Memory) -> None:
+    memory.storage.held = True
+    migration = await client.submit(_quick())
+    await client.until(migration.id, lambda m: bool(memory.storage.transfers))
+    asked = time.monotonic()
+    selector = pb.Selector(vm_name="web-1")
+    await _ask(client.stub.CancelMigration(pb.CancelMigrationRequest(selector=selector)))
+    ended = await client.until(migration.id, lambda m: m.state == pb.STATE_CANCELLED)
+    assert time.monotonic() - asked <= 2.0
+    assert (memory.storage.images, ended.open_debts) == ({}, 0)
+    assert [vm.snapshots for vm in memory.vcenter.vms.values()] == [{}]
+
+
+async def test_a_stopped_orchestrator_goes_on_where_it_was(
+    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with orchestrator(tmp_path, memory, monkeypatch) as client:
+        memory.storage.held = True
+        migration = await client.submit(_quick(delta_interval=3600))
+        await client.until(migration.id, lambda m: bool(memory.storage.transfers))
+    assert {t.state for t in memory.storage.transfers.values()} <= {"queued", "running"}
+    started = len(memory.storage.transfers)
+    memory.storage.held = False
+    async with orchestrator(tmp_path, memory, monkeypatch) as client:
+        await client.waiting(migration.id)
+        # The transfers that ran were attached to, not repeated.
+        assert len(memory.storage.transfers) == started
+    async with orchestrator(tmp_path, memory, monkeypatch) as client:
+        await client.finalize(migration.id)
+        _check_identical(memory, await client.done(migration.id))
+
+
+async def test_events_are_listed_and_streamed_in_order(client: Client) -> None:
+    migration = await client.submit(_quick())
+    streamed: list[pb.Event] = []
+
+    async def follow() -> None:
+        async for answer in client.stub.WatchEvents(pb.WatchEventsRequest()):
+            streamed.append(answer.event)
+            if answer.event.action == "migration.done":
+                return
+
+    following = asyncio.create_task(follow())
+    await client.waiting(migration.id)
+    await client.finalize(migration.id)
+    await asyncio.wait_for(following, 30)
+    selector = pb.Selector(migration_id=migration.id)
+    request = pb.ListEventsRequest(selector=selector, page_size=5)
+    listed: list[pb.Event] = []
+    while page := (await _ask(client.stub.ListEvents(request))).events:
+        assert len(page) <= 5
+        listed += page
+        request.after_sequence = page[-1].sequence
+    assert [e.sequence for e in streamed] == [e.sequence for e in listed]
+    actions = [e.action for e in listed]
+    assert actions[0] == "migration.created"
+    assert {"operator.start", "vm.found", "pass.durable", "operator.finalize"} <= set(actions)
+    (asked,) = (e for e in listed if e.action == "operator.finalize")
+    assert asked.actor.startswith("unix")
+
+
+async def test_a_spec_is_checked_with_the_lines_of_its_mistakes(client: Client) -> None:
+    text = _quick().replace("delta_interval", "delta_intervall") + "surprise: 1\n"
+    request = pb.CheckSpecRequest(spec=text, source="web.yaml")
+    answer = await _ask(client.stub.CheckSpec(request))
+    assert list(answer.vms) == []
+    found = {p.field.rpartition(".")[2]: p for p in answer.problems}
+    assert set(found) == {"delta_intervall", "surprise"}
+    typo = found["delta_intervall"]
+    assert (typo.source, typo.line) == ("web.yaml", 5)
+    assert "delta_interval" in typo.hint
+    with pytest.raises(RemoteError) as caught:
+        await client.submit(text)
+    assert caught.value.reason == "SPEC_INVALID"
+    assert "delta_intervall" in caught.value.message
+    listed = await _ask(client.stub.ListMigrations(pb.ListMigrationsRequest()))
+    assert list(listed.migrations) == []
+
+
+async def test_a_good_spec_is_planned(client: Client) -> None:
+    request = pb.CheckSpecRequest(spec=_quick())
+    (planned,) = (await _ask(client.stub.CheckSpec(request))).vms
+    assert (planned.vm_name, planned.vm_moref, planned.migration_id) == ("web-1", "vm-1", "")
+    migration = await client.submit(_quick(), start=False)
+    (planned,) = (await _ask(client.stub.CheckSpec(request))).vms
+    assert planned.migration_id == migration.id
+
+
+async def test_names_that_fit_several_machines_are_refused(client: Client) -> None:
+    first = await client.submit(spec_text("twin", "vm-1"), start=False)
+    await client.submit(spec_text("twin", "vm-2"), start=False)
+    request = pb.GetMigrationRequest(selector=pb.Selector(vm_name="twin"))
+    with pytest.raises(RemoteError) as caught:
+        await _ask(client.stub.GetMigration(request))
+    assert caught.value.reason == "AMBIGUOUS_MIGRATION"
+    assert "vm-1" in caught.value.message
+    assert "vm-2" in caught.value.message
+    request.selector.vm_moref = "vm-1"
+    answer = await _ask(client.stub.GetMigration(request))
+    assert answer.migration.id == first.id
+    request.selector.CopyFrom(pb.Selector(vm_name="nobody"))
+    with pytest.raises(RemoteError) as caught:
+        await _ask(client.stub.GetMigration(request))
+    assert caught.value.reason == "MIGRATION_NOT_FOUND"
+
+
+async def test_lists_come_in_pages(client: Client) -> None:
+    for number in range(5):
+        await client.submit(spec_text(f"vm{number}", f"vm-{number}"), start=False)
+    names: list[str] = []
+    request = pb.ListMigrationsRequest(page_size=2, states=[pb.STATE_QUEUED])
+    while True:
+        answer = await _ask(client.stub.ListMigrations(request))
+        assert len(answer.migrations) <= 2
+        names += [m.vm_name for m in answer.migrations]
+        if not answer.next_page_token:
+            break
+        request.page_token = answer.next_page_token
+    assert names == [f"vm{number}" for number in range(5)]
+    request = pb.ListMigrationsRequest(page_size=-1)
+    with pytest.raises(RemoteError) as caught:
+        await _ask(client.stub.ListMigrations(request))
+    assert caught.value.reason == "INVALID_FIELD"
+
+
+async def test_what_the_table_forbids_is_a_failed_precondition(client: Client) -> None:
+    migration = await client.submit(_quick(), start=False)
+    request = pb.RollbackMigrationRequest(selector=pb.Selector(migration_id=migration.id))
+    with pytest.raises(RemoteError) as caught:
+        await _ask(client.stub.RollbackMigration(request))
+    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.metadata["stage"] == "init"
+
+
+async def test_all_that_were_never_started_start_together(client: Client, memory: Memory) -> None:
+    memory.vcenter.add(machine("web-2", "vm-2"))
+    for number in (1, 2):
+        await client.submit(spec_text(f"web-{number}", f"vm-{number}"), start=False)
+    request = pb.StartMigrationsRequest(parallel_vms=2)
+    started = (await _ask(client.stub.StartMigrations(request))).migrations
+    assert {m.vm_name for m in started} == {"web-1", "web-2"}
+    for migration in started:
+        await client.waiting(migration.id)
+
+
+async def test_source_target_and_table_are_passed_on(client: Client) -> None:
+    request = pb.ListSourceVmsRequest(filter="web")
+    (vm,) = (await _ask(client.stub.ListSourceVms(request))).vms
+    assert (vm.moref, vm.power_state, len(vm.disks), len(vm.nics)) == ("vm-1", "on", 2, 2)
+    wanted = pb.ListTargetPlacementsRequest(kind=pb.PLACEMENT_KIND_NETWORK, zone_id="zone-1")
+    (placement,) = (await _ask(client.stub.ListTargetPlacements(wanted))).placements
+    assert placement.zone_id == "zone-1"
+    table = await _ask(client.stub.GetStateTable(pb.GetStateTableRequest()))
+    assert [r.stage for r in table.rows] == list(range(1, 17))
