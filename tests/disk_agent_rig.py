@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import grpc
 import yaml
 
+from services.disk_agent.server import runtime_dir
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc
 
@@ -39,6 +41,11 @@ class AgentProcess:
         async with grpc.aio.insecure_channel(self.address) as channel:
             yield disk_pb2_grpc.DiskServiceStub(channel)
 
+    @property
+    def run_dir(self) -> Path:
+        """Where its workers have their sockets."""
+        return runtime_dir(self.folder / "control" / "disk-agent")
+
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
@@ -52,7 +59,7 @@ class AgentProcess:
                 continue
             with contextlib.suppress(OSError):
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if f"{self.folder}/control" in command:
+                if f"{self.folder}/control" in command or f"{self.run_dir}/" in command:
                     found.append(command)
         return found
 
@@ -108,6 +115,8 @@ def agent(folder: Path, *, vddk_path: Path | None = None, **disk: object) -> Ite
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(30)
+        if not running.run_dir.is_relative_to(folder):
+            shutil.rmtree(running.run_dir, ignore_errors=True)
 
 
 def request(

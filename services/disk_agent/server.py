@@ -1,6 +1,7 @@
 """The disk agent's process: its composition root and command line."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -136,6 +137,10 @@ async def serve(setup: ServiceSetup) -> None:
         on_start=on_start,
         on_shutdown=on_shutdown,
     )
+    if not runtime.is_relative_to(state_dir):
+        # A folder in /tmp is made again by the next start; one that is in use stays.
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(runtime.rmdir)
 
 
 def _host_cache() -> Path:
