@@ -7,6 +7,8 @@ notices the wish at its next safe point.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sqlalchemy import select
+
 from services.orchestrator import tables
 from services.orchestrator.errors import ControlNotAllowed
 from services.orchestrator.signals import Signals
@@ -32,7 +34,10 @@ class Controls:
 
     def start(self, migration_id: str, actor: str) -> None:
         """Put a submitted migration into the queue; a started one stays as it is."""
-        if self._store.get(migration_id).state is not State.QUEUED:
+        with self._store.reading() as session:
+            query = select(tables.Migration.state, tables.Migration.started)
+            row = session.execute(query.where(tables.Migration.id == migration_id)).first()
+        if row is not None and (row.started or row.state != State.QUEUED):
             return
         with self._wish(migration_id, None, actor, "started") as migration:
             migration.started = True

@@ -1,6 +1,7 @@
 """What an operator may ask for, where, and what comes of it."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -364,6 +365,27 @@ def test_no_more_machines_copy_at_once_than_there_are_places() -> None:
             ]  # fmt: skip
             most = max(most, len(copying))
         assert most == 2
+
+
+def test_machines_wait_in_the_order_of_their_submission_and_cost_little_meanwhile() -> None:
+    with new_rig(parallel_vms=2) as rig:
+        ids = [rig.submit_spec(spec_text(f"vm{n:02}", f"vm-{n}")) for n in range(20)]
+        rig.world.faults["vmware.thumbprint"] = [failure("AWAY", retryable=True)] * 1000
+        end = rig.clock.now + timedelta(seconds=60)
+        while rig.clock.now < end:
+            rig.step()
+        assert [v.stage is not Stage.INIT for v in rig.store.list()] == [True] * 2 + [False] * 18
+        # Two seconds apart, all 18 would have looked 30 times each.
+        assert sum(rig.row(id_).tick for id_ in ids[2:]) < 270
+
+
+def test_starting_twice_is_starting_once() -> None:
+    with new_rig() as rig:
+        id_ = rig.submit_spec(spec_text())
+        revision = rig.view().revision
+        rig.controls.start(id_, "tester")
+        assert rig.view().revision == revision
+        assert len(rig.events("operator.start")) == 1
 
 
 def test_a_failed_machine_gives_its_place_away() -> None:

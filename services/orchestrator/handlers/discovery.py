@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, or_, select
 
 from services.orchestrator import tables
 from services.orchestrator.errors import MigrationExists, SpecMismatch, VmNotMigratable
@@ -15,10 +15,14 @@ from services.orchestrator.tick import Advance, Outcome, Tick, Wait
 __all__ = ["admit", "connect", "discover_disks", "find_vm"]
 
 _ADMISSION_POLL_SECONDS = 2.0
+_ADMISSION_LONGEST_SECONDS = 60.0
 
 
 def admit(tick: Tick) -> Outcome:
-    """Take a place among the full copies; deltas and cutovers need none, they must not wait."""
+    """Take a place among the full copies, in the order of submission.
+
+    Deltas and cutovers need no place: they must not wait.
+    """
     limit = int(tick.store.setting("parallel_vms", str(tick.config.migration.parallel_vms)))
     with tick.change() as (session, migration):
         taken = session.scalar(
@@ -30,11 +34,30 @@ def admit(tick: Tick) -> Outcome:
                 tables.Migration.state.not_in([*TERMINAL, State.FAILED, State.PAUSED]),
             )
         )
-        if (taken or 0) < limit:
+        ahead = session.scalar(_ahead(migration)) or 0
+        if (taken or 0) + ahead < limit:
             migration.admitted = True
             return Advance(Stage.CONNECTING_VCENTER)
     activity = f"waits for one of {limit} places (migration.parallel_vms)"
-    return Wait(_ADMISSION_POLL_SECONDS, activity, State.QUEUED)
+    # Far back in the line nothing changes soon: a thousand machines that wait must cost little.
+    seconds = min(_ADMISSION_POLL_SECONDS * (1 + ahead // limit), _ADMISSION_LONGEST_SECONDS)
+    return Wait(seconds, activity, State.QUEUED)
+
+
+def _ahead(migration: tables.Migration) -> Select[int]:
+    """How many machines in the queue were submitted before this one."""
+    other = tables.Migration
+    same_time = (other.create_time == migration.create_time) & (other.id < migration.id)
+    return (
+        select(func.count())
+        .select_from(other)
+        .where(
+            other.started,
+            other.state == State.QUEUED,
+            other.admitted.is_(False),
+            or_(other.create_time < migration.create_time, same_time),
+        )
+    )
 
 
 def connect(tick: Tick) -> Outcome:
