@@ -7,7 +7,7 @@ PYTEST := $(PYTHON) -m pytest -q
 .PHONY: help setup demo test unit contract storage e2e crash check bench proto docs lab lock clean
 
 help: ## Say what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: ## Install what is missing: Debian packages, Python environment, the lab's guests
 	@deploy/setup/debian-packages.sh
