@@ -5,10 +5,10 @@ from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from v2c.orchestrator.v1 import orchestrator_pb2 as pb
-from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
 from services.kit.errors import ServiceError, StatusCode
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
 
 def migration(number: int, name: str, moref: str, **fields: Any) -> pb.Migration:

@@ -7,7 +7,6 @@ import httpx
 import pytest
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
-from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 from gateway.admin_token import chosen_token
 from gateway.app import create_app
@@ -15,6 +14,7 @@ from services.kit.channel import connect
 from services.kit.errors import ServiceError, StatusCode
 from services.kit.server import serving
 from tests.contract.gateway_fake_orchestrator import FakeOrchestrator, migration
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 TOKEN = "a-token-for-the-tests-of-the-gateway"
 SPEC = "vm:\n  name: web 1\n"
