@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from services.config import parse_config
 from services.orchestrator import tables
 from services.orchestrator.controls import Controls
@@ -141,6 +143,7 @@ class Rig:
         self.points = 0
         self.twice = False
         self.views: list[MigrationView] = []
+        self._latest: dict[str, MigrationView] = {}
         self._known: dict[tuple[str, int], str] = {}
         # Every call takes a moment: no two things happen at the same time.
         self.world.before.append(lambda name, args: self.clock.advance(0.001))
@@ -259,8 +262,8 @@ class Rig:
     def view(self, migration_id: str = "") -> MigrationView:
         """A migration's snapshot; without an id, of the only one."""
         if migration_id:
-            return self.store.get(migration_id)
-        (only,) = self.store.list()
+            return self._latest[migration_id]
+        (only,) = self._latest.values()
         return only
 
     def events(self, action: str) -> list[EventView]:
@@ -298,20 +301,26 @@ class Rig:
         owed = {"vmware.create_snapshot": "snapshot", "disk.create_image": "image"}.get(name)
         if owed is None:
             return
+        query = select(tables.Debt.name).where(
+            tables.Debt.kind == owed, tables.Debt.paid_time.is_(None)
+        )
         with self.store.reading() as session:
-            names = [
-                debt.name
-                for row in session.query(tables.Migration)
-                for debt in row.debts
-                if debt.kind == owed
-            ]
+            names = session.scalars(query).all()
         thing = args[1] if owed == "snapshot" else f"/pools/{args[0]}/{args[1]}"
         self.world.rule(thing in names, f"{thing} is made but not owed")
 
     def _committed(self, view: MigrationView) -> None:
         self.views.append(view)
+        self._latest[view.id] = view
+        present = select(
+            tables.Disk.migration_id,
+            tables.Disk.key,
+            tables.Disk.label,
+            tables.Disk.image_path,
+            tables.Disk.change_id,
+        )
         with self.store.reading() as session:
-            for disk in session.query(tables.Disk):
+            for disk in session.execute(present):
                 if self._known.get((disk.migration_id, disk.key), "") != disk.change_id:
                     self._known[disk.migration_id, disk.key] = disk.change_id
                     image = self.storage.images[disk.image_path]
