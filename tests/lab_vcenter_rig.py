@@ -81,11 +81,11 @@ class Vcenter:
         try:
             yield instance
         finally:
-            Disconnect(instance)  # type: ignore[no-untyped-call]
+            Disconnect(instance)
 
     def connect(self, user: str, password: str) -> Any:
         context = ssl.create_default_context(cafile=self.directory / "vcenter" / "ca.pem")
-        return SmartConnect(  # type: ignore[no-untyped-call]
+        return SmartConnect(
             host="127.0.0.1", port=self.port, user=user, pwd=password, sslContext=context
         )
 
@@ -200,7 +200,7 @@ def values(item: Any) -> dict[str, Any]:
 
 def wait(task: Any) -> Any:
     """The task's result. Raises its error."""
-    WaitForTask(task)  # type: ignore[no-untyped-call]
+    WaitForTask(task)
     return task.info.result
 
 
