@@ -12,7 +12,6 @@ from services.cloudstack_agent.http_api import Account, HttpApi
 from services.cloudstack_agent.servicer import CloudStackServicer
 from services.cloudstack_agent.storage_pools import NfsOptions
 from services.config.service_args import ServiceSetup, service_main
-from services.kit.redact import redactor
 from services.kit.server import run_service
 from v2c.cloudstack.v1 import cloudstack_pb2 as pb
 from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc
@@ -39,8 +38,6 @@ async def serve(setup: ServiceSetup) -> None:
         api_key=section.api_key.get_secret_value(),
         secret_key=section.secret_key.get_secret_value(),
     )
-    redactor.register(account.api_key)
-    redactor.register(account.secret_key)
     nfs = nfs_options(os.environ, _os_release())
     async with HttpApi(
         section.endpoint, account, timeout_seconds=float(section.timeout_seconds)

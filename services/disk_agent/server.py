@@ -30,7 +30,6 @@ from services.disk_agent.transfer_servicer import TransferDefaults
 from services.disk_agent.transfers import Transfers
 from services.disk_agent.virt_v2v import find_virt_v2v
 from services.kit.errors import ServiceError, StatusCode
-from services.kit.redact import redactor
 from services.kit.server import run_service
 from v2c.disk.v1 import disk_pb2, disk_pb2_grpc
 
@@ -49,7 +48,6 @@ _RUNTIME_PATH_LIMIT = 107 - len("/w-12345678/source.sock")
 def defaults_from(config: Config) -> TransferDefaults:
     """What requests may leave out. Raises ConfigError when the password leads nowhere."""
     password = config.vcenter.password.get_secret_value()
-    redactor.register(password)
     thumbprint = config.vcenter.thumbprint or ""
     return TransferDefaults(
         server=config.vcenter.host,

@@ -8,7 +8,6 @@ import grpc
 
 from services.config.config_model import VCenter as VCenterConfig
 from services.config.service_args import ServiceSetup, service_main
-from services.kit.redact import redactor
 from services.kit.server import Register, run_service
 from services.vmware_agent.ports import SystemClock
 from services.vmware_agent.servicer import VmwareServicer
@@ -20,13 +19,11 @@ from v2c.vmware.v1 import vmware_pb2, vmware_pb2_grpc
 
 def endpoint_from(config: VCenterConfig) -> Endpoint:
     """The session's endpoint. Raises ConfigError when the password's reference leads nowhere."""
-    password = config.password.get_secret_value()
-    redactor.register(password)
     return Endpoint(
         host=config.host,
         port=config.port,
         user=config.user,
-        password=password,
+        password=config.password.get_secret_value(),
         trust=Trust(
             thumbprint=config.thumbprint or "",
             ca_file=config.ca_file,
