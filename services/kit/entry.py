@@ -3,9 +3,12 @@
 import argparse
 import asyncio
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 import structlog
@@ -75,9 +78,11 @@ def run_entry(
 
     0 after a graceful stop; 1 after a ServiceError, whose message and hint go to stderr as one
     paragraph, without a traceback; 130 when interrupted a second time while stopping. Anything
-    else is a defect and raises.
+    else is a defect and raises; its traceback goes to stderr with secrets masked.
     """
     configure_logging(arguments.log, service=service)
+    sys.excepthook = print_masked
+    threading.excepthook = _print_masked_of_thread
     if arguments.parent_pid is not None:
         exit_with_parent(arguments.parent_pid)
     try:
@@ -92,3 +97,16 @@ def run_entry(
     except (asyncio.CancelledError, KeyboardInterrupt):
         return 130
     return 0
+
+
+def print_masked(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
+    """Print an uncaught exception's traceback to stderr; its text may hold anything."""
+    lines = traceback.format_exception(kind, error, trace)
+    print(redactor.text("".join(lines)), end="", file=sys.stderr)
+
+
+def _print_masked_of_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        print_masked(args.exc_type, args.exc_value, args.exc_traceback)

@@ -8,6 +8,7 @@ import pytest
 
 from services.config import load_config
 from services.config.secret import Secret, SecretUrl, mask_secrets
+from services.kit.entry import print_masked
 from services.kit.redact import MASK, redactor
 
 _CONFIG = """\
@@ -49,6 +50,17 @@ def test_only_the_secret_parts_of_a_url_are_masked() -> None:
     assert redactor.text("masked6 masked6-db") == "masked6 masked6-db"
     SecretUrl("postgresql://masked7-db/v2c?password=masked7-pw", "database.url").get_secret_value()
     assert redactor.text("masked7-db: masked7-pw") == f"masked7-db: {MASK}"
+
+
+def test_a_traceback_of_a_defect_is_masked(capsys: pytest.CaptureFixture[str]) -> None:
+    redactor.register("masked-in-traceback-9")
+    try:
+        raise ValueError("cannot parse masked-in-traceback-9")
+    except ValueError as error:
+        print_masked(type(error), error, error.__traceback__)
+    told = capsys.readouterr().err
+    assert told.endswith(f"ValueError: cannot parse {MASK}\n")
+    assert told.startswith("Traceback (most recent call last)")
 
 
 def test_what_is_no_url_is_masked_whole() -> None:
