@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lab.demo import proof
 from lab.demo.watcher import target_paths
@@ -65,9 +66,9 @@ def snapshots(lab: Lab) -> int:
     return int(lab.vcenter.call("status")["snapshots"])
 
 
-def cloudstack_rows(lab: Lab, table: str) -> list[dict[str, object]]:
+def cloudstack_rows(lab: Lab, table: str) -> list[dict[str, Any]]:
     """All rows that the CloudStack simulator has of a kind."""
-    rows: dict[str, dict[str, object]] = lab.cloudstack.call("state")["tables"].get(table, {})
+    rows: dict[str, dict[str, Any]] = lab.cloudstack.call("state")["tables"].get(table, {})
     return list(rows.values())
 
 

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import yaml
+from google.protobuf.message import Message
 
 from lab.demo import files
 from services.kit.channel import connect_sync
@@ -19,6 +21,8 @@ from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 
 _CALL_SECONDS = 20.0
 _POLL_SECONDS = 0.05
+# Its supervisor waits a second or two before it starts it again, and it takes as long to start.
+_AWAY_SECONDS = 40.0
 _ENDED = (pb.STATE_DONE, pb.STATE_FAILED, pb.STATE_CANCELLED, pb.STATE_ROLLED_BACK)
 
 Condition = Callable[[pb.Migration], bool]
@@ -30,7 +34,10 @@ def quick(name: str, **migration: Any) -> dict[str, Any]:
 
 
 class Client:
-    """Calls with deadlines, and waiting by looking."""
+    """Calls with deadlines, and waiting by looking.
+
+    Every call is idempotent, so it is repeated while the orchestrator is away: tests kill it.
+    """
 
     def __init__(self, stub: rpc.OrchestratorServiceStub) -> None:
         self.stub = stub
@@ -38,7 +45,7 @@ class Client:
     def submit(self, *vms: dict[str, Any]) -> list[pb.Migration]:
         """Submit machines of a spec and start them."""
         request = pb.SubmitSpecRequest(spec=yaml.safe_dump({"vms": list(vms)}), start=True)
-        answer = self.stub.SubmitSpec(request, timeout=_CALL_SECONDS)
+        answer = _call(self.stub.SubmitSpec, request)
         return list(answer.migrations)
 
     def start(self, name: str, **migration: Any) -> pb.Migration:
@@ -48,7 +55,7 @@ class Client:
     def get(self, vm: str) -> pb.Migration:
         """The present snapshot of a machine's migration."""
         request = pb.GetMigrationRequest(selector=pb.Selector(vm_name=vm))
-        return self.stub.GetMigration(request, timeout=_CALL_SECONDS).migration
+        return _call(self.stub.GetMigration, request).migration
 
     def wait(self, vm: str, condition: Condition, seconds: float = 40.0) -> pb.Migration:
         """Wait until ``condition`` holds; fails when the migration ends without it."""
@@ -80,44 +87,56 @@ class Client:
     def finalize(self, vm: str, *, now: bool = True) -> pb.Migration:
         """Ask for cutover."""
         request = pb.FinalizeMigrationRequest(selector=pb.Selector(vm_name=vm), now=now)
-        return self.stub.FinalizeMigration(request, timeout=_CALL_SECONDS).migration
+        return _call(self.stub.FinalizeMigration, request).migration
 
     def pause(self, vm: str) -> pb.Migration:
         """Ask for a pause."""
         request = pb.PauseMigrationRequest(selector=pb.Selector(vm_name=vm))
-        return self.stub.PauseMigration(request, timeout=_CALL_SECONDS).migration
+        return _call(self.stub.PauseMigration, request).migration
 
     def resume(self, vm: str) -> pb.Migration:
         """End a pause."""
         request = pb.ResumeMigrationRequest(selector=pb.Selector(vm_name=vm))
-        return self.stub.ResumeMigration(request, timeout=_CALL_SECONDS).migration
+        return _call(self.stub.ResumeMigration, request).migration
 
     def retry(self, vm: str) -> pb.Migration:
         """Take a failed migration up again."""
         request = pb.RetryMigrationRequest(selector=pb.Selector(vm_name=vm))
-        return self.stub.RetryMigration(request, timeout=_CALL_SECONDS).migration
+        return _call(self.stub.RetryMigration, request).migration
 
     def cancel(self, vm: str) -> pb.Migration:
         """Ask for cancellation."""
         request = pb.CancelMigrationRequest(selector=pb.Selector(vm_name=vm))
-        return self.stub.CancelMigration(request, timeout=_CALL_SECONDS).migration
+        return _call(self.stub.CancelMigration, request).migration
 
     def rollback(self, vm: str) -> pb.Migration:
         """Ask for a rollback."""
         request = pb.RollbackMigrationRequest(selector=pb.Selector(vm_name=vm))
-        return self.stub.RollbackMigration(request, timeout=_CALL_SECONDS).migration
+        return _call(self.stub.RollbackMigration, request).migration
 
     def events(self, vm: str) -> list[str]:
         """Actions of the audit trail, oldest first."""
         request = pb.ListEventsRequest(selector=pb.Selector(vm_name=vm))
-        return [e.action for e in self.stub.ListEvents(request, timeout=_CALL_SECONDS).events]
+        return [e.action for e in _call(self.stub.ListEvents, request).events]
+
+
+def _call(method: Callable[..., Any], request: Message) -> Any:
+    deadline = time.monotonic() + _AWAY_SECONDS
+    while True:
+        try:
+            return method(request, timeout=_CALL_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
 
 
 @contextmanager
 def client_of(site: Site, tls: TlsFiles | None = None) -> Iterator[Client]:
     """A client of the site's orchestrator."""
     agents = site.content.get("agents", {})
-    address = agents.get("orchestrator", f"unix:{site.control_dir}/run/orchestrator.sock")
+    default = "unix:{control_dir}/run/orchestrator.sock"
+    address = agents.get("orchestrator", default).replace("{control_dir}", str(site.control_dir))
     with connect_sync(address, tls) as channel:
         yield Client(rpc.OrchestratorServiceStub(channel))
 

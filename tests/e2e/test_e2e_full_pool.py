@@ -1,0 +1,60 @@
+"""A pool without room for the image: said before the copy, and mended while it waits."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stack_checks import assert_migrated, data_path_of
+from tests.stack_client import client_of, quick
+from tests.stack_scenario import machine, scenario
+from tests.stack_site import Site, running_site, serving
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small pool needs root")
+
+
+def _mount(pool: Path, options: str) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(pool)]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A lab whose pool has room for nothing."""
+    pool = tmp_path / "lab" / "pool"
+    pool.mkdir(parents=True)
+    _mount(pool, "size=1m")
+    try:
+        with running_site(tmp_path, scenario(machine("big", 24))) as running:
+            yield running
+    finally:
+        subprocess.run(["umount", "--lazy", str(pool)], check=True)
+
+
+def test_a_full_pool_is_told_with_its_numbers_and_retried(site: Site) -> None:
+    spec = site.spec_file("big", quick("big"))
+    with serving(site), client_of(site) as client:
+        run = site.run(spec)
+        assert run.wait() == 1
+        (text,) = [line for line in run.out.splitlines() if line.startswith("big: failed in")]
+        assert "full" in text
+        free, needed = re.findall(r"(\d+) bytes", text)
+        assert int(free) < 1 << 20 < int(needed) <= 24 << 20
+        assert "ake space on the storage pool" in text
+        assert "v2c retry --vm big" in text
+        assert data_path_of(site) == {}
+        before = client.get("big").id
+
+        _mount(site.pool, "remount,size=128m")
+        retry = site.v2c("retry", "--spec", str(spec), "--vm", "big")
+        assert retry.wait() == 0, retry.err
+        client.finalize("big")
+        done = client.wait_done("big")
+
+    assert done.id == before
+    assert_migrated(site, done)
