@@ -12,7 +12,7 @@ from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range, near_merged
 
-# Two areas of a chunk this close are read with one request: a round trip costs more.
+# Two areas of a chunk this close are read and written with one request: a round trip costs more.
 _GAP_BYTES = 64 << 10
 # The size of an image's clusters as CloudStack and we make them.
 _CLUSTER_BYTES = 64 << 10
@@ -228,7 +228,9 @@ def write_chunk(engine: Engine, slot: Slot, task: ChunkTask, *, blank: bool) -> 
         if not blank:
             engine.zero(slot, Range(task.offset_bytes, task.length_bytes))
     else:
-        for area in task.data:
+        # Known zeroes between two areas may lie in a gap, where nothing was read.
+        changed = task.changed if task.zero else near_merged(task.changed, _GAP_BYTES)
+        for area in changed:
             for piece, zero in _by_content(slot, task, area):
                 if not zero:
                     engine.write(slot, piece)

@@ -23,6 +23,7 @@ class ChunkTask:
     zero: list[Range] = field(default_factory=list)
     asked_bytes: int = 0
     whole: bool = False
+    changed: list[Range] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Planner:
     def _finished(self, task: ChunkTask) -> Iterator[Task]:
         covered = sum(r.length_bytes for r in task.data) + sum(r.length_bytes for r in task.zero)
         task.asked_bytes = covered
+        task.changed = task.data
         if self._skip_done and self._map.is_done(task.index):
             self.resumed_bytes += covered
             return
@@ -91,7 +93,7 @@ class Planner:
             return
         if not task.whole and 2 * covered >= task.length_bytes:
             # What lies between changed areas is equal on both sides. Reading it along is cheap,
-            # and gives the chunk a digest again.
+            # and gives the chunk a digest again; writing it would double the time of a delta.
             task.data, task.whole = _rest_as_data(task), True
         yield task
 

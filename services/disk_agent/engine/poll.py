@@ -2,6 +2,7 @@
 
 import errno
 import select
+import time
 from collections.abc import Sequence
 
 import nbd
@@ -31,20 +32,29 @@ class PollLoop:
             self._poll.register(self._control_fd, select.POLLIN)
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait for anything to happen, at most so long, and handle it.
+        """Wait for a completion or a wish, at most so long. Parts of replies wake nobody.
 
         Raises SourceLost or TargetFailed when a connection is dead.
         """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            self._watch_directions()
+            left = max(deadline - time.monotonic(), 0.0)
+            happened = self._poll.poll(left * 1000)
+            for fd, events in happened:
+                if fd == self._control_fd:
+                    self._control.receive()
+                    return
+                self._notify(self._endpoints[fd], events)
+            if not happened or any(each.completions for each in self._endpoints.values()):
+                return
+
+    def _watch_directions(self) -> None:
         for fd, endpoint in self._endpoints.items():
             wanted = _DIRECTIONS.get(endpoint.handle.aio_get_direction(), select.POLLIN)
             if wanted != self._events[fd]:
                 self._poll.modify(fd, wanted)
                 self._events[fd] = wanted
-        for fd, happened in self._poll.poll(timeout_seconds * 1000):
-            if fd == self._control_fd:
-                self._control.receive()
-            else:
-                self._notify(self._endpoints[fd], happened)
 
     def _notify(self, endpoint: Endpoint, happened: int) -> None:
         handle = endpoint.handle
