@@ -20,7 +20,8 @@ def stack_lock(control_dir: Path) -> Iterator[None]:
     """
     run = control_dir / "run"
     try:
-        control_dir.mkdir(parents=True, exist_ok=True)
+        # Its files name internal systems: for this user only.
+        control_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Sockets and ready files of this user's services are nobody else's business.
         run.mkdir(mode=0o700, exist_ok=True)
         (control_dir / "logs").mkdir(exist_ok=True)

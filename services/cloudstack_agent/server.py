@@ -48,7 +48,12 @@ async def serve(setup: ServiceSetup) -> None:
             return (SERVICE_NAME,)
 
         await run_service(
-            "cloudstack agent", setup.listen, setup.tls, register, ready_file=setup.ready_file
+            "cloudstack agent",
+            setup.listen,
+            setup.tls,
+            register,
+            ready_file=setup.ready_file,
+            metrics_listen=setup.metrics_listen,
         )
 
 

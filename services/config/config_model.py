@@ -39,6 +39,7 @@ __all__ = [
     "Gateway",
     "Limits",
     "Logging",
+    "Metrics",
     "Migration",
     "Tls",
     "VCenter",
@@ -220,6 +221,19 @@ class Logging(Section):
     format: Literal["auto", "console", "json"] = "auto"
 
 
+class Metrics(Section):
+    """Where each service of this host serves Prometheus' ``GET /metrics``, as ``host:port``.
+
+    None: not at all. Whoever reaches the port sees names and numbers of calls, so give loopback
+    or an address that only the monitoring reaches.
+    """
+
+    vmware: str | None = None
+    disk: str | None = None
+    cloudstack: str | None = None
+    orchestrator: str | None = None
+
+
 class Config(Section):
     """The whole of config.yaml."""
 
@@ -235,6 +249,7 @@ class Config(Section):
     disk: Disk = Disk()
     limits: Limits = Limits()
     logging: Logging = Logging()
+    metrics: Metrics = Metrics()
 
     # Where it was read from; None for a config built from text.
     _path: Path | None = PrivateAttr(default=None)

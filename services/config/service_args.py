@@ -37,12 +37,16 @@ EXIT_CONFIG = 78
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServiceSetup:
-    """What a service is to do: serve on `listen` with `tls`, then write `ready_file`."""
+    """What a service is to do: serve on `listen` with `tls`, then write `ready_file`.
+
+    `metrics_listen` is the address of its metrics, None for none.
+    """
 
     config: Config
     listen: str
     tls: TlsFiles | None
     ready_file: Path | None
+    metrics_listen: str | None = None
 
 
 def service_main(
@@ -77,6 +81,7 @@ def service_main(
             listen=arguments.listen or _configured_address(config, service),
             tls=tls_files(config),
             ready_file=arguments.ready_file,
+            metrics_listen=getattr(config.metrics, service, None),
         )
 
         async def run(_arguments: ServiceArguments) -> None:

@@ -132,6 +132,7 @@ async def serve(setup: ServiceSetup) -> None:
         grace_seconds=30.0,
         reflection=True,
         ready_file=setup.ready_file,
+        metrics_listen=setup.metrics_listen,
         on_start=on_start,
         on_shutdown=on_shutdown,
     )

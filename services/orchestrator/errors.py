@@ -5,6 +5,7 @@ from services.kit.errors import ServiceError, StatusCode
 __all__ = [
     "AmbiguousMigration",
     "ControlNotAllowed",
+    "DatabaseUnusable",
     "MigrationExists",
     "MigrationNotFound",
     "SnapshotLost",
@@ -29,6 +30,17 @@ class AmbiguousMigration(ServiceError):
     code = StatusCode.FAILED_PRECONDITION
     reason = "AMBIGUOUS_MIGRATION"
     hint = "name the machine by its moref (--vm-id) instead of its name"
+
+
+class DatabaseUnusable(ServiceError):
+    """The orchestrator's database cannot be opened."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "DATABASE_UNUSABLE"
+    hint = (
+        "check database.url: sqlite:////path/file.sqlite3, or "
+        "postgresql+psycopg://user:password@host/database"
+    )
 
 
 class MigrationExists(ServiceError):

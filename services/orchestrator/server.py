@@ -95,6 +95,7 @@ async def _serve(setup: ServiceSetup) -> None:
         register,
         reflection=True,
         ready_file=setup.ready_file,
+        metrics_listen=setup.metrics_listen,
         on_start=start,
         on_shutdown=stop,
     )

@@ -16,11 +16,16 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import Engine, create_engine, event, or_, select
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session, lazyload
 
 from services.orchestrator import tables
 from services.orchestrator.clock import Clock, utc_now
-from services.orchestrator.errors import AmbiguousMigration, MigrationNotFound
+from services.orchestrator.errors import (
+    AmbiguousMigration,
+    DatabaseUnusable,
+    MigrationNotFound,
+)
 from services.orchestrator.runtime_dir import RuntimeDir
 from services.orchestrator.stages import TERMINAL, State
 from services.orchestrator.views import EventView, MigrationView, event_view, exported, view
@@ -65,18 +70,20 @@ class Store:
     def __init__(self, url: str, clock: Clock = utc_now) -> None:
         self.clock = clock
         self._engine = _engine(url)
-        self._sqlite = self._engine.dialect.name == "sqlite"
         # SQLite has one writer; waiting here costs less than its busy handler's polling.
         self._writer = threading.RLock()
         self._listeners: list[Listener] = []
 
     def upgrade_schema(self) -> None:
-        """Bring the schema to this version."""
+        """Bring the schema to this version. Raises DatabaseUnusable."""
         config = AlembicConfig()
         config.set_main_option("script_location", str(Path(__file__).with_name("schema")))
-        with self._engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        try:
+            with self._engine.begin() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except OperationalError as exc:
+            raise DatabaseUnusable(message=f"the database cannot be used: {exc.orig}") from exc
 
     def close(self) -> None:
         """Close all connections."""
@@ -178,7 +185,11 @@ class Store:
             if vm_moref:
                 query = query.where(tables.Migration.vm_moref == vm_moref)
             if vm_name:
-                query = query.where(tables.Migration.vm_name == vm_name)
+                # People write the moref where a name is asked for.
+                named = or_(
+                    tables.Migration.vm_name == vm_name, tables.Migration.vm_moref == vm_name
+                )
+                query = query.where(named)
             rows = session.scalars(query).all() if vm_moref or vm_name else ()
             wanted = " ".join(filter(None, (vm_name, vm_moref)))
             if not rows:
@@ -269,11 +280,19 @@ class Store:
 
 
 def _engine(url: str) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=20)
+    """Connections to the database. Raises DatabaseUnusable for a URL that names none."""
+    try:
+        # Raises for another dialect or a driver that is not installed, as create_engine does.
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True, pool_size=20)
+    except (ArgumentError, ImportError) as exc:
+        raise DatabaseUnusable(message="database.url is no URL of a database known here") from exc
     if parsed.database:
-        Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise DatabaseUnusable(message=f"the database cannot be made: {exc}") from exc
     engine = create_engine(parsed, connect_args={"timeout": 30}, pool_size=20)
 
     @event.listens_for(engine, "connect")

@@ -60,6 +60,7 @@ async def serve(setup: ServiceSetup) -> None:
             registration(servicer),
             reflection=True,
             ready_file=setup.ready_file,
+            metrics_listen=setup.metrics_listen,
         )
     finally:
         keep_alive.cancel()
