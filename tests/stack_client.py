@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import yaml
@@ -25,6 +25,8 @@ _POLL_SECONDS = 0.05
 _AWAY_SECONDS = 40.0
 _ENDED = (pb.STATE_DONE, pb.STATE_FAILED, pb.STATE_CANCELLED, pb.STATE_ROLLED_BACK)
 
+_Q = TypeVar("_Q", bound=Message)
+_R = TypeVar("_R", bound=Message)
 Condition = Callable[[pb.Migration], bool]
 
 
@@ -120,7 +122,7 @@ class Client:
         return [e.action for e in _call(self.stub.ListEvents, request).events]
 
 
-def _call(method: Callable[..., Any], request: Message) -> Any:
+def _call(method: grpc.UnaryUnaryMultiCallable[_Q, _R], request: _Q) -> _R:
     deadline = time.monotonic() + _AWAY_SECONDS
     while True:
         try:

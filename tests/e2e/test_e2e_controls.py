@@ -39,7 +39,7 @@ def under_way(site: Site, client: Client) -> Iterator[None]:
             quick("cancel base", readers=1),
             _with_networks(site, quick("rollback", start_vm_after_import=True)),
             quick("manual", shutdown_mode="manual"),
-            quick("pause"),
+            quick("pause", delta_interval=3),
             *(
                 quick(name, delta_interval=300)
                 for name in ("cancel delta", "marked", "marked now", "stubborn")
@@ -108,11 +108,11 @@ def test_rollback_lets_go_of_the_target_and_starts_the_source(site: Site, client
 
 
 def test_a_paused_migration_rests_until_it_is_resumed(site: Site, client: Client) -> None:
-    client.wait_stage("pause", pb.STAGE_DELTA)
+    client.wait("pause", _waits_for_a_pass)
     client.pause("pause")
     paused = client.wait_state("pause", pb.STATE_PAUSED, seconds=IN_TERMINAL_SECONDS)
     assert vcenter_vm(site.lab, "pause")["snapshots"] == []
-    time.sleep(2.5)  # Two passes would have been due.
+    time.sleep(3.5)  # A pass would have been due.
     assert client.get("pause").delta_passes == paused.delta_passes
 
     client.resume("pause")

@@ -111,4 +111,7 @@ def test_an_example_migrates(spec: Path, runs: tuple[Site, Client, list[Process]
         assert f"{vm}: done, downtime" in run.out
         arrived = {nic["macaddress"] for nic in targets[done.target_vm_id]["nic"]}
         if ".multi-nic." in spec.name:
-            assert arrived == {nic["mac"] for nic in site.lab.vm(vm)["nics"]}
+            # CloudStack gives the first adapter an address of its own: importVm takes none.
+            _, second = (nic["mac"] for nic in site.lab.vm(vm)["nics"])
+            assert len(arrived) == 2
+            assert second in arrived

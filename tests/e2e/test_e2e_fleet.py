@@ -30,7 +30,7 @@ def test_rest_lists_a_thousand_machines(fleet: tuple[Site, Serving]) -> None:
         f"{running.rest}/vmware/vms", headers={"Authorization": f"Bearer {running.token}"}
     )
 
-    seconds = []
+    seconds: list[float] = []
     # Other work on the machine must not decide: the best of three counts.
     while len(seconds) < 3 and min(seconds, default=PATIENCE_SECONDS) >= PATIENCE_SECONDS:
         started = time.monotonic()

@@ -75,7 +75,7 @@ def test_a_migration_by_grpcurl_over_a_unix_socket(site: Site, client: Client) -
     # Names are the proto's own: the reflected descriptors of Python's runtime have no others.
     assert migration["vm_name"] == "by grpcurl"
     selector = {"migration_id": migration["id"]}
-    stages = []
+    stages: list[str] = []
     asked = False
     for update in grpcurl.watch("WatchMigrations", {"selectors": [selector]}):
         now = update["migration"]
