@@ -29,7 +29,8 @@ def test_a_service_serves_metrics_where_the_config_says(tmp_path: Path) -> None:
         try:
             deadline = time.monotonic() + _START_SECONDS
             while not ready.exists():
-                assert process.poll() is None and time.monotonic() < deadline
+                assert process.poll() is None
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                 assert "v2c_rpc_seconds" in answer.read().decode()
