@@ -14,90 +14,42 @@ The caller flushes the target before `checkpoint`: the map never claims more tha
 Size: 20 bytes a chunk, so 20 MiB for each TiB of 1 MiB chunks.
 """
 
-import json
 import os
 import secrets
-import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from enum import IntEnum
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import xxhash
 
+from services.disk_agent.chunk_map_file import (
+    CHECKSUM_BYTES,
+    DIGEST_BYTES,
+    HEADER_SLOTS,
+    NO_DIGEST,
+    PAGE_BYTES,
+    RECORD_BYTES,
+    RECORDS_PER_PAGE,
+    WORD,
+    Header,
+    Kind,
+    PassKey,
+    Record,
+    page_checksum,
+    page_offset,
+    read_header,
+    sync_directory,
+    write_header,
+)
 from services.disk_agent.engine.failures import MapUnusable
 
-PAGE_BYTES = 4096
-CHECKSUM_BYTES = 16
-DIGEST_BYTES = 16
-NO_DIGEST = bytes(DIGEST_BYTES)
-_WORD = struct.Struct("<I")
-RECORD_BYTES = _WORD.size + DIGEST_BYTES
-RECORDS_PER_PAGE = (PAGE_BYTES - CHECKSUM_BYTES) // RECORD_BYTES
-_HEADER_SLOTS = 2
-_MAGIC = b"v2c-map1"
+__all__ = ["NO_DIGEST", "ChunkMap", "Header", "Kind", "PassKey", "Record"]
+
 # Clean pages kept in memory; dirty ones stay until the checkpoint.
 _CACHED_PAGES = 512
-
-
-class Kind(IntEnum):
-    """What a map knows of a chunk on the target."""
-
-    UNKNOWN = 0
-    ZERO = 1
-    DATA = 2
-    # Written only in part by a pass: the content is right, but no digest of all of it was taken.
-    UNDIGESTED = 3
-
-
-class Record(NamedTuple):
-    """One chunk: its kind, the sequence number of the pass that wrote it, and its digest."""
-
-    kind: Kind
-    sequence: int
-    digest: bytes
-
-
-@dataclass(frozen=True)
-class PassKey:
-    """What a pass is bound to: only the very same pass resumes at the chunk."""
-
-    pass_id: str
-    snapshot: str
-    mode: str
-
-
-@dataclass(frozen=True)
-class Header:
-    """Identity and state of a map. `intent_*` bound the chunks a re-sync may be writing."""
-
-    identity: int
-    disk_id: str
-    capacity_bytes: int
-    chunk_bytes: int
-    generation: int = 0
-    sequence: int = 0
-    pass_id: str = ""
-    snapshot: str = ""
-    mode: str = ""
-    complete: bool = False
-    # The target held nothing but zeroes when this map was made, and one snapshot fills it.
-    blank_target: bool = False
-    # The newest pass that ended well; empty before the first.
-    complete_pass_id: str = ""
-    complete_snapshot: str = ""
-    # The capacity before the disk grew; bytes from there on belong to the current pass. 0: none.
-    grown_from_bytes: int = 0
-    intent_first: int = 0
-    intent_stop: int = 0
-
-    @property
-    def key(self) -> PassKey:
-        """What the current pass is bound to."""
-        return PassKey(self.pass_id, self.snapshot, self.mode)
 
 
 class ChunkMap:
@@ -122,10 +74,10 @@ class ChunkMap:
         fresh = path.with_name(path.name + ".new")
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         created = cls(fd, path, header)
-        created._write_header(header)
+        write_header(fd, path, header)
         os.fsync(fd)
         fresh.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         return created
 
     @classmethod
@@ -136,7 +88,7 @@ class ChunkMap:
         """
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            headers = [_read_header(fd, slot) for slot in range(_HEADER_SLOTS)]
+            headers = [read_header(fd, slot) for slot in range(HEADER_SLOTS)]
             intact = [header for header in headers if header is not None]
             if not intact:
                 raise MapUnusable(f"the chunk map {path} is corrupt: no header slot is intact")
@@ -247,14 +199,14 @@ class ChunkMap:
 
     def __getitem__(self, index: int) -> Record:
         page, at = self._locate(index)
-        (word,) = _WORD.unpack_from(page, at)
-        start = at + _WORD.size
+        (word,) = WORD.unpack_from(page, at)
+        start = at + WORD.size
         return Record(Kind(word & 3), word >> 2, bytes(page[start : start + DIGEST_BYTES]))
 
     def is_done(self, index: int) -> bool:
         """Whether the current pass recorded the chunk."""
         page, at = self._locate(index)
-        (word,) = _WORD.unpack_from(page, at)
+        (word,) = WORD.unpack_from(page, at)
         return bool(word & 3) and word >> 2 == self.header.sequence
 
     def undone_runs(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -272,7 +224,7 @@ class ChunkMap:
 
     def put(self, first: int, count: int, kind: Kind, digest: bytes = NO_DIGEST) -> None:
         """Record chunks of the current pass; durable with the next checkpoint."""
-        record = _WORD.pack(self.header.sequence << 2 | kind) + digest
+        record = WORD.pack(self.header.sequence << 2 | kind) + digest
         self._fill(first, count, record)
 
     def forget(self, indexes: Iterable[int]) -> None:
@@ -283,9 +235,17 @@ class ChunkMap:
     def holds_data(self) -> bool:
         """Whether any chunk on the target is recorded to hold data."""
         return any(
-            _WORD.unpack_from(page, at)[0] & 3 in (Kind.DATA, Kind.UNDIGESTED)
-            for page in self._pages()
-            for at in range(CHECKSUM_BYTES, PAGE_BYTES, RECORD_BYTES)
+            WORD.unpack_from(page, at)[0] & 3 in (Kind.DATA, Kind.UNDIGESTED)
+            for page, stop in self._filled_pages()
+            for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES)
+        )
+
+    def lacks_digests(self) -> bool:
+        """Whether there is a chunk of which the content is not known."""
+        return any(
+            WORD.unpack_from(page, at)[0] & 3 in (Kind.UNKNOWN, Kind.UNDIGESTED)
+            for page, stop in self._filled_pages()
+            for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES)
         )
 
     def digest(self) -> str:
@@ -294,19 +254,18 @@ class ChunkMap:
         Chunks without a digest count as such, so two maps compare only if both know everything.
         """
         state = xxhash.xxh3_128()
-        left = self.chunks
-        for page in self._pages():
-            stop = CHECKSUM_BYTES + min(left, RECORDS_PER_PAGE) * RECORD_BYTES
-            left -= RECORDS_PER_PAGE
+        for page, stop in self._filled_pages():
             for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES):
                 # The kind, in the lowest byte's two lowest bits, without the pass's number.
                 state.update(bytes((page[at] & 3,)))
-                state.update(page[at + _WORD.size : at + RECORD_BYTES])
+                state.update(page[at + WORD.size : at + RECORD_BYTES])
         return state.hexdigest()
 
-    def _pages(self) -> Iterator[bytearray]:
-        for number in range(-(-self.chunks // RECORDS_PER_PAGE)):
-            yield self._page(number)
+    def _filled_pages(self) -> Iterator[tuple[bytearray, int]]:
+        """All pages, each with where its last record ends."""
+        for first in range(0, self.chunks, RECORDS_PER_PAGE):
+            count = min(self.chunks - first, RECORDS_PER_PAGE)
+            yield self._page(first // RECORDS_PER_PAGE), CHECKSUM_BYTES + count * RECORD_BYTES
 
     @property
     def dirty_pages(self) -> int:
@@ -323,8 +282,8 @@ class ChunkMap:
         """
         for index, page in sorted(self._dirty.items()):
             body = page[CHECKSUM_BYTES:]
-            page[:CHECKSUM_BYTES] = _checksum(body, self.header.identity, index)
-            os.pwrite(self._fd, page, _page_offset(index))
+            page[:CHECKSUM_BYTES] = page_checksum(body, self.header.identity, index)
+            os.pwrite(self._fd, page, page_offset(index))
         if intent is not None and intent != (self.header.intent_first, self.header.intent_stop):
             self.header = replace(self.header, intent_first=intent[0], intent_stop=intent[1])
             force_header = True
@@ -332,7 +291,7 @@ class ChunkMap:
             # Records first: a header must not promise pages that did not get there.
             os.fdatasync(self._fd)
             self.header = replace(self.header, generation=self.header.generation + 1)
-            self._write_header(self.header)
+            write_header(self._fd, self.path, self.header)
         os.fdatasync(self._fd)
         self._clean.update(self._dirty)
         self._dirty.clear()
@@ -370,10 +329,10 @@ class ChunkMap:
         page = self._dirty.get(number) or self._clean.get(number)
         if page is not None:
             return page
-        page = bytearray(os.pread(self._fd, PAGE_BYTES, _page_offset(number)))
+        page = bytearray(os.pread(self._fd, PAGE_BYTES, page_offset(number)))
         if not any(page):
             page = bytearray(PAGE_BYTES)
-        elif len(page) < PAGE_BYTES or page[:CHECKSUM_BYTES] != _checksum(
+        elif len(page) < PAGE_BYTES or page[:CHECKSUM_BYTES] != page_checksum(
             page[CHECKSUM_BYTES:], self.header.identity, number
         ):
             self.damaged_pages += 1
@@ -382,40 +341,3 @@ class ChunkMap:
         if len(self._clean) > _CACHED_PAGES:
             self._clean.popitem(last=False)
         return page
-
-    def _write_header(self, header: Header) -> None:
-        text = json.dumps(asdict(header), sort_keys=True).encode()
-        body = _MAGIC + len(text).to_bytes(4, "little") + text
-        if len(body) > PAGE_BYTES - CHECKSUM_BYTES:
-            raise MapUnusable(f"the names in the header of {self.path} are too long")
-        body = body.ljust(PAGE_BYTES - CHECKSUM_BYTES, b"\0")
-        slot = header.generation % _HEADER_SLOTS
-        os.pwrite(self._fd, xxhash.xxh3_128_digest(body) + body, slot * PAGE_BYTES)
-
-
-def _read_header(fd: int, slot: int) -> Header | None:
-    page = os.pread(fd, PAGE_BYTES, slot * PAGE_BYTES)
-    checksum, body = page[:CHECKSUM_BYTES], page[CHECKSUM_BYTES:]
-    if len(page) < PAGE_BYTES or xxhash.xxh3_128_digest(body) != checksum:
-        return None
-    if not body.startswith(_MAGIC):
-        return None
-    start = len(_MAGIC) + 4
-    length = int.from_bytes(body[len(_MAGIC) : start], "little")
-    return Header(**json.loads(body[start : start + length]))
-
-
-def _checksum(body: bytes | bytearray, identity: int, index: int) -> bytes:
-    return xxhash.xxh3_128_digest(body, seed=identity ^ index)
-
-
-def _page_offset(index: int) -> int:
-    return (_HEADER_SLOTS + index) * PAGE_BYTES
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -50,6 +50,16 @@ class DiskPass:
         self.meter = Meter(order.capacity_bytes, surroundings.now)
         self.digest = ""
 
+    def needs_source(self) -> bool:
+        """Whether the mode reads the source: a verification does if there is no digest of a chunk.
+
+        Raises MapUnusable when there is no map to verify against.
+        """
+        if self._order.mode is not Mode.VERIFY_TARGET:
+            return True
+        with self._needed("verifying the target") as chunk_map:
+            return chunk_map.lacks_digests()
+
     def run(self, source: Endpoint | None, target: Endpoint) -> None:
         """Run to the end. Raises TransferFailure; the map then holds what was done."""
         self._check_sizes(source, target)

@@ -48,6 +48,8 @@ class Transfer:
     end_time: float | None = None
     digest: str = ""
     paused: bool = False
+    # The limit in force, in bytes a second; 0 for none, and while no worker runs.
+    effective_rate: int = 0
 
     @property
     def id(self) -> str:

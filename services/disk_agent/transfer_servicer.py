@@ -141,6 +141,24 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         )
         return pb.SetTransferRateResponse(transfer=to_proto(transfer))
 
+    async def PauseTransfer(
+        self, request: pb.PauseTransferRequest, context: Context
+    ) -> pb.PauseTransferResponse:
+        """Hold one."""
+        transfer = await self._transfers.pause(
+            request.transfer_id, paused=True, epoch=request.epoch
+        )
+        return pb.PauseTransferResponse(transfer=to_proto(transfer))
+
+    async def ResumeTransfer(
+        self, request: pb.ResumeTransferRequest, context: Context
+    ) -> pb.ResumeTransferResponse:
+        """Let it go on."""
+        transfer = await self._transfers.pause(
+            request.transfer_id, paused=False, epoch=request.epoch
+        )
+        return pb.ResumeTransferResponse(transfer=to_proto(transfer))
+
     async def DeleteTransfer(
         self, request: pb.DeleteTransferRequest, context: Context
     ) -> pb.DeleteTransferResponse:
@@ -218,6 +236,9 @@ def to_proto(transfer: Transfer) -> pb.Transfer:
         disk_id=transfer.order.disk_id,
         pass_number=transfer.order.pass_number,
         digest=transfer.digest,
+        rate_bytes_per_second=transfer.rate_bytes_per_second,
+        paused=transfer.paused,
+        effective_rate_bytes_per_second=transfer.effective_rate,
     )
 
 
@@ -255,4 +276,9 @@ def _progress(progress: Progress) -> pb.Progress:
         resumed_bytes=progress.resumed_bytes,
         rate_bytes_per_second=int(progress.bytes_per_second),
         eta_seconds=-1 if eta is None else int(eta + 0.5),
+        verified_bytes=progress.verified_bytes,
+        unverified_bytes=progress.unverified_bytes,
+        current_area=pb.Area(
+            offset_bytes=progress.offset_bytes, length_bytes=progress.length_bytes
+        ),
     )

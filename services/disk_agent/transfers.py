@@ -201,13 +201,21 @@ class Transfers:
         self._share_rate()
         return entry.transfer
 
-    async def pause(self, transfer_id: str, *, paused: bool) -> Transfer:
-        """Hold a running transfer, or let it go on. Raises TransferNotFound."""
-        entry = self._entry(transfer_id)
-        await self._change(entry, paused=paused)
-        if entry.worker is not None:
-            entry.worker.wish("pause" if paused else "resume")
-        return entry.transfer
+    async def pause(self, transfer_id: str, *, paused: bool, epoch: int = 0) -> Transfer:
+        """Hold a transfer, or let it go on; one that has ended stays as it is.
+
+        Raises TransferNotFound or StaleEpoch.
+        """
+        async with self._commands:
+            entry = self._entry(transfer_id)
+            await self._check_epoch(entry.transfer.order.target_path, epoch)
+            if entry.task is not None:
+                await self._change(entry, paused=paused)
+                if entry.worker is not None:
+                    entry.worker.wish("pause" if paused else "resume")
+                # What a held one may not use is for the others.
+                self._share_rate()
+            return entry.transfer
 
     async def delete(self, transfer_id: str) -> None:
         """Forget an ended transfer; a missing one is no error. Raises TransferRunning."""

@@ -157,7 +157,7 @@ class Worker:
             open_mark=Path(f"{self._order.map_path}.open"),
         )
         with server:
-            if self._source is None:
+            if self._source is None or not self._pass.needs_source():
                 self._run_pass(None, server)
                 return
             attempt = 0

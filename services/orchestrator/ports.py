@@ -184,7 +184,10 @@ class TransferMode(StrEnum):
 
 @dataclass(frozen=True)
 class TransferOrder:
-    """A transfer to start; `snapshot_*` and `source_path` name what is read through VDDK."""
+    """A transfer to start; `snapshot_*` and `source_path` name what is read through VDDK.
+
+    Without a snapshot it is the disk itself, which opens only while the machine is off.
+    """
 
     transfer_id: str
     mode: TransferMode
@@ -211,6 +214,8 @@ class TransferSnapshot:
     done_bytes: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    verified_bytes: int = 0
+    unverified_bytes: int = 0
     rate_bytes_per_second: int = 0
     eta_seconds: int = -1
     digest: str = ""

@@ -5,7 +5,7 @@ from services.orchestrator import tables
 from services.orchestrator.debts import IMAGE, forgive, pay_images, pay_snapshots
 from services.orchestrator.handlers.cutover import conversion_id
 from services.orchestrator.jobs import run_job, settle_jobs
-from services.orchestrator.passes import open_pass, verify_orders
+from services.orchestrator.passes import open_pass, verify_ids
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.tick import Finish, Outcome, Tick
 
@@ -41,7 +41,7 @@ def _stop_work(tick: Tick) -> None:
     current = open_pass(tick.migration)
     transfers = [part.transfer_id for part in current.disks if part.mode] if current else []
     if tick.migration.stage == Stage.VERIFYING:
-        transfers += [order.transfer_id for order in verify_orders(tick)]
+        transfers += verify_ids(tick)
     for transfer_id in transfers:
         try:
             disk.cancel_transfer(transfer_id, epoch)

@@ -191,6 +191,21 @@ def test_verify_target_compares_half_written_chunks_with_the_source(tmp_path: Pa
         rig.run(Mode.VERIFY_TARGET)
 
 
+def test_verify_target_compares_what_became_zeroes_in_part_with_the_source(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "---A" + "AAAA" + "------")
+    rig.run()
+    area = overwrite(rig.source, 3, "0")
+    rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[area])
+    _damage(rig, 0, b"\0" * CHUNK)
+    progress = rig.run(Mode.VERIFY_TARGET).progress
+    assert (progress.unverified_bytes, progress.verified_bytes) == (0, rig.size)
+    alone = rig.run(Mode.VERIFY_TARGET, with_source=False).progress
+    assert (alone.unverified_bytes, alone.verified_bytes) == (CHUNK, rig.size - CHUNK)
+    overwrite(rig.source, 0, "x")
+    with pytest.raises(ContentMismatch, match=r"offset 0, .* found zero"):
+        rig.run(Mode.VERIFY_TARGET)
+
+
 def test_verify_full_compares_with_the_source(tmp_path: Path) -> None:
     rig = Rig(tmp_path, MIXED)
     rig.run()

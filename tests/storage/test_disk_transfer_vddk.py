@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import pytest
 
 from lab.esxi.client import DiskFault
 from lab.esxi.process import EsxiProcess, start_esxi
+from services.disk_agent.engine.ranges import Range
 from services.disk_agent.order import Mode, TransferOrder, VddkSpec, WorkerOrder
+from services.disk_agent.range_sets import RangeSets
 from tests.disk_transfer_rig import BLOCK, assert_identical, create_image, write_disk
 from tests.lab_esxi_rig import PASSWORD, build_vddk
 
@@ -67,24 +70,35 @@ class Copy:
     stderr: str
 
 
-def copy(host: Host, folder: Path, spec: VddkSpec, password: str = PASSWORD) -> Copy:
-    """Run one worker process to its end."""
+def copy(
+    host: Host,
+    folder: Path,
+    spec: VddkSpec,
+    password: str = PASSWORD,
+    *,
+    mode: Mode = Mode.FULL,
+    ranges: list[Range] | None = None,
+) -> Copy:
+    """Run one worker process to its end; a full copy goes into a new image."""
     image = folder / "disk.qcow2"
-    create_image(image, host.size)
+    if mode is Mode.FULL:
+        create_image(image, host.size)
+    if ranges is not None:
+        RangeSets(folder).put("changed", ranges, host.size)
     order = WorkerOrder(
         transfer=TransferOrder(
             transfer_id="t",
-            mode=Mode.FULL,
+            mode=mode,
             source=spec,
             target_path=str(image),
             capacity_bytes=host.size,
             disk_id="vm-1/2000",
             snapshot_id="snapshot-1",
-            pass_number=0,
+            pass_number=0 if ranges is None else 1,
             chunk_bytes=4 * BLOCK,
         ),
         map_path=str(folder / "disk.map"),
-        ranges_path="",
+        ranges_path="" if ranges is None else str(RangeSets(folder).path("changed")),
         runtime_dir=str(folder),
     )
     told = {"order": order.to_wire(), "password": password, "parent_pid": os.getpid()}
@@ -142,6 +156,31 @@ def test_wrong_password_is_told_and_not_shown(host: Host, tmp_path: Path) -> Non
     failure = copy(host, tmp_path, host.spec(), password="not-the-password").end["failure"]
     assert failure["reason"] == "VDDK_LOGIN"
     assert "not-the-password" not in json.dumps(failure)
+
+
+def test_a_stopped_machines_disk_verifies_what_has_no_digest(host: Host, tmp_path: Path) -> None:
+    """After the final pass there is no snapshot, and the machine is off."""
+    assert copy(host, tmp_path, host.spec()).end["failure"] is None
+    # Written only in part, so that its digest is gone: 4 KiB of the chunk from block 32 on.
+    part = Range(33 * BLOCK, 4096)
+    assert copy(host, tmp_path, host.spec(), mode=Mode.RANGES, ranges=[part]).end["failure"] is None
+    live = host.spec(snapshot_moref="")
+    running = copy(host, tmp_path, live, mode=Mode.VERIFY_TARGET).end
+    assert running["failure"]["reason"] == "VDDK_LOGIN"
+    host.esxi.client.set_power("vm-1", on=False)
+    try:
+        good = copy(host, tmp_path, live, mode=Mode.VERIFY_TARGET).end
+        assert good["failure"] is None
+        progress = good["progress"]
+        assert (progress["verified_bytes"], progress["unverified_bytes"]) == (host.size, 0)
+        qemu_io = ["qemu-io", "-f", "qcow2", "-c", f"write -P 0x5a {34 * BLOCK} 512"]
+        subprocess.run([*qemu_io, str(tmp_path / "disk.qcow2")], check=True, capture_output=True)
+        failure = copy(host, tmp_path, live, mode=Mode.VERIFY_TARGET).end["failure"]
+    finally:
+        host.esxi.client.set_power("vm-1", on=True)
+    assert failure["reason"] == "CONTENT_MISMATCH"
+    expected = f"disk vm-1/2000: 1 chunks .* offset {32 * BLOCK}, {4 * BLOCK} bytes: expected "
+    assert re.search(expected + "[0-9a-f]{32}, found [0-9a-f]{32}", failure["message"])
 
 
 def test_read_error_of_the_host_is_survived(host: Host, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.disk_agent.chunk_map import RECORDS_PER_PAGE, ChunkMap, Kind, PassKey
+from services.disk_agent.chunk_map import ChunkMap, Kind, PassKey
+from services.disk_agent.chunk_map_file import RECORDS_PER_PAGE
 from services.disk_agent.engine.failures import MapUnusable
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.progress import Meter

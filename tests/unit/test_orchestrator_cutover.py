@@ -248,6 +248,39 @@ def test_verification_that_finds_a_difference_stops_the_migration() -> None:
         assert view.error.reason == "TARGET_DIFFERS"
 
 
+def test_verification_opens_the_disks_themselves_and_tells_how_much_it_compared() -> None:
+    with new_rig() as rig:
+        rig.add()
+        rig.submit_spec(spec_text())
+        rig.finish()
+        verified = [
+            t.order for t in rig.storage.transfers.values() if "-verify" in t.order.transfer_id
+        ]
+        assert {order.snapshot_moref for order in verified} == {""}
+        assert all(order.source_path for order in verified)
+        (event,) = rig.events("images.verified")
+        total = sum(order.capacity_bytes for order in verified)
+        assert event.details == {"verified_bytes": str(total), "unverified_bytes": "0"}
+        assert event.message.endswith("verified, 0 unverified")
+
+
+def test_a_source_started_during_the_verification_is_named_as_the_cause() -> None:
+    with new_rig(memory_agents(pace=3)) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta()
+        rig.controls.finalize(rig.view().id, "tester", now=True)
+        rig.to_stage(Stage.VERIFYING)
+
+        def somebody_starts_it() -> None:
+            vm.power = "on"
+
+        rig.signals.on_wait = somebody_starts_it
+        view = rig.to_state(State.FAILED)
+        assert view.error is not None
+        assert view.error.reason == "SOURCE_POWERED_ON"
+
+
 def test_a_conversion_that_failed_is_repeated_by_retry() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()

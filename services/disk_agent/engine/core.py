@@ -190,8 +190,8 @@ class Engine:
 
     def release(self, slot: Slot) -> None:
         """The slot's task is done and leaves no record."""
-        if isinstance(slot.task, ChunkTask):
-            self.meter.offset_bytes = slot.task.offset_bytes + slot.task.length_bytes
+        if slot.task is not None:
+            self.meter.current = Range(slot.task.offset_bytes, slot.task.length_bytes)
         slot.task = None
         self._active.discard(slot)
         self._free.append(slot)

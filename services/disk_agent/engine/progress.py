@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from services.disk_agent.engine.ranges import Range
+
 # The rate is taken over this much time: long enough to be calm, short enough to follow a change.
 _WINDOW_SECONDS = 10.0
 
@@ -14,7 +16,8 @@ class Progress:
     """A snapshot of a pass's counters, all in bytes unless named otherwise.
 
     `total_bytes` is what the pass has to account for: the disk, or the sum of its ranges.
-    `done_bytes` is the part accounted for, be it copied, zero, skipped or resumed.
+    `done_bytes` is the part accounted for, be it copied, zero, skipped or resumed. Offset
+    and length are of the area finished last.
     """
 
     total_bytes: int = 0
@@ -25,10 +28,13 @@ class Progress:
     skipped_bytes: int = 0
     resumed_bytes: int = 0
     offset_bytes: int = 0
+    length_bytes: int = 0
     bytes_per_second: float = 0.0
     eta_seconds: float | None = None
     verified_chunks: int = 0
+    verified_bytes: int = 0
     unverified_chunks: int = 0
+    unverified_bytes: int = 0
     checkpoints: int = 0
     source_reopened: int = 0
 
@@ -54,12 +60,24 @@ class Meter:
         self.zero_bytes = 0
         self.skipped_bytes = 0
         self.resumed_bytes = 0
-        self.offset_bytes = 0
+        self.current = Range(0, 0)
         self.verified_chunks = 0
+        self.verified_bytes = 0
         self.unverified_chunks = 0
+        self.unverified_bytes = 0
         self.checkpoints = 0
         self.source_reopened = 0
         self._samples: deque[tuple[float, int, int]] = deque([(now(), 0, 0)])
+
+    def verified(self, length_bytes: int, chunks: int = 1) -> None:
+        """Count what was compared."""
+        self.verified_chunks += chunks
+        self.verified_bytes += length_bytes
+
+    def unverified(self, length_bytes: int) -> None:
+        """Count a chunk with nothing to compare it with."""
+        self.unverified_chunks += 1
+        self.unverified_bytes += length_bytes
 
     def snapshot(self) -> Progress:
         """The counters now, with the rate of reading over the last seconds."""
@@ -82,11 +100,14 @@ class Meter:
             zero_bytes=self.zero_bytes,
             skipped_bytes=self.skipped_bytes,
             resumed_bytes=self.resumed_bytes,
-            offset_bytes=self.offset_bytes,
+            offset_bytes=self.current.offset_bytes,
+            length_bytes=self.current.length_bytes,
             bytes_per_second=(self.read_bytes - read_then) / seconds,
             eta_seconds=left / pace if pace > 0 else None,
             verified_chunks=self.verified_chunks,
+            verified_bytes=self.verified_bytes,
             unverified_chunks=self.unverified_chunks,
+            unverified_bytes=self.unverified_bytes,
             checkpoints=self.checkpoints,
             source_reopened=self.source_reopened,
         )

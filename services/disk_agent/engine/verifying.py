@@ -17,6 +17,8 @@ from services.disk_agent.engine.ranges import Range
 # More mismatches than this say nothing new; they are counted, not listed.
 _LISTED = 16
 _ZERO_NAME = "zero"
+# What the map cannot say the content of.
+_WITHOUT_DIGEST = (Kind.UNKNOWN, Kind.UNDIGESTED)
 
 
 class Mismatches:
@@ -71,8 +73,28 @@ class VerifyTarget:
         self._planner = Planner(chunk_map, skip_done=False)
 
     def tasks(self) -> Iterator[Task]:
-        """All chunks; runs that read as zeroes stay runs."""
-        return self._planner.tasks(self._runs)
+        """All chunks; runs that read as zeroes stay runs where the map knows of them."""
+        for task in self._planner.tasks(self._runs):
+            if isinstance(task, ZeroTask) and self._source is not None:
+                yield from self._split(task)
+            else:
+                yield task
+
+    def _split(self, task: ZeroTask) -> Iterator[Task]:
+        """A run of zeroes, with the chunks without a digest as tasks of their own."""
+        chunk = self._map.header.chunk_bytes
+        first, stop = task.first, task.first + task.count
+        end = task.offset_bytes + task.length_bytes
+        for index in range(first, stop):
+            if self._map[index].kind not in _WITHOUT_DIGEST:
+                continue
+            if index > first:
+                yield ZeroTask(first, index - first, first * chunk, (index - first) * chunk)
+            area = Range(index * chunk, min(chunk, end - index * chunk))
+            yield ChunkTask(index, *area, zero=[area], asked_bytes=area.length_bytes, whole=True)
+            first = index + 1
+        if first < stop:
+            yield ZeroTask(first, stop - first, first * chunk, end - first * chunk)
 
     def advance(self, engine: Engine, slot: Slot) -> None:
         """Read a chunk of the target and compare."""
@@ -102,13 +124,13 @@ class VerifyTarget:
     def _check(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
         known = self._map[task.index]
         digest_chunk(slot, task)
-        if known.kind in (Kind.UNKNOWN, Kind.UNDIGESTED):
+        if known.kind in _WITHOUT_DIGEST:
             if engine.source is not None and slot.other is not None:
                 slot.phase = Phase.COMPARE
                 area = Range(task.offset_bytes, task.length_bytes)
                 engine.read(slot, engine.source, area, slot.other)
                 return
-            self._meter.unverified_chunks += 1
+            self._meter.unverified(task.length_bytes)
             self._meter.copied_bytes += task.asked_bytes
             engine.release(slot)
             return
@@ -122,20 +144,22 @@ class VerifyTarget:
         self._done(engine, slot, task)
 
     def _done(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
-        self._meter.verified_chunks += 1
+        self._meter.verified(task.length_bytes)
         self._meter.copied_bytes += task.asked_bytes
         engine.release(slot)
 
     def _check_zero_run(self, task: ZeroTask) -> None:
         chunk = self._map.header.chunk_bytes
+        end = task.offset_bytes + task.length_bytes
         for index in range(task.first, task.first + task.count):
             known = self._map[index]
+            length = min(chunk, end - index * chunk)
+            if known.kind in _WITHOUT_DIGEST:
+                self._meter.unverified(length)
+                continue
+            self._meter.verified(length)
             if known.kind is Kind.DATA:
-                self._mismatches.add(index * chunk, chunk, known.digest.hex(), _ZERO_NAME)
-            elif known.kind is Kind.ZERO:
-                self._meter.verified_chunks += 1
-            else:
-                self._meter.unverified_chunks += 1
+                self._mismatches.add(index * chunk, length, known.digest.hex(), _ZERO_NAME)
 
 
 class VerifyFull:
@@ -187,7 +211,7 @@ class VerifyFull:
         task = slot.task
         if isinstance(task, ZeroTask):
             self._meter.zero_bytes += task.length_bytes
-            self._meter.verified_chunks += task.count
+            self._meter.verified(task.length_bytes, task.count)
             engine.release(slot)
         elif task is None or slot.other is None:
             return
@@ -205,7 +229,7 @@ class VerifyFull:
                     _name(slot.memory[: task.length_bytes]),
                     _name(slot.other[: task.length_bytes]),
                 )
-            self._meter.verified_chunks += 1
+            self._meter.verified(task.length_bytes)
             self._meter.copied_bytes += task.asked_bytes
             engine.release(slot)
 

@@ -94,11 +94,10 @@ class DiskAgent:
             options=pb.TransferOptions(queue_depth=order.queue_depth),
             epoch=order.epoch,
         )
-        if order.mode is not TransferMode.VERIFY_TARGET:
-            request.source.vddk.vm_moref = order.vm_moref
-            request.source.vddk.snapshot_moref = order.snapshot_moref
-            request.source.vddk.disk_path = order.source_path
-            request.source.vddk.thumbprint = order.thumbprint
+        request.source.vddk.vm_moref = order.vm_moref
+        request.source.vddk.snapshot_moref = order.snapshot_moref
+        request.source.vddk.disk_path = order.source_path
+        request.source.vddk.thumbprint = order.thumbprint
         return _transfer(self._caller.quick(self._stub.StartTransfer, request).transfer)
 
     def get_transfer(self, transfer_id: str) -> TransferSnapshot:
@@ -152,6 +151,8 @@ def _transfer(transfer: pb.Transfer) -> TransferSnapshot:
         done_bytes=progress.done_bytes,
         read_bytes=progress.read_bytes,
         written_bytes=progress.written_bytes,
+        verified_bytes=progress.verified_bytes,
+        unverified_bytes=progress.unverified_bytes,
         rate_bytes_per_second=progress.rate_bytes_per_second,
         eta_seconds=progress.eta_seconds,
         digest=transfer.digest,

@@ -15,6 +15,7 @@ __all__ = ["await_shutdown", "conversion_id", "convert", "final_sync", "verify"]
 
 _MANUAL_POLL_SECONDS = 2.0
 _CONVERSION_POLL_SECONDS = 0.5
+_GIB = 1 << 30
 
 
 def await_shutdown(tick: Tick) -> Outcome:
@@ -52,9 +53,25 @@ def final_sync(tick: Tick) -> Outcome:
 
 
 def verify(tick: Tick) -> Outcome:
-    """Read every image back and compare it with what was read from the source."""
-    run_transfers(tick, verify_orders(tick))
-    tick.event("images.verified", f"{len(tick.migration.disks)} image(s) hold what was read")
+    """Read every image back and compare it with what was read from the source, or with it."""
+    require_off(tick)
+    found = tick.agents.vmware.get_vm(moref=tick.migration.vm_moref)
+    paths = {disk.key: disk.path for disk in found.disks}
+    try:
+        results = run_transfers(tick, verify_orders(tick, paths))
+    except ServiceError:
+        # A running machine's disk does not open: that is the reason to tell then.
+        require_off(tick)
+        raise
+    verified = sum(result.verified_bytes for result in results)
+    unverified = sum(result.unverified_bytes for result in results)
+    tick.event(
+        "images.verified",
+        f"{len(results)} image(s) compared with what was read: {verified / _GIB:.2f} GiB verified, "
+        f"{f'{unverified / _GIB:.2f} GiB' if unverified else '0'} unverified",
+        verified_bytes=verified,
+        unverified_bytes=unverified,
+    )
     return Advance(_after_verification(tick))
 
 

@@ -817,8 +817,8 @@ Global___PutRangesResponse: _TypeAlias = PutRangesResponse  # noqa: Y015
 
 @_typing.final
 class VddkSource(_message.Message):
-    """VddkSource is a snapshot's disk read through libvixDiskLib. Empty server,
-    user, password, thumbprint and library directory mean the agent's own
+    """VddkSource is a disk read through libvixDiskLib. Empty server, user,
+    password, thumbprint and library directory mean the agent's own
     configuration.
     """
 
@@ -847,9 +847,11 @@ class VddkSource(_message.Message):
     vm_moref: _builtins.str
     """Managed object reference of the machine."""
     snapshot_moref: _builtins.str
-    """Managed object reference of the snapshot."""
+    """Managed object reference of the snapshot; empty for the disk itself, which
+    can be opened only while the machine is off.
+    """
     disk_path: _builtins.str
-    """The disk's file as the snapshot names it."""
+    """The disk's file as the snapshot, or without one the machine, names it."""
     transports: _builtins.str
     """Transport modes in order, colon-separated, for example "nbdssl:nbd"."""
     port: _builtins.int
@@ -999,7 +1001,9 @@ class StartTransferRequest(_message.Message):
     """
     @_builtins.property
     def source(self) -> Global___Source:
-        """What to read; unused by TRANSFER_MODE_VERIFY_TARGET."""
+        """What to read. TRANSFER_MODE_VERIFY_TARGET does without; given one, it
+        compares areas of which it has no digest with it.
+        """
 
     @_builtins.property
     def options(self) -> Global___TransferOptions:
@@ -1071,6 +1075,9 @@ class Progress(_message.Message):
     RESUMED_BYTES_FIELD_NUMBER: _builtins.int
     RATE_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     ETA_SECONDS_FIELD_NUMBER: _builtins.int
+    VERIFIED_BYTES_FIELD_NUMBER: _builtins.int
+    UNVERIFIED_BYTES_FIELD_NUMBER: _builtins.int
+    CURRENT_AREA_FIELD_NUMBER: _builtins.int
     total_bytes: _builtins.int
     """Bytes to go through in all."""
     done_bytes: _builtins.int
@@ -1089,6 +1096,16 @@ class Progress(_message.Message):
     """Bytes per second over the last seconds."""
     eta_seconds: _builtins.int
     """Seconds left at this rate; -1 when unknown."""
+    verified_bytes: _builtins.int
+    """Bytes of the target that a verification compared."""
+    unverified_bytes: _builtins.int
+    """Bytes of the target that a verification could not compare: no digest of
+    them was taken, and it was given no source.
+    """
+    @_builtins.property
+    def current_area(self) -> Global___Area:
+        """The area that was finished last."""
+
     def __init__(
         self,
         *,
@@ -1101,10 +1118,13 @@ class Progress(_message.Message):
         resumed_bytes: _builtins.int = ...,
         rate_bytes_per_second: _builtins.int = ...,
         eta_seconds: _builtins.int = ...,
+        verified_bytes: _builtins.int = ...,
+        unverified_bytes: _builtins.int = ...,
+        current_area: Global___Area | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current_area", b"current_area"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_bytes", b"done_bytes", "eta_seconds", b"eta_seconds", "rate_bytes_per_second", b"rate_bytes_per_second", "read_bytes", b"read_bytes", "resumed_bytes", b"resumed_bytes", "skipped_bytes", b"skipped_bytes", "total_bytes", b"total_bytes", "written_bytes", b"written_bytes", "zero_bytes", b"zero_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_area", b"current_area", "done_bytes", b"done_bytes", "eta_seconds", b"eta_seconds", "rate_bytes_per_second", b"rate_bytes_per_second", "read_bytes", b"read_bytes", "resumed_bytes", b"resumed_bytes", "skipped_bytes", b"skipped_bytes", "total_bytes", b"total_bytes", "unverified_bytes", b"unverified_bytes", "verified_bytes", b"verified_bytes", "written_bytes", b"written_bytes", "zero_bytes", b"zero_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1129,6 +1149,9 @@ class Transfer(_message.Message):
     DISK_ID_FIELD_NUMBER: _builtins.int
     PASS_NUMBER_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    RATE_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_RATE_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     transfer_id: _builtins.str
     """Id chosen by the caller."""
     mode: Global___TransferMode.ValueType
@@ -1147,6 +1170,14 @@ class Transfer(_message.Message):
     """Number of the pass."""
     digest: _builtins.str
     """Digest over the digests of all chunks, in order; empty before the end."""
+    rate_bytes_per_second: _builtins.int
+    """The transfer's own rate limit in bytes per second; 0 means none."""
+    paused: _builtins.bool
+    """True while PauseTransfer holds it."""
+    effective_rate_bytes_per_second: _builtins.int
+    """The limit in force: the lowest of its own, the calendar's, and its part of
+    the agent's. 0 means none.
+    """
     @_builtins.property
     def progress(self) -> Global___Progress:
         """Counters."""
@@ -1179,10 +1210,13 @@ class Transfer(_message.Message):
         disk_id: _builtins.str = ...,
         pass_number: _builtins.int = ...,
         digest: _builtins.str = ...,
+        rate_bytes_per_second: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        effective_rate_bytes_per_second: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "digest", b"digest", "disk_id", b"disk_id", "end_time", b"end_time", "failure", b"failure", "mode", b"mode", "pass_number", b"pass_number", "progress", b"progress", "revision", b"revision", "state", b"state", "target_path", b"target_path", "transfer_id", b"transfer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "digest", b"digest", "disk_id", b"disk_id", "effective_rate_bytes_per_second", b"effective_rate_bytes_per_second", "end_time", b"end_time", "failure", b"failure", "mode", b"mode", "pass_number", b"pass_number", "paused", b"paused", "progress", b"progress", "rate_bytes_per_second", b"rate_bytes_per_second", "revision", b"revision", "state", b"state", "target_path", b"target_path", "transfer_id", b"transfer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1429,6 +1463,106 @@ class SetTransferRateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetTransferRateResponse: _TypeAlias = SetTransferRateResponse  # noqa: Y015
+
+@_typing.final
+class PauseTransferRequest(_message.Message):
+    """PauseTransferRequest names a transfer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    transfer_id: _builtins.str
+    """Id chosen by the caller."""
+    epoch: _builtins.int
+    """Fencing epoch."""
+    def __init__(
+        self,
+        *,
+        transfer_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "transfer_id", b"transfer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseTransferRequest: _TypeAlias = PauseTransferRequest  # noqa: Y015
+
+@_typing.final
+class PauseTransferResponse(_message.Message):
+    """PauseTransferResponse is the transfer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transfer(self) -> Global___Transfer:
+        """The transfer."""
+
+    def __init__(
+        self,
+        *,
+        transfer: Global___Transfer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseTransferResponse: _TypeAlias = PauseTransferResponse  # noqa: Y015
+
+@_typing.final
+class ResumeTransferRequest(_message.Message):
+    """ResumeTransferRequest names a transfer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    transfer_id: _builtins.str
+    """Id chosen by the caller."""
+    epoch: _builtins.int
+    """Fencing epoch."""
+    def __init__(
+        self,
+        *,
+        transfer_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "transfer_id", b"transfer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeTransferRequest: _TypeAlias = ResumeTransferRequest  # noqa: Y015
+
+@_typing.final
+class ResumeTransferResponse(_message.Message):
+    """ResumeTransferResponse is the transfer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transfer(self) -> Global___Transfer:
+        """The transfer."""
+
+    def __init__(
+        self,
+        *,
+        transfer: Global___Transfer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeTransferResponse: _TypeAlias = ResumeTransferResponse  # noqa: Y015
 
 @_typing.final
 class DeleteTransferRequest(_message.Message):

@@ -111,6 +111,16 @@ class DiskServiceStub:
                 request_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.SetTransferRateRequest.SerializeToString,
                 response_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.SetTransferRateResponse.FromString,
                 _registered_method=True)
+        self.PauseTransfer = channel.unary_unary(
+                '/v2c.disk.v1.DiskService/PauseTransfer',
+                request_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.PauseTransferRequest.SerializeToString,
+                response_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.PauseTransferResponse.FromString,
+                _registered_method=True)
+        self.ResumeTransfer = channel.unary_unary(
+                '/v2c.disk.v1.DiskService/ResumeTransfer',
+                request_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.ResumeTransferRequest.SerializeToString,
+                response_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.ResumeTransferResponse.FromString,
+                _registered_method=True)
         self.DeleteTransfer = channel.unary_unary(
                 '/v2c.disk.v1.DiskService/DeleteTransfer',
                 request_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.DeleteTransferRequest.SerializeToString,
@@ -249,7 +259,22 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetTransferRate(self, request, context):
-        """Changes the rate limit of a running transfer.
+        """Changes the rate limit of a running transfer, within a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseTransfer(self, request, context):
+        """Holds a running transfer; its connections stay open. One that has ended
+        stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTransfer(self, request, context):
+        """Lets a held transfer go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -374,6 +399,16 @@ def add_DiskServiceServicer_to_server(servicer, server):
                     servicer.SetTransferRate,
                     request_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.SetTransferRateRequest.FromString,
                     response_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.SetTransferRateResponse.SerializeToString,
+            ),
+            'PauseTransfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTransfer,
+                    request_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.PauseTransferRequest.FromString,
+                    response_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.PauseTransferResponse.SerializeToString,
+            ),
+            'ResumeTransfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTransfer,
+                    request_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.ResumeTransferRequest.FromString,
+                    response_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.ResumeTransferResponse.SerializeToString,
             ),
             'DeleteTransfer': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTransfer,
@@ -813,6 +848,60 @@ class DiskService:
             '/v2c.disk.v1.DiskService/SetTransferRate',
             v2c_dot_disk_dot_v1_dot_disk__pb2.SetTransferRateRequest.SerializeToString,
             v2c_dot_disk_dot_v1_dot_disk__pb2.SetTransferRateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseTransfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/v2c.disk.v1.DiskService/PauseTransfer',
+            v2c_dot_disk_dot_v1_dot_disk__pb2.PauseTransferRequest.SerializeToString,
+            v2c_dot_disk_dot_v1_dot_disk__pb2.PauseTransferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTransfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/v2c.disk.v1.DiskService/ResumeTransfer',
+            v2c_dot_disk_dot_v1_dot_disk__pb2.ResumeTransferRequest.SerializeToString,
+            v2c_dot_disk_dot_v1_dot_disk__pb2.ResumeTransferResponse.FromString,
             options,
             channel_credentials,
             insecure,

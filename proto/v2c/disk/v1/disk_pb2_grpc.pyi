@@ -72,7 +72,13 @@ class DiskServiceStub:
     ends.
     """
     SetTransferRate: _grpc.UnaryUnaryMultiCallable[_disk_pb2.SetTransferRateRequest, _disk_pb2.SetTransferRateResponse]
-    """Changes the rate limit of a running transfer."""
+    """Changes the rate limit of a running transfer, within a second."""
+    PauseTransfer: _grpc.UnaryUnaryMultiCallable[_disk_pb2.PauseTransferRequest, _disk_pb2.PauseTransferResponse]
+    """Holds a running transfer; its connections stay open. One that has ended
+    stays as it is.
+    """
+    ResumeTransfer: _grpc.UnaryUnaryMultiCallable[_disk_pb2.ResumeTransferRequest, _disk_pb2.ResumeTransferResponse]
+    """Lets a held transfer go on."""
     DeleteTransfer: _grpc.UnaryUnaryMultiCallable[_disk_pb2.DeleteTransferRequest, _disk_pb2.DeleteTransferResponse]
     """Forgets an ended transfer and its checkpoint."""
     StartConversion: _grpc.UnaryUnaryMultiCallable[_disk_pb2.StartConversionRequest, _disk_pb2.StartConversionResponse]
@@ -126,7 +132,13 @@ class DiskServiceAsyncStub(DiskServiceStub):
     ends.
     """
     SetTransferRate: _aio.UnaryUnaryMultiCallable[_disk_pb2.SetTransferRateRequest, _disk_pb2.SetTransferRateResponse]  # type: ignore[assignment]
-    """Changes the rate limit of a running transfer."""
+    """Changes the rate limit of a running transfer, within a second."""
+    PauseTransfer: _aio.UnaryUnaryMultiCallable[_disk_pb2.PauseTransferRequest, _disk_pb2.PauseTransferResponse]  # type: ignore[assignment]
+    """Holds a running transfer; its connections stay open. One that has ended
+    stays as it is.
+    """
+    ResumeTransfer: _aio.UnaryUnaryMultiCallable[_disk_pb2.ResumeTransferRequest, _disk_pb2.ResumeTransferResponse]  # type: ignore[assignment]
+    """Lets a held transfer go on."""
     DeleteTransfer: _aio.UnaryUnaryMultiCallable[_disk_pb2.DeleteTransferRequest, _disk_pb2.DeleteTransferResponse]  # type: ignore[assignment]
     """Forgets an ended transfer and its checkpoint."""
     StartConversion: _aio.UnaryUnaryMultiCallable[_disk_pb2.StartConversionRequest, _disk_pb2.StartConversionResponse]  # type: ignore[assignment]
@@ -267,7 +279,25 @@ class DiskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _disk_pb2.SetTransferRateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_disk_pb2.SetTransferRateResponse, _abc.Awaitable[_disk_pb2.SetTransferRateResponse]]:
-        """Changes the rate limit of a running transfer."""
+        """Changes the rate limit of a running transfer, within a second."""
+
+    @_abc_1.abstractmethod
+    def PauseTransfer(
+        self,
+        request: _disk_pb2.PauseTransferRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_disk_pb2.PauseTransferResponse, _abc.Awaitable[_disk_pb2.PauseTransferResponse]]:
+        """Holds a running transfer; its connections stay open. One that has ended
+        stays as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTransfer(
+        self,
+        request: _disk_pb2.ResumeTransferRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_disk_pb2.ResumeTransferResponse, _abc.Awaitable[_disk_pb2.ResumeTransferResponse]]:
+        """Lets a held transfer go on."""
 
     @_abc_1.abstractmethod
     def DeleteTransfer(

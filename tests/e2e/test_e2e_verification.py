@@ -1,0 +1,41 @@
+"""Verification: what the target's storage changed behind everybody's back stops the migration."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from tests.stack_checks import vcenter_vm
+from tests.stack_client import Client, image_paths, quick
+from tests.stack_site import Site
+from v2c.orchestrator.v1 import orchestrator_pb2 as pb
+
+_MIB = 1 << 20
+
+
+def test_bytes_that_changed_on_the_target_are_found_and_named(site: Site, client: Client) -> None:
+    client.submit(quick("flipped", delta_interval=300))
+    waiting = client.wait(
+        "flipped", lambda now: now.stage == pb.STAGE_DELTA and now.state == pb.STATE_WAITING
+    )
+    # In every chunk: the guest's last writes hide some.
+    flips = [word for at in range(8) for word in ("-c", f"write -P 0xa5 {at * _MIB + 7 * 512} 512")]
+    image = image_paths(waiting)[1]
+    subprocess.run(["qemu-io", *flips, str(image)], check=True, capture_output=True)
+
+    client.finalize("flipped")
+    failed = client.wait_state("flipped", pb.STATE_FAILED)
+
+    assert failed.stage == pb.STAGE_VERIFYING
+    assert failed.error.reason == "CONTENT_MISMATCH"
+    disk = f"{failed.vm_moref}/{failed.disks[1].key}"
+    told = (
+        rf"disk {disk}: \d chunks .* offset \d+, {_MIB} bytes: expected \w+, found [0-9a-f]{{32}}"
+    )
+    assert re.search(told, failed.error.message), failed.error.message
+    assert "images.verified" not in client.events("flipped")
+    assert vcenter_vm(site.lab, "flipped")["snapshots"] == []
+
+    client.rollback("flipped")
+    client.wait_state("flipped", pb.STATE_ROLLED_BACK)
+    assert vcenter_vm(site.lab, "flipped")["power"] == "poweredOn"
