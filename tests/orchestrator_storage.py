@@ -84,6 +84,12 @@ class MemoryStorage:
         self.images.setdefault(path, MemoryImage(size_bytes // BLOCK))
         return path
 
+    def resize_image(self, path: str, size_bytes: int) -> None:
+        self._world.rule(
+            size_bytes // BLOCK >= self.images[path].block_count, f"{path} was made smaller"
+        )
+        self.images[path].block_count = size_bytes // BLOCK
+
     def delete_image(self, path: str) -> None:
         if any(self._at_work(t, path) for t in self.transfers.values()) or any(
             c["state"] == "running" and path in c["images"] for c in self.conversions.values()
@@ -168,7 +174,9 @@ class MemoryStorage:
         else:
             transfer.todo, transfer.total = whole, len(whole)
         if order.mode is TransferMode.FULL:
-            if image.base_snapshot not in ("", order.snapshot_moref):
+            if order.ranges_id and image.base_snapshot != order.snapshot_moref:
+                image.base_done -= {a.offset // BLOCK for a in self.ranges[order.ranges_id]}
+            elif image.base_snapshot not in ("", order.snapshot_moref):
                 self._world.broken.append(f"{order.transfer_id} mixes two snapshots in one image")
             image.base_snapshot = order.snapshot_moref
             transfer.todo = [b for b in whole if b not in image.base_done]

@@ -25,6 +25,22 @@ def remove_snapshots(lab: Lab, vm: str) -> None:
         _finish(machine.RemoveAllSnapshots_Task())
 
 
+def grow_disk(lab: Lab, vm: str, label: str, more_mib: int) -> None:
+    """Make a disk of a machine larger, as the client's \"Edit settings\" does."""
+    with _machine(lab, vm) as machine:
+        (disk,) = [
+            device
+            for device in machine.config.hardware.device
+            if isinstance(device, vim.vm.device.VirtualDisk)
+            and device.deviceInfo is not None
+            and device.deviceInfo.label == label
+        ]
+        disk.capacityInKB += more_mib << 10
+        disk.capacityInBytes = disk.capacityInKB << 10
+        change = vim.vm.device.VirtualDeviceSpec(operation="edit", device=disk)
+        _finish(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+
+
 @contextmanager
 def _machine(lab: Lab, vm: str) -> Iterator[vim.VirtualMachine]:
     vcenter = lab.info["vcenter"]

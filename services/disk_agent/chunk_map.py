@@ -154,7 +154,7 @@ class ChunkMap:
         self.checkpoint(force_header=True)
 
     def rebind(self, key: PassKey, changed: Iterable[int]) -> None:
-        """Go on with an unfinished pass on another snapshot.
+        """Go on with a pass on another snapshot.
 
         `changed` are the chunks with areas changed between the two snapshots: they are to be copied
         again, everything else that is done stays done.
@@ -165,6 +165,7 @@ class ChunkMap:
             pass_id=key.pass_id,
             snapshot=key.snapshot,
             mode=key.mode,
+            complete=False,
             blank_target=False,
         )
         self._resumed = True

@@ -211,7 +211,8 @@ class DiskPass:
         if header.capacity_bytes != self._order.capacity_bytes or header.mode != Mode.FULL:
             return False
         same = header.key == self._key
-        moved = not same and not header.complete and bool(self._order.ranges_id)
+        # Also from a copy that was complete, while another disk of the same pass was not.
+        moved = not same and bool(self._order.ranges_id)
         if not same and not moved:
             return False
         if found.holds_data() and is_blank(target):

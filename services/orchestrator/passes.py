@@ -22,6 +22,9 @@ from services.orchestrator.views import PASSES_KEPT
 
 __all__ = ["copy_pass", "open_pass", "take_snapshot", "verify_ids", "verify_orders"]
 
+# In place of the change id of a lost snapshot that had none.
+_NEVER_TRACKED = "untracked"
+
 
 def open_pass(migration: tables.Migration) -> tables.Pass | None:
     """The pass that is not yet durable, if there is one."""
@@ -58,7 +61,8 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
     the next try takes a new snapshot.
     """
     try:
-        orders = [_order(tick, current, disk) for disk in tick.migration.disks]
+        # Read anew: one may have grown since the tick began.
+        orders = [_order(tick, current, disk) for disk in tick.reload().disks]
         results = run_transfers(tick, orders)
     except ServiceError as exc:
         _check_snapshot(tick, current, exc)
@@ -77,6 +81,7 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
         for disk in migration.disks:
             disk.change_id = change_ids[disk.key]
             disk.digest = digests[disk.key] or disk.digest
+            disk.lost_change_id = ""
         add_event(
             session,
             tick.store.clock,
@@ -122,12 +127,13 @@ def _begin(tick: Tick, kind: str) -> tables.Pass:
 
 def _record_snapshot(tick: Tick, number: int, snapshot: SourceSnapshot) -> tables.Pass:
     by_key = {d.key: d for d in snapshot.disks}
+    capacities = {d.key: d.capacity_bytes for d in snapshot.disks}
     for disk in tick.migration.disks:
         found = by_key.pop(disk.key, None)
-        if found is None or found.capacity_bytes != disk.capacity_bytes:
+        if found is None or found.capacity_bytes < disk.capacity_bytes:
             raise SpecMismatch(
                 message=f"{disk.label} (unit {disk.unit}) of {tick.migration.vm_name} was "
-                + ("removed" if found is None else "resized")
+                + ("removed" if found is None else "made smaller")
                 + " since the migration began",
                 hint="cancel this migration and start a new one",
             )
@@ -137,9 +143,11 @@ def _record_snapshot(tick: Tick, number: int, snapshot: SourceSnapshot) -> table
             f"began: device key {', '.join(map(str, sorted(by_key)))}",
             hint="remove them from the machine, or cancel this migration and start a new one",
         )
-    with tick.change() as (session, _):
+    with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, number))
         row.snapshot_moref = snapshot.moref
+        for disk in migration.disks:
+            _note_growth(tick, session, migration, disk, capacities[disk.key])
         for found in snapshot.disks:
             session.merge(
                 tables.PassDisk(
@@ -161,10 +169,42 @@ def _record_snapshot(tick: Tick, number: int, snapshot: SourceSnapshot) -> table
     return row
 
 
+def _note_growth(
+    tick: Tick,
+    session: Session,
+    migration: tables.Migration,
+    disk: tables.Disk,
+    capacity_bytes: int,
+) -> None:
+    if capacity_bytes == disk.capacity_bytes:
+        return
+    add_event(
+        session,
+        tick.store.clock,
+        migration,
+        "disk.grown",
+        f"{disk.label} grew from {disk.capacity_bytes} to {capacity_bytes} bytes; the image grows "
+        "with it",
+        unit=disk.unit,
+        capacity_bytes=capacity_bytes,
+    )
+    disk.capacity_bytes = capacity_bytes
+
+
+def _grow_image(tick: Tick, disk: tables.Disk) -> None:
+    """Make the image as large as the disk, before anything is copied into it."""
+    if disk.image_bytes == disk.capacity_bytes:
+        return
+    tick.agents.disk.resize_image(disk.image_path, disk.capacity_bytes)
+    with tick.change() as (session, _):
+        session.get_one(tables.Disk, (tick.id, disk.key)).image_bytes = disk.capacity_bytes
+
+
 def _order(tick: Tick, current: tables.Pass, disk: tables.Disk) -> TransferOrder:
     """The disk's transfer; its mode is decided once and recorded."""
     part = next(p for p in current.disks if p.key == disk.key)
     if not part.mode:
+        _grow_image(tick, disk)
         part = _decide_mode(tick, current, disk, part)
     return TransferOrder(
         transfer_id=part.transfer_id,
@@ -188,10 +228,12 @@ def _decide_mode(
 ) -> tables.PassDisk:
     mode, ranges_id, changed = TransferMode.FULL, "", disk.capacity_bytes
     if current.kind != "base":
-        mode, ranges_id, changed = _delta_mode(tick, current, disk, part)
-    elif current.number > 0 or current.snapshot_name.endswith("r"):
-        # Another snapshot had begun the copy: only what differs from this one is written.
-        mode = TransferMode.RESYNC
+        mode, ranges_id, changed = _delta_mode(tick, current, disk, part, disk.change_id)
+    elif disk.lost_change_id:
+        # Another snapshot had begun the copy: it goes on with what is not copied yet, and what
+        # changed since then.
+        mode, ranges_id, _ = _delta_mode(tick, current, disk, part, disk.lost_change_id)
+        mode = TransferMode.FULL if mode is TransferMode.RANGES else mode
     with tick.change() as (session, _):
         row = session.get_one(tables.PassDisk, (tick.id, current.number, disk.key))
         row.mode, row.ranges_id, row.changed_bytes = mode.value, ranges_id, changed
@@ -199,14 +241,14 @@ def _decide_mode(
 
 
 def _delta_mode(
-    tick: Tick, current: tables.Pass, disk: tables.Disk, part: tables.PassDisk
+    tick: Tick, current: tables.Pass, disk: tables.Disk, part: tables.PassDisk, since: str
 ) -> tuple[TransferMode, str, int]:
-    reason = _untracked(disk.change_id, part.change_id)
+    reason = _untracked(since, part.change_id)
     if not reason:
         ranges_id = f"{part.transfer_id}-ranges"
         try:
             areas: Iterator[Area] = tick.agents.vmware.changed_areas(
-                tick.migration.vm_moref, current.snapshot_moref, disk.key, disk.change_id
+                tick.migration.vm_moref, current.snapshot_moref, disk.key, since
             )
             changed = tick.agents.disk.put_ranges(ranges_id, disk.capacity_bytes, areas)
             return TransferMode.RANGES, ranges_id, changed
@@ -226,7 +268,7 @@ def _delta_mode(
 
 def _untracked(before: str, now: str) -> str:
     """Why a delta between two change ids cannot be trusted; "" when it can."""
-    if not before or not now:
+    if not before or not now or before == _NEVER_TRACKED:
         return "the disk has no change id"
     if before.partition("/")[0] != now.partition("/")[0]:
         # Same disk, another tracking uuid: vCenter began to count anew (facts: CBT resets).
@@ -244,8 +286,13 @@ def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> No
         row.snapshot_moref = ""
         row.snapshot_name = f"{row.snapshot_name}r"
         owe(session, tick.store.clock, migration, SNAPSHOT, row.snapshot_name)
-        for disk in list(row.disks):
-            session.delete(disk)
+        lost = {part.key: part.change_id or _NEVER_TRACKED for part in row.disks}
+        for disk in migration.disks:
+            if row.kind == "base":
+                # The first one stays: what changed since a later one changed since it, too.
+                disk.lost_change_id = disk.lost_change_id or lost.get(disk.key, "")
+        for part in list(row.disks):
+            session.delete(part)
         add_event(
             session,
             tick.store.clock,

@@ -253,6 +253,9 @@ class DiskPort(Protocol):
     def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
         """Create the image or find it with that size; its absolute path."""
 
+    def resize_image(self, path: str, size_bytes: int) -> None:
+        """Grow the image; the same size is no error."""
+
     def delete_image(self, path: str) -> None:
         """Delete the image and its control data."""
 

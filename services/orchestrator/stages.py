@@ -183,8 +183,8 @@ _ROWS = (
     ),
     StageRow(
         Stage.VERIFYING,
-        "Reads every image back and compares it with the digests taken while reading the source; what "
-        "has none, since a delta wrote only a part of it, with the source's disk.",
+        "Reads every image back and compares it with the digests taken while reading the source, "
+        "and with the source itself where a delta wrote only a part of a chunk.",
         (Stage.CONVERTING, Stage.IMPORT_ROOT_DISK),
         "reads again",
         _SOURCE_ON,

@@ -136,6 +136,10 @@ class Disk(Base):
     image_path: Mapped[str] = mapped_column(Text, default="")
     # Advances only after a pass is durable on the target; "" means only a re-sync will do.
     change_id: Mapped[str] = mapped_column(Text, default="")
+    # The first snapshot that a full copy lost: what was copied is as old as that one or newer.
+    lost_change_id: Mapped[str] = mapped_column(Text, default="", server_default="")
+    # The image's size; less than the capacity when the disk has grown since.
+    image_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
     digest: Mapped[str] = mapped_column(Text, default="")
     volume_id: Mapped[str] = mapped_column(String(64), default="")
     total_bytes: Mapped[int] = mapped_column(default=0)

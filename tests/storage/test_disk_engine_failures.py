@@ -19,7 +19,7 @@ from services.disk_agent.engine.failures import (
 )
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.order import Mode
-from tests.disk_transfer_rig import BLOCK, Rig, is_root, overwrite
+from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, is_root, overwrite
 
 DISK = "AAAA----BBBBC0-D" * 8
 SLOW = ("--filter=delay", "file", "rdelay=5ms")
@@ -180,6 +180,17 @@ def test_lost_snapshot_goes_on_with_the_next_one(tmp_path: Path) -> None:
     rig.assert_identical()
     assert resumed.resumed_bytes > 0
     assert rig.run(Mode.VERIFY_TARGET, with_source=False).progress.unverified_chunks == 0
+
+
+def test_complete_copy_follows_the_snapshot_that_another_disk_lost(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "A" * 32)
+    rig.run()
+    changed = [overwrite(rig.source, 9, "x")]
+    outcome = rig.run(snapshot="s1", ranges=changed)
+    rig.assert_identical()
+    assert outcome.progress.read_bytes == CHUNK
+    again = rig.run(snapshot="s1", ranges=changed).progress
+    assert (again.read_bytes, again.resumed_bytes) == (0, rig.size)
 
 
 def test_other_snapshot_without_changed_areas_starts_anew(tmp_path: Path) -> None:

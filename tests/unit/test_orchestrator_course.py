@@ -138,6 +138,50 @@ def test_a_pass_whose_snapshot_is_lost_goes_on_with_a_new_one(stage: Stage) -> N
         assert lost
         assert len(rig.events("snapshot.lost")) == 1
         rig.check_done(vm)
+        # What is compared costs reading all of it again.
+        assert all(t.order.mode is not TransferMode.RESYNC for t in rig.storage.transfers.values())
+
+
+def test_a_full_copy_that_loses_snapshots_copies_what_is_left_and_what_changed() -> None:
+    with new_rig(memory_agents(pace=2), verify=False) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text(parallel_disks=1))
+        lost: list[int] = []
+
+        def lose() -> None:
+            done = sum(t.read for t in rig.storage.transfers.values())
+            if vm.snapshots and len(lost) < 3 and done >= 8 * (len(lost) + 1):
+                lost.append(done)
+                rig.vcenter.lose_snapshots(vm.moref)
+
+        rig.signals.on_wait = lose
+        rig.finish()
+        assert len(lost) == len(rig.events("snapshot.lost")) == 3
+        base = [t for t in rig.storage.transfers.values() if t.order.pass_number == 0]
+        assert {t.order.mode for t in base} == {TransferMode.FULL}
+        assert sum(bool(t.order.ranges_id) for t in base) >= 3
+        # Three losses did not make it three copies.
+        assert sum(t.read for t in base) < 2 * sum(d.block_count for d in vm.disks)
+        rig.check_done(vm)
+        assert {d.lost_change_id for d in rig.row().disks} == {""}
+
+
+def test_a_full_copy_without_tracking_that_lost_its_snapshot_is_compared() -> None:
+    with new_rig(memory_agents(pace=1), verify=False) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+
+        def lose() -> None:
+            if vm.snapshots and not rig.events("snapshot.lost"):
+                rig.vcenter.reset_tracking(vm.moref)
+                rig.vcenter.lose_snapshots(vm.moref)
+
+        rig.signals.on_wait = lose
+        rig.finish()
+        modes = [t.order.mode for t in rig.storage.transfers.values() if t.order.pass_number == 0]
+        assert TransferMode.RESYNC in modes
+        assert rig.events("cbt.reset")
+        rig.check_done(vm)
 
 
 def test_a_snapshot_lost_before_its_areas_were_read_is_replaced_too() -> None:
@@ -156,19 +200,35 @@ def test_a_snapshot_lost_before_its_areas_were_read_is_replaced_too() -> None:
         rig.check_done(vm)
 
 
-def test_a_resized_disk_ends_the_migration_without_a_snapshot_left() -> None:
+def test_a_disk_that_grew_takes_its_image_with_it() -> None:
     with new_rig() as rig:
         vm = rig.add()
         rig.submit_spec(spec_text())
         rig.to_waiting_delta()
-        vm.disks[1].block_count += 8
+        disk = vm.disks[1]
+        disk.block_count += 8
+        disk.write(disk.block_count - 1, 4711)
+        view = rig.finish()
+        rig.check_done(vm)
+        assert view.disks[1].capacity_bytes == disk.capacity_bytes
+        (event,) = rig.events("disk.grown")
+        assert "Hard disk 2 grew" in event.message
+        assert rig.world.count("disk.resize_image") == 1
+
+
+def test_a_disk_that_shrank_ends_the_migration_without_a_snapshot_left() -> None:
+    with new_rig() as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta()
+        vm.disks[1].block_count -= 1
         view = rig.to_state(State.FAILED)
         assert view.error is not None
         assert view.error.reason == "SPEC_MISMATCH"
         assert "Hard disk 2" in view.error.message
         assert vm.snapshots == {}
         # Mended, the same pass is taken up again, and its snapshot is owed again.
-        vm.disks[1].block_count -= 8
+        vm.disks[1].block_count += 1
         rig.controls.retry(view.id, "tester")
         rig.finish()
         rig.check_done(vm)

@@ -66,6 +66,11 @@ class DiskAgent:
         )
         return self._caller.quick(self._stub.CreateImage, request).image.path
 
+    def resize_image(self, path: str, size_bytes: int) -> None:
+        """Grow the image; the same size is no error."""
+        request = pb.ResizeImageRequest(path=path, size_bytes=size_bytes)
+        self._caller.quick(self._stub.ResizeImage, request)
+
     def delete_image(self, path: str) -> None:
         """Delete the image and its control data."""
         self._caller.quick(self._stub.DeleteImage, pb.DeleteImageRequest(path=path))

@@ -49,3 +49,5 @@ def _create_image(tick: Tick, disk: tables.Disk, directory: str) -> None:
         row = session.get_one(tables.Disk, (tick.id, disk.key))
         row.image_name, row.image_path = name, path
     tick.agents.disk.create_image(disk.storage_id, name, disk.capacity_bytes, disk.used_bytes)
+    with tick.change() as (session, _):
+        session.get_one(tables.Disk, (tick.id, disk.key)).image_bytes = disk.capacity_bytes
