@@ -159,6 +159,7 @@ def test_marker_finalize_is_honoured_and_state_json_always_whole(
     (directory / "FINALIZE").touch()
     client.wait("marked", lambda now: now.finalize_requested, seconds=HONOURED_SECONDS)
     done = client.wait_done("marked")
+    eventually(lambda: reader.stages[-1] != "done", seconds=HONOURED_SECONDS)
     reader.stop()
 
     assert reader.failure is None
