@@ -30,13 +30,13 @@ def grow_disk(lab: Lab, vm: str, label: str, more_mib: int) -> None:
     with _machine(lab, vm) as machine:
         (disk,) = [
             device
-            for device in machine.config.hardware.device
+            for device in (machine.config or vim.vm.ConfigInfo()).hardware.device
             if isinstance(device, vim.vm.device.VirtualDisk)
             and device.deviceInfo is not None
             and device.deviceInfo.label == label
         ]
         disk.capacityInKB += more_mib << 10
-        disk.capacityInBytes = disk.capacityInKB << 10
+        disk.capacityInBytes = None
         change = vim.vm.device.VirtualDeviceSpec(operation="edit", device=disk)
         _finish(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
 
