@@ -78,7 +78,13 @@ class AgentProcess:
 
 
 @contextlib.contextmanager
-def agent(folder: Path, *, vddk_path: Path | None = None, **disk: object) -> Iterator[AgentProcess]:
+def agent(
+    folder: Path,
+    *,
+    vddk_path: Path | None = None,
+    limits: dict[str, object] | None = None,
+    **disk: object,
+) -> Iterator[AgentProcess]:
     """Run an agent; a second one in the same folder finds the first one's state."""
     config = {
         "vcenter": {"host": "vc.test", "user": "administrator@vsphere.local", "port": 8443},
@@ -88,6 +94,7 @@ def agent(folder: Path, *, vddk_path: Path | None = None, **disk: object) -> Ite
         },
         "cloudstack": {"endpoint": "http://127.0.0.1:1", "api_key": "a", "secret_key": "b"},
         "disk": {"checkpoint_seconds": 0.1, **disk},
+        "limits": limits or {},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     ready = folder / "ready"

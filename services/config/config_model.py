@@ -26,6 +26,7 @@ from services.config.fields import (
     ZeroIsUnset,
     fault,
 )
+from services.config.limits_model import Limits
 from services.config.problems import Problem
 from services.config.secret import Secret, SecretUrl, secret_field
 
@@ -201,16 +202,6 @@ class Disk(Section):
     checkpoint_mb: int = Field(default=512, ge=1, le=65536)
     # none (O_DIRECT) is 30 to 40 % faster; auto takes it where the file system can.
     cache: Literal["auto", "none", "writeback"] = "auto"
-
-
-class Limits(Section):
-    """Ceilings in MB/s (10^6 bytes a second). None or 0 is no ceiling: the default, since a
-    migration that crawls unasked looks like a fault."""
-
-    # Of one transfer (one disk).
-    transfer_mbps: Annotated[float | None, ZeroIsUnset, Field(gt=0)] = None
-    # Of all transfers of one disk agent together.
-    agent_mbps: Annotated[float | None, ZeroIsUnset, Field(gt=0)] = None
 
 
 class Logging(Section):

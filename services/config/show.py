@@ -39,13 +39,15 @@ def _dump(value: Any) -> str:
 
 def _plain(value: Any, *, only_set: bool = False) -> Any:
     if isinstance(value, BaseModel):
-        names = type(value).model_fields
-        shown = value.model_fields_set if only_set else set(names)
+        fields = type(value).model_fields
+        shown = value.model_fields_set if only_set else set(fields)
         return {
-            name: _plain(getattr(value, name), only_set=only_set)
-            for name in names
+            info.alias or name: _plain(getattr(value, name), only_set=only_set)
+            for name, info in fields.items()
             if name in shown and getattr(value, name) is not None
         }
+    if isinstance(value, tuple):
+        return [_plain(item, only_set=only_set) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item, only_set=only_set) for key, item in value.items()}
     if isinstance(value, Secret):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from services.config.document import Document, FieldPath, Value
@@ -119,7 +120,7 @@ def _suggest(model: type[BaseModel], loc: FieldPath) -> str:
     """The nearest valid key here, the place where the key is valid, or all valid keys."""
     key = str(loc[-1])
     here = _model_at(model, loc[:-1])
-    valid = list(here.model_fields) if here else []
+    valid = list(_fields(here)) if here else []
     near = difflib.get_close_matches(key.lower(), valid, n=1, cutoff=_SIMILARITY)
     if near and (near[0] == key.lower() or not _places(model, key)):
         return f"Did you mean {near[0]}?"
@@ -139,8 +140,8 @@ def _places(model: type[BaseModel], key: str) -> list[str]:
 def _sections(
     model: type[BaseModel], path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    yield path, list(model.model_fields)
-    for name, info in model.model_fields.items():
+    yield path, list(_fields(model))
+    for name, info in _fields(model).items():
         nested = _model_in(info.annotation)
         if nested is not None and get_origin(info.annotation) is not Mapping:
             yield from _sections(nested, (*path, name))
@@ -155,21 +156,31 @@ def _annotation_at(model: type[BaseModel], loc: FieldPath) -> object | None:
     annotation: object = model
     for part in loc:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            info = annotation.model_fields.get(str(part))
+            info = _fields(annotation).get(str(part))
             annotation = info.annotation if info else None
         elif annotation is not None:
-            annotation = _model_in(annotation)  # A mapping's key: go on with its values' model.
+            # A mapping's key or a list's index: go on with what it holds.
+            annotation = _model_in(annotation) or _item_of(annotation)
         if annotation is None:
             return None
         nested = _model_in(annotation)
-        if nested is not None and not _is_mapping(annotation):
+        if nested is not None and not _is_container(annotation):
             annotation = nested
     return annotation
 
 
-def _is_mapping(annotation: object) -> bool:
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields by the names that users write."""
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+def _is_container(annotation: object) -> bool:
     origin = get_origin(annotation)
-    return isinstance(origin, type) and issubclass(origin, Mapping)
+    return isinstance(origin, type) and issubclass(origin, Mapping | tuple)
+
+
+def _item_of(annotation: object) -> object | None:
+    return get_args(annotation)[0] if get_origin(annotation) is tuple else None
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:

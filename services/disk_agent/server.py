@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 
 from services.config.config_model import Config
+from services.config.limits_model import DAYS, Limits
 from services.config.service_args import ServiceSetup, service_main
 from services.disk_agent import capabilities, leftovers
 from services.disk_agent.acceleration import KvmProbe, libguestfs_environment
@@ -23,6 +24,7 @@ from services.disk_agent.images import Images
 from services.disk_agent.pool import default_nfs_options
 from services.disk_agent.pools import Pools
 from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.rates import RateShares, RateWindow
 from services.disk_agent.servicer import DiskServicer
 from services.disk_agent.supervisor import ProcessLauncher
 from services.disk_agent.transfer import TransferStore
@@ -63,6 +65,25 @@ def defaults_from(config: Config) -> TransferDefaults:
     )
 
 
+def rates_from(limits: Limits) -> RateShares:
+    """The agent's ceiling and its calendar."""
+    windows = [
+        RateWindow(
+            _minutes(window.begin),
+            _minutes(window.end),
+            frozenset(DAYS.index(day) for day in window.days),
+            int(window.rate_mbps * _MEGABYTE),
+        )
+        for window in limits.windows
+    ]
+    return RateShares(int((limits.agent_mbps or 0) * _MEGABYTE), windows)
+
+
+def _minutes(time_of_day: str) -> int:
+    hours, minutes = time_of_day.split(":")
+    return int(hours) * 60 + int(minutes)
+
+
 async def serve(setup: ServiceSetup) -> None:
     """Serve until told to stop. Transfers of an earlier process are found again."""
     config = setup.config
@@ -94,7 +115,7 @@ async def serve(setup: ServiceSetup) -> None:
         launcher,
         ranges,
         is_converted=is_converted,
-        agent_rate=int((config.limits.agent_mbps or 0) * _MEGABYTE),
+        rates=rates_from(config.limits),
     )
     servicer = DiskServicer(
         transfers=transfers,
@@ -108,6 +129,7 @@ async def serve(setup: ServiceSetup) -> None:
     )
 
     probing: list[asyncio.Task[bool]] = []
+    keeping: list[asyncio.Task[None]] = []
 
     async def register(server: grpc.aio.Server) -> Sequence[str]:
         disk_pb2_grpc.add_DiskServiceServicer_to_server(servicer, server)
@@ -119,9 +141,12 @@ async def serve(setup: ServiceSetup) -> None:
         await asyncio.to_thread(launcher.sweep)
         await asyncio.to_thread(leftovers.sweep, conversion_store.folders)
         await transfers.recover()
+        keeping.append(asyncio.create_task(transfers.keep_rates()))
         await conversions.recover()
 
     async def on_shutdown() -> None:
+        for task in keeping:
+            task.cancel()
         await asyncio.gather(*probing, transfers.stop(), conversions.stop())
 
     await run_service(

@@ -9,7 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from services.disk_agent.engine.failures import RemoteFailure, TransferFailure
+from services.disk_agent.engine.failures import (
+    RemoteFailure,
+    TransferCancelled,
+    TransferFailure,
+)
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.order import TransferOrder
 from services.disk_agent.state_file import write_state
@@ -97,6 +101,19 @@ class Transfer:
 def is_transfer_id(text: str) -> bool:
     """Whether a text can be the id of a transfer, and so a file's name."""
     return bool(_ID.match(text))
+
+
+def changes_at_end(end: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker's last event makes of a transfer."""
+    changes: dict[str, Any] = {"digest": end["digest"]}
+    if end["progress"]:
+        changes["progress"] = Progress.from_wire(end["progress"])
+    failure = end["failure"]
+    if failure is None:
+        return {**changes, "state": State.SUCCEEDED}
+    cancelled = failure["reason"] == TransferCancelled.reason
+    changes["failure"] = RemoteFailure.from_wire(failure)
+    return {**changes, "state": State.CANCELLED if cancelled else State.FAILED}
 
 
 class TransferStore:

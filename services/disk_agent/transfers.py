@@ -8,25 +8,24 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from services.disk_agent.engine.failures import (
-    RemoteFailure,
-    TransferCancelled,
     TransferFailure,
     WorkerDied,
 )
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.order import TransferOrder
 from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.rates import RateShares
 from services.disk_agent.supervisor import Event, RunningWorker, WorkerLauncher
-from services.disk_agent.transfer import State, Transfer, TransferStore, is_transfer_id
+from services.disk_agent.transfer import State, Transfer, TransferStore, changes_at_end
+from services.disk_agent.transfer_checks import check, identity
 from services.disk_agent.transfer_errors import (
-    InvalidTransfer,
     StaleEpoch,
     TargetBusy,
     TargetConverted,
@@ -36,6 +35,8 @@ from services.disk_agent.transfer_errors import (
     TransferRunning,
 )
 
+# The calendar is looked at this often.
+_RATE_SECONDS = 1.0
 # A watcher hears at least this often, so that it can tell silence from a broken connection.
 _WATCH_SECONDS = 1.0
 
@@ -51,6 +52,8 @@ class _Entry:
     task: asyncio.Task[None] | None = None
     worker: RunningWorker | None = None
     cancelled: bool = False
+    # What its worker was told last, in bytes a second.
+    told_rate: int = 0
 
 
 async def _never_converted(_image: Path) -> bool:
@@ -67,18 +70,18 @@ class Transfers:
         ranges: RangeSets,
         *,
         is_converted: Callable[[Path], Awaitable[bool]] = _never_converted,
-        agent_rate: int = 0,
+        rates: RateShares | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`is_converted` tells images that hold a converted guest; nothing writes into those.
 
-        `agent_rate` is the ceiling of all transfers together in bytes a second; 0 is none.
+        `rates` divides what this agent may use; without, each transfer has its own limit only.
         """
         self._is_converted = is_converted
         self._store = store
         self._launcher = launcher
         self._ranges = ranges
-        self._agent_rate = agent_rate
+        self._rates = rates or RateShares()
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         # One command at a time: they are short, and their checks must see each other's effects.
@@ -123,13 +126,13 @@ class Transfers:
 
         Raises InvalidTransfer, TransferExists, TransferEnded, TargetBusy or StaleEpoch.
         """
-        _check(order)
+        check(order)
         async with self._commands:
             await self._check_epoch(order.target_path, epoch)
             entry = self._entries.get(order.transfer_id)
             if entry is not None:
                 transfer = entry.transfer
-                if _identity(transfer.order) != _identity(order):
+                if identity(transfer.order) != identity(order):
                     raise TransferExists(
                         message=f"transfer {order.transfer_id} exists with other parameters"
                     )
@@ -151,6 +154,7 @@ class Transfers:
                 failure=None,
                 end_time=None,
                 rate_bytes_per_second=rate,
+                paused=False,
             )
             await asyncio.to_thread(self._store.save, entry.transfer)
             self._entries[order.transfer_id] = entry
@@ -200,6 +204,12 @@ class Transfers:
         await self._change(entry, rate_bytes_per_second=bytes_per_second)
         self._share_rate()
         return entry.transfer
+
+    async def keep_rates(self) -> None:
+        """Follow the calendar until cancelled."""
+        while True:
+            await asyncio.sleep(_RATE_SECONDS)
+            self._share_rate()
 
     async def pause(self, transfer_id: str, *, paused: bool, epoch: int = 0) -> Transfer:
         """Hold a transfer, or let it go on; one that has ended stays as it is.
@@ -264,20 +274,22 @@ class Transfers:
         log = _log.bind(transfer_id=order.transfer_id, disk_id=order.disk_id)
         changes: dict[str, Any]
         try:
+            self._share_rate()
+            entry.told_rate = entry.transfer.effective_rate
             ranges_path = str(self._ranges.path(order.ranges_id)) if order.ranges_id else ""
             entry.worker = await self._launcher.launch(
                 order,
                 map_path=self._store.map_path(order.target_path),
                 ranges_path=ranges_path,
-                rate=self._fair_rate(entry),
+                rate=entry.told_rate,
                 password=password,
             )
             if entry.cancelled:
                 entry.worker.wish("cancel")
+            if entry.transfer.paused:
+                entry.worker.wish("pause")
             self._share_rate()
-            await self._change(
-                entry, state=State.RUNNING, attempts=entry.transfer.attempts + 1, paused=False
-            )
+            await self._change(entry, state=State.RUNNING, attempts=entry.transfer.attempts + 1)
             log.info("transfer running", action="transfer.running", mode=order.mode.value)
             await asyncio.to_thread(self._store.save, entry.transfer)
             events: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -287,7 +299,7 @@ class Transfers:
             finally:
                 events.put_nowait(None)
                 await hearing
-            changes = _ended(end)
+            changes = changes_at_end(end)
         except TransferFailure as failure:
             changes = {"state": State.FAILED, "failure": failure}
         except Exception as error:
@@ -296,14 +308,16 @@ class Transfers:
         if entry.cancelled and changes["state"] is not State.SUCCEEDED:
             changes["state"] = State.CANCELLED
         entry.worker = None
-        ended = entry.transfer.changed(self._clock(), end_time=self._clock(), **changes)
+        now = self._clock()
+        ended = entry.transfer.changed(now, end_time=now, paused=False, effective_rate=0, **changes)
         try:
             await asyncio.to_thread(self._store.save, ended)
         except OSError as error:
             log.error("the end was not saved", action="transfer.unsaved", exc_info=error)
         entry.task = None
         async with entry.changed:
-            entry.transfer = ended
+            # Anew: its limit may have changed while the end was saved.
+            entry.transfer = ended.changed(self._clock())
             entry.changed.notify_all()
         self._share_rate()
         failure_reason = ended.failure.reason if ended.failure is not None else None
@@ -334,18 +348,21 @@ class Transfers:
             entry.changed.notify_all()
 
     def _share_rate(self) -> None:
-        """Tell all workers their limits: their own, and their part of the agent's."""
-        for entry in self._entries.values():
-            if entry.worker is not None:
-                entry.worker.wish("rate", bytes_per_second=self._fair_rate(entry))
-
-    def _fair_rate(self, entry: _Entry) -> int:
-        own = entry.transfer.rate_bytes_per_second
-        if not self._agent_rate:
-            return own
-        running = sum(1 for each in self._entries.values() if each.task is not None)
-        part = max(self._agent_rate // max(running, 1), 1)
-        return min(own, part) if own else part
+        """Give each running transfer its limit, and tell those workers whose limit changes."""
+        running = {
+            entry.transfer.id: entry
+            for entry in self._entries.values()
+            if entry.task is not None and not entry.transfer.paused
+        }
+        own = {id_: entry.transfer.rate_bytes_per_second for id_, entry in running.items()}
+        for id_, rate in self._rates.shares(own).items():
+            entry = running[id_]
+            if rate != entry.transfer.effective_rate:
+                entry.transfer = entry.transfer.changed(self._clock(), effective_rate=rate)
+            # A limit that is told again would forgive what was read beyond it.
+            if entry.worker is not None and rate != entry.told_rate:
+                entry.told_rate = rate
+                entry.worker.wish("rate", bytes_per_second=rate)
 
     # -- checks
 
@@ -378,42 +395,3 @@ class Transfers:
 
 def _is_newer(entry: _Entry, revision: int) -> bool:
     return entry.transfer.revision > revision
-
-
-def _identity(order: TransferOrder) -> TransferOrder:
-    """What may not differ when a transfer is started again; tuning may."""
-    return replace(order, queue_depth=0, chunk_bytes=0, source=None)
-
-
-def _check(order: TransferOrder) -> None:
-    problems = {
-        "transfer_id": not is_transfer_id(order.transfer_id),
-        "target_path": not order.target_path.startswith("/"),
-        "capacity_bytes": order.capacity_bytes <= 0,
-        "disk_id": not order.disk_id,
-        "queue_depth": not 1 <= order.queue_depth <= 64,
-        "chunk_bytes": not _is_chunk_size(order.chunk_bytes),
-    }
-    wrong = [name for name, bad in problems.items() if bad]
-    if wrong:
-        raise InvalidTransfer(
-            message=f"a transfer needs a valid {', '.join(wrong)}",
-            metadata={"fields": ",".join(wrong)},
-        )
-
-
-def _is_chunk_size(size: int) -> bool:
-    # Up to the largest request qemu-nbd takes; a power of two, so that chunks end with windows.
-    return 4096 <= size <= 32 << 20 and size & (size - 1) == 0
-
-
-def _ended(end: Event) -> dict[str, Any]:
-    changes: dict[str, Any] = {"digest": end["digest"]}
-    if end["progress"]:
-        changes["progress"] = Progress.from_wire(end["progress"])
-    failure = end["failure"]
-    if failure is None:
-        return {**changes, "state": State.SUCCEEDED}
-    cancelled = failure["reason"] == TransferCancelled.reason
-    changes["failure"] = RemoteFailure.from_wire(failure)
-    return {**changes, "state": State.CANCELLED if cancelled else State.FAILED}

@@ -174,3 +174,33 @@ def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
 
     assert load_config(path).vcenter.host == "vc"
+
+
+def test_windows_of_the_calendar_are_checked_each_at_its_line() -> None:
+    found = problems(
+        GOOD
+        + """\
+limits:
+  windows:
+    - {from: "08:00", to: "18:00", days: [mon, tues], rate_mbps: 20}
+    - from: 8
+      to: 24:30
+      rate_mbps: 0
+    - {form: 22:00, to: 6:00, rate_mbps: 5}
+"""
+    )
+
+    told = {(item.field, item.line): str(item) for item in found}
+    assert set(told) == {
+        ("limits.windows[0].days[1]", 12),
+        ("limits.windows[1].from", 13),
+        ("limits.windows[1].to", 14),
+        ("limits.windows[1].rate_mbps", 15),
+        ("limits.windows[2].from", 16),
+        ("limits.windows[2].form", 16),
+    }
+    assert (
+        "'tues' is no day of the week. Did you mean tue?" in told["limits.windows[0].days[1]", 12]
+    )
+    assert "'24:30' is no time of day" in told["limits.windows[1].to", 14]
+    assert "Did you mean from?" in told["limits.windows[2].form", 16]

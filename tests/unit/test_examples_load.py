@@ -19,13 +19,17 @@ def keys_of(value: object, path: str = "") -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from keys_of(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from keys_of(item, path)
     else:
         yield path
 
 
 def keys_of_model(model: type[BaseModel], path: str = "") -> Iterator[str]:
     for name, info in model.model_fields.items():
-        full = f"{path}.{name}" if path else name
+        written = info.alias or name
+        full = f"{path}.{written}" if path else written
         nested = [
             item
             for item in (info.annotation, *getattr(info.annotation, "__args__", ()))
@@ -39,7 +43,7 @@ def keys_of_model(model: type[BaseModel], path: str = "") -> Iterator[str]:
 
 def uncommented() -> str:
     text = (EXAMPLES / "config.yaml").read_text()
-    return re.sub(r"(?m)^(\s*)#((?:  )*[a-z_]+:( .*)?)$", r"\1\2", text)
+    return re.sub(r"(?m)^(\s*)#((?:  )*([a-z_]+:( .*)?|- \{.*))$", r"\1\2", text)
 
 
 def test_the_config_example_loads_without_a_warning() -> None:

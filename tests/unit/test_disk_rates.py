@@ -1,0 +1,166 @@
+"""How an agent's rate is divided, and when a window of the calendar holds."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from services.config import parse_config
+from services.disk_agent.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.rates import RateShares, RateWindow
+from services.disk_agent.server import rates_from
+from services.disk_agent.supervisor import Event
+from services.disk_agent.transfer import TransferStore
+from services.disk_agent.transfers import Transfers
+
+WEEKDAYS = frozenset(range(5))
+WORK = RateWindow(8 * 60, 18 * 60, WEEKDAYS, 20)
+NIGHT = RateWindow(22 * 60, 6 * 60, frozenset({4}), 5)
+
+
+def at(day: int, time: str) -> datetime:
+    """A time on a day of a week that begins on Monday the 4th."""
+    return datetime.fromisoformat(f"2031-08-{4 + day:02}T{time}")
+
+
+@pytest.mark.parametrize(
+    ("window", "day", "time", "holds"),
+    [
+        (WORK, 0, "08:00", True),
+        (WORK, 0, "07:59:59", False),
+        (WORK, 4, "17:59:59", True),
+        (WORK, 4, "18:00", False),
+        (WORK, 5, "12:00", False),
+        (NIGHT, 4, "22:00", True),
+        (NIGHT, 5, "05:59", True),
+        (NIGHT, 5, "06:00", False),
+        (NIGHT, 4, "05:59", False),
+        (NIGHT, 5, "22:00", False),
+        (RateWindow(0, 1440, frozenset({6}), 5), 6, "23:59", True),
+        (RateWindow(0, 0, frozenset({6}), 5), 6, "12:00", True),
+        (RateWindow(0, 0, frozenset({6}), 5), 0, "00:00", False),
+        (RateWindow(540, 540, frozenset({6}), 5), 0, "08:59", True),
+    ],
+)
+def test_a_window_belongs_to_the_day_it_begins_on(
+    window: RateWindow, day: int, time: str, holds: bool
+) -> None:
+    assert window.holds(at(day, time)) is holds
+
+
+def test_the_lowest_ceiling_wins() -> None:
+    both = RateWindow(12 * 60, 13 * 60, WEEKDAYS, 10)
+    for time, ceiling in [("07:00", 15), ("11:00", 15), ("12:30", 10)]:
+        now = at(0, time)
+        assert (
+            RateShares(15, [WORK, both], partial(datetime.fromtimestamp, now.timestamp())).ceiling()
+            == ceiling
+        )
+    assert RateShares(0, [WORK], lambda: at(6, "12:00")).ceiling() == 0
+
+
+def test_what_one_does_not_use_goes_to_the_others() -> None:
+    shares = RateShares(90)
+    assert shares.shares({"a": 0, "b": 0, "c": 0}) == {"a": 30, "b": 30, "c": 30}
+    assert shares.shares({"a": 0, "b": 10, "c": 0}) == {"a": 40, "b": 10, "c": 40}
+    assert shares.shares({"a": 0, "b": 10, "c": 100}) == {"a": 40, "b": 10, "c": 40}
+    assert shares.shares({"a": 20}) == {"a": 20}
+    assert RateShares().shares({"a": 0, "b": 7}) == {"a": 0, "b": 7}
+
+
+def test_the_configs_limits_are_megabytes_in_local_time() -> None:
+    config = parse_config(
+        """
+        vcenter: {host: vc, user: u}
+        migration: {vddk_path: /vddk}
+        cloudstack: {endpoint: cs, api_key: a, secret_key: b}
+        limits:
+          agent_mbps: 100
+          windows: [{from: "08:00", to: "24:00", days: [Mon, friday], rate_mbps: 2.5}]
+        """,
+        "config.yaml",
+    )
+    (window,) = rates_from(config.limits)._windows
+    assert window == RateWindow(480, 1440, frozenset({0, 4}), 2_500_000)
+
+
+class _Worker:
+    """Runs until told to stop and keeps what it was told."""
+
+    def __init__(self, rate: int) -> None:
+        self.rates = [rate]
+        self.wishes: list[str] = []
+        self._end = asyncio.Event()
+
+    def wish(self, wish: str, **values: int) -> None:
+        self.wishes.append(wish)
+        self.rates += values.values()
+
+    async def run(self, on_event: Callable[[Event], None]) -> Event:
+        await self._end.wait()
+        return {"event": "end", "failure": None, "digest": "d", "progress": {}}
+
+    async def stop(self, wish: str = "stop") -> None:
+        self._end.set()
+
+
+class _Launcher:
+    def __init__(self) -> None:
+        self.workers: dict[str, _Worker] = {}
+
+    async def launch(
+        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
+    ) -> _Worker:
+        worker = self.workers[order.transfer_id] = _Worker(rate)
+        return worker
+
+
+def _order(name: str) -> TransferOrder:
+    return TransferOrder(name, Mode.FULL, NbdSpec("nbd:"), f"/{name}.qcow2", 1 << 20, name, "s", 0)
+
+
+async def test_running_transfers_follow_the_calendar_and_each_other(tmp_path: Path) -> None:
+    store, launcher = TransferStore(tmp_path), _Launcher()
+    now = [at(0, "07:59")]
+    shares = RateShares(100, [WORK], lambda: now[0])
+    transfers = Transfers(store, launcher, RangeSets(store.ranges_dir), rates=shares)
+    workers = launcher.workers
+    keeping = asyncio.create_task(transfers.keep_rates())
+
+    async def told(expected: dict[str, int]) -> None:
+        for _ in range(200):
+            found = {name: worker.rates[-1] for name, worker in workers.items()}
+            if found == expected:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(found)
+
+    try:
+        await transfers.start(_order("a"))
+        await told({"a": 100})
+        await transfers.start(_order("b"), rate=30)
+        await told({"a": 70, "b": 30})
+        await transfers.set_rate("b", 10)
+        await told({"a": 90, "b": 10})
+        now[0] = at(0, "08:00")
+        await told({"a": 10, "b": 10})
+        assert transfers.get("a").effective_rate == 10
+        await transfers.pause("b", paused=True)
+        await told({"a": 20, "b": 10})
+        assert workers["b"].wishes[-1] == "pause"
+        await transfers.pause("b", paused=False)
+        await told({"a": 10, "b": 10})
+        assert workers["b"].wishes[-1] == "resume"
+        # Told again, a limit would forgive what was read beyond it.
+        assert workers["b"].rates == [30, 10]
+        now[0] = at(0, "18:00")
+        await told({"a": 90, "b": 10})
+        await transfers.cancel("b")
+        await told({"a": 100, "b": 10})
+    finally:
+        keeping.cancel()
+        await transfers.stop()
