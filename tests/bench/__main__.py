@@ -4,6 +4,7 @@ Exit status 0 whatever the figures are; 1 when they could not be taken.
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, default=_BUILD / "bench.json", help="figures' file")
     chosen = parser.parse_args(arguments)
     console = Console()
+    # An end from outside removes disk and images, too.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     chosen.dir.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="bench-", dir=chosen.dir) as folder,
