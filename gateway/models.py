@@ -210,6 +210,14 @@ class Downtime(BaseModel):
     part_seconds: dict[str, float]
 
 
+class Debt(BaseModel):
+    """Something made for a migration, still to be undone or handed over to CloudStack."""
+
+    kind: str = Field(description="`snapshot` or `image`.")
+    name: str = Field(description="The snapshot's name, or the image's path on the storage host.")
+    create_time: datetime | None = Field(description="Its age counts from here.")
+
+
 class MigrationStatus(MigrationSummary):
     """Everything about a migration."""
 
@@ -242,6 +250,13 @@ class MigrationStatus(MigrationSummary):
                     "wake_time": None,
                     "runtime_dir": "/var/lib/vm-migrator/web-1_vm-1042",
                     "open_debts": 1,
+                    "debts": [
+                        {
+                            "kind": "snapshot",
+                            "name": "v2c-0b2c6f52a1d4-p0",
+                            "create_time": "2026-03-01T10:00:12Z",
+                        }
+                    ],
                 }
             ]
         }
@@ -254,7 +269,10 @@ class MigrationStatus(MigrationSummary):
     downtime: Downtime | None = Field(description="None before cutover.")
     wake_time: datetime | None = Field(description="When a waiting migration goes on by itself.")
     runtime_dir: str | None = Field(description="state.json and logs, on the orchestrator's host.")
-    open_debts: int = Field(description="Things still to be undone, such as snapshots.")
+    open_debts: int = Field(description="Number of `debts`.")
+    debts: list[Debt] = Field(
+        description="What is still to be undone or handed over, oldest first."
+    )
 
 
 class Jobs(BaseModel):

@@ -44,6 +44,7 @@ def status(migration: pb.Migration) -> models.MigrationStatus:
             "wake_time": _time(migration, "wake_time"),
             "runtime_dir": migration.runtime_dir or None,
             "open_debts": migration.open_debts,
+            "debts": [_debt(entry) for entry in migration.debts],
         }
     )
 
@@ -194,6 +195,10 @@ def _pass(entry: pb.Pass) -> models.Pass:
     )
 
 
+def _debt(entry: pb.Debt) -> models.Debt:
+    return models.Debt(kind=entry.kind, name=entry.name, create_time=_time(entry, "create_time"))
+
+
 def _stage_time(entry: pb.StageTime) -> models.StageTime:
     return models.StageTime(
         stage=stage_name(entry.stage),
@@ -215,7 +220,8 @@ def _downtime(migration: pb.Migration) -> models.Downtime | None:
 
 
 def _time(
-    message: pb.Migration | pb.Pass | pb.StageTime | pb.Downtime | pb.Error | pb.Event, field: str
+    message: pb.Migration | pb.Pass | pb.StageTime | pb.Downtime | pb.Error | pb.Event | pb.Debt,
+    field: str,
 ) -> datetime | None:
     """A timestamp field in UTC, None when it is unset."""
     if not any(descriptor.name == field for descriptor, _ in message.ListFields()):

@@ -3,6 +3,7 @@
 import asyncio
 import json as json_module
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,14 @@ def status(
     if json:
         print(json_module.dumps(rows, ensure_ascii=False, indent=1))
         return
-    _print(rows)
+    if not rows:
+        raise CommandError("the spec has no VM")
+    # Into a pipe each VM and each debt is one line, however long.
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    console.print(_stand(rows))
+    if any(row.get("debts") for row in rows):
+        console.print("\nStill to be removed, or handed over to CloudStack:")
+        console.print(_debts(rows, datetime.now(UTC)))
 
 
 async def _rows(
@@ -122,9 +130,8 @@ def _summary(migration: pb.Migration) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    # Into a pipe each VM is one line, however long.
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+def _stand(rows: list[dict[str, Any]]) -> Table:
+    """Where each VM stands, one row each."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("VM", "MOREF", "STAGE", "STATE"):
         table.add_column(name, no_wrap=True)
@@ -145,9 +152,21 @@ def _print(rows: list[dict[str, Any]]) -> None:
             "" if seconds is None else duration(seconds),
             row["summary"],
         )
-    console.print(table)
-    if not rows:
-        raise CommandError("the spec has no VM")
+    return table
+
+
+def _debts(rows: list[dict[str, Any]], now: datetime) -> Table:
+    """Each VM's debts with their age at `now`; state.json of an older v2c lists none."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("VM", no_wrap=True)
+    table.add_column("KIND", no_wrap=True)
+    table.add_column("AGE", justify="right", no_wrap=True)
+    table.add_column("NAME", overflow="fold")
+    for row in rows:
+        for debt in row.get("debts", ()):
+            age = now - datetime.fromisoformat(debt["create_time"])
+            table.add_row(row["vm_name"], debt["kind"], duration(age.total_seconds()), debt["name"])
+    return table
 
 
 def events(

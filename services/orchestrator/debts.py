@@ -21,7 +21,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 def owe(session: Session, clock: Clock, migration: tables.Migration, kind: str, name: str) -> None:
-    """Write a debt down; one that is open already stays as it is."""
+    """Write a debt down; one that is open already stays as it is, a paid one begins anew."""
     query = select(tables.Debt).where(
         tables.Debt.migration_id == migration.id,
         tables.Debt.kind == kind,
@@ -29,7 +29,8 @@ def owe(session: Session, clock: Clock, migration: tables.Migration, kind: str, 
     )
     known = session.scalars(query).first()
     if known is not None:
-        known.paid_time = None
+        if known.paid_time is not None:
+            known.paid_time, known.create_time = None, clock()
         return
     session.add(tables.Debt(migration_id=migration.id, kind=kind, name=name, create_time=clock()))
 

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.config import Problem
 from services.orchestrator.ports import Placement, SourceVm
 from services.orchestrator.stages import STAGE_TABLE, Stage, StageRow, State
-from services.orchestrator.views import DiskView, EventView, MigrationView, PassView
+from services.orchestrator.views import DebtView, DiskView, EventView, MigrationView, PassView
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = [
@@ -70,6 +70,7 @@ def migration_message(m: MigrationView) -> pb.Migration:
         runtime_dir=m.runtime_dir,
         delta_passes=m.delta_passes,
         open_debts=m.open_debts,
+        debts=[_debt(d) for d in m.debts],
     )
     if m.error is not None:
         message.error.CopyFrom(
@@ -122,6 +123,10 @@ def _pass(p: PassView) -> pb.Pass:
         written_bytes=p.written_bytes,
         changed_bytes=p.changed_bytes,
     )
+
+
+def _debt(d: DebtView) -> pb.Debt:
+    return pb.Debt(kind=d.kind, name=d.name, create_time=_time(d.create_time))
 
 
 def event_message(e: EventView) -> pb.Event:

@@ -10,6 +10,7 @@ from services.orchestrator.stages import COPYING, TERMINAL, Stage, State, row
 
 __all__ = [
     "PASSES_KEPT",
+    "DebtView",
     "DiskView",
     "Downtime",
     "ErrorView",
@@ -116,6 +117,15 @@ class Downtime:
 
 
 @dataclass(frozen=True)
+class DebtView:
+    """Something to be undone; `kind` is snapshot or image, its age counts from `create_time`."""
+
+    kind: str
+    name: str
+    create_time: datetime
+
+
+@dataclass(frozen=True)
 class MigrationView:
     """One migration at one revision."""
 
@@ -143,6 +153,7 @@ class MigrationView:
     runtime_dir: str
     delta_passes: int
     open_debts: int
+    debts: tuple[DebtView, ...]
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,7 @@ def view(m: tables.Migration, now: datetime) -> MigrationView:
             (p.number for p in m.passes if p.kind == "delta" and p.end_time), default=0
         ),
         open_debts=len(m.debts),
+        debts=tuple(DebtView(d.kind, d.name, d.create_time) for d in m.debts),
     )
 
 

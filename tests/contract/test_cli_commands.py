@@ -3,15 +3,18 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.main import main
 from services.kit.server import serving
@@ -189,10 +192,41 @@ async def test_status_as_table_and_as_json(v2c: Cli, fake: FakeOrchestrator) -> 
     assert (rows[0]["stage"], rows[0]["state"]) == ("init", "running")
 
 
+async def test_status_lists_what_is_still_to_be_undone(v2c: Cli, fake: FakeOrchestrator) -> None:
+    made = Timestamp()
+    made.FromDatetime(datetime.now(UTC) - timedelta(hours=3, minutes=5))
+    debt = pb.Debt(kind="snapshot", name="v2c-1-p4", create_time=made)
+    fake.add("web01", state=pb.STATE_RUNNING, open_debts=1, debts=[debt])
+
+    text = (await v2c("status", "--spec", "web.yaml")).out
+    rows = json.loads((await v2c("status", "--spec", "web.yaml", "--json")).out)
+
+    assert re.search(r"^web01 +snapshot +3:05:\d\d +v2c-1-p4$", text, re.MULTILINE)
+    assert rows[0]["debts"] == [
+        {"kind": "snapshot", "name": "v2c-1-p4", "create_time": made.ToJsonString()}
+    ]
+
+
+async def test_status_without_a_debt_is_one_table(v2c: Cli, fake: FakeOrchestrator) -> None:
+    fake.add("web01", state=pb.STATE_DONE)
+
+    lines = (await v2c("status", "--spec", "web.yaml")).out.splitlines()
+
+    assert [line.split()[0] for line in lines] == ["VM", "web01", "app"]
+
+
 async def test_status_without_a_server_reads_what_was_written(v2c: Cli) -> None:
     folder = v2c.folder / "c" / "web01_vm-7"
     folder.mkdir(parents=True)
-    state = {"vm_name": "web01", "vm_moref": "vm-7", "stage": "delta", "status": "waiting"}
+    state: dict[str, Any] = {
+        "vm_name": "web01",
+        "vm_moref": "vm-7",
+        "stage": "delta",
+        "status": "waiting",
+        "debts": [
+            {"kind": "image", "name": "/pool/a.qcow2", "create_time": "2026-03-01T10:00:00+00:00"}
+        ],
+    }
     (folder / "state.json").write_text(json.dumps(state))
 
     result = await v2c("status", "--spec", "web.yaml", "--vm", "web01")
@@ -200,6 +234,7 @@ async def test_status_without_a_server_reads_what_was_written(v2c: Cli) -> None:
     assert result.status == 0
     assert "delta" in result.out
     assert "as last written" in result.out
+    assert re.search(r"^web01 +image .* /pool/a.qcow2$", result.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

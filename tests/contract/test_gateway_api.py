@@ -273,6 +273,12 @@ async def test_the_status_of_a_running_migration(
             passes=[pb.Pass(number=0, kind="base", start_time=Timestamp(seconds=1))],
             error=pb.Error(reason="SNAPSHOT_LOST", message="gone", retryable=True),
             delta_passes=3,
+            open_debts=1,
+            debts=[
+                pb.Debt(
+                    kind="snapshot", name="v2c-1-p4", create_time=Timestamp(seconds=1_700_000_000)
+                )
+            ],
         )
     ]
     status = (await api.get("/migration/status/web 1")).json()
@@ -298,6 +304,10 @@ async def test_the_status_of_a_running_migration(
     assert status["passes"][0]["kind"] == "base"
     assert status["passes"][0]["end_time"] is None
     assert status["error"]["reason"] == "SNAPSHOT_LOST"
+    assert status["open_debts"] == 1
+    assert status["debts"] == [
+        {"kind": "snapshot", "name": "v2c-1-p4", "create_time": "2023-11-14T22:13:20Z"}
+    ]
 
 
 async def test_the_status_of_a_finished_migration(

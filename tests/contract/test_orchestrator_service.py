@@ -190,13 +190,19 @@ async def test_a_marker_file_wakes_a_waiting_migration_too(client: Client) -> No
 async def test_cancel_in_the_middle_of_a_copy(client: Client, memory: Memory) -> None:
     memory.storage.held = True
     migration = await client.submit(_quick())
-    await client.until(migration.id, lambda m: bool(memory.storage.transfers))
+    copying = await client.until(migration.id, lambda m: bool(memory.storage.transfers))
+    assert [debt.kind for debt in copying.debts] == ["image", "image", "snapshot"]
+    assert {debt.name for debt in copying.debts} == {
+        *memory.storage.images,
+        *(name for vm in memory.vcenter.vms.values() for name in vm.snapshot_names),
+    }
+    assert 0 <= time.time() - copying.debts[-1].create_time.ToSeconds() < 60
     asked = time.monotonic()
     selector = pb.Selector(vm_name="web-1")
     await _ask(client.stub.CancelMigration(pb.CancelMigrationRequest(selector=selector)))
     ended = await client.until(migration.id, lambda m: m.state == pb.STATE_CANCELLED)
     assert time.monotonic() - asked <= 2.0
-    assert (memory.storage.images, ended.open_debts) == ({}, 0)
+    assert (memory.storage.images, ended.open_debts, list(ended.debts)) == ({}, 0, [])
     assert [vm.snapshots for vm in memory.vcenter.vms.values()] == [{}]
 
 

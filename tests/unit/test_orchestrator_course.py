@@ -248,6 +248,8 @@ def test_state_json_tells_what_the_api_tells() -> None:
         assert {"next_stage", "finalize_requested", "overall_progress", "transfer_speed_mbps"} <= (
             set(state)
         )
+        assert [debt["name"] for debt in state["debts"]] == [d.target_path for d in view.disks]
+        assert state["debts"][0]["create_time"] == view.debts[0].create_time.isoformat()
         assert "delta_interval: 300" in (directory / "spec.yaml").read_text()
 
 

@@ -360,6 +360,7 @@ class Migration(_message.Message):
     RUNTIME_DIR_FIELD_NUMBER: _builtins.int
     DELTA_PASSES_FIELD_NUMBER: _builtins.int
     OPEN_DEBTS_FIELD_NUMBER: _builtins.int
+    DEBTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id."""
     revision: _builtins.int
@@ -391,7 +392,7 @@ class Migration(_message.Message):
     delta_passes: _builtins.int
     """Number of delta passes done."""
     open_debts: _builtins.int
-    """Things still to be undone (snapshots, overlays, mounts)."""
+    """Number of debts."""
     @_builtins.property
     def error(self) -> Global___Error:
         """Why it failed; the last error also while it is retried."""
@@ -424,6 +425,10 @@ class Migration(_message.Message):
     def wake_time(self) -> _timestamp_pb2.Timestamp:
         """When a waiting migration goes on by itself."""
 
+    @_builtins.property
+    def debts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Debt]:
+        """What is still to be undone, or handed over, oldest first."""
+
     def __init__(
         self,
         *,
@@ -451,14 +456,51 @@ class Migration(_message.Message):
         runtime_dir: _builtins.str = ...,
         delta_passes: _builtins.int = ...,
         open_debts: _builtins.int = ...,
+        debts: _abc.Iterable[Global___Debt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "downtime", b"downtime", "end_time", b"end_time", "error", b"error", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "create_time", b"create_time", "delta_passes", b"delta_passes", "disks", b"disks", "downtime", b"downtime", "end_time", b"end_time", "error", b"error", "finalize_now_requested", b"finalize_now_requested", "finalize_requested", b"finalize_requested", "id", b"id", "next_stage", b"next_stage", "open_debts", b"open_debts", "overall_progress", b"overall_progress", "passes", b"passes", "revision", b"revision", "runtime_dir", b"runtime_dir", "stage", b"stage", "stage_times", b"stage_times", "state", b"state", "target_vm_id", b"target_vm_id", "transfer_rate_bytes_per_second", b"transfer_rate_bytes_per_second", "vm_moref", b"vm_moref", "vm_name", b"vm_name", "wake_time", b"wake_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "create_time", b"create_time", "debts", b"debts", "delta_passes", b"delta_passes", "disks", b"disks", "downtime", b"downtime", "end_time", b"end_time", "error", b"error", "finalize_now_requested", b"finalize_now_requested", "finalize_requested", b"finalize_requested", "id", b"id", "next_stage", b"next_stage", "open_debts", b"open_debts", "overall_progress", b"overall_progress", "passes", b"passes", "revision", b"revision", "runtime_dir", b"runtime_dir", "stage", b"stage", "stage_times", b"stage_times", "state", b"state", "target_vm_id", b"target_vm_id", "transfer_rate_bytes_per_second", b"transfer_rate_bytes_per_second", "vm_moref", b"vm_moref", "vm_name", b"vm_name", "wake_time", b"wake_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Migration: _TypeAlias = Migration  # noqa: Y015
+
+@_typing.final
+class Debt(_message.Message):
+    """Debt is something made for a migration that is still to be undone, or to be
+    handed over to CloudStack. A migration that copies has one for each image.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"snapshot" or "image"."""
+    name: _builtins.str
+    """The snapshot's name in vCenter, or the image's path on the storage host."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was written down, just before the thing was made: its age counts
+        from here.
+        """
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Debt: _TypeAlias = Debt  # noqa: Y015
 
 @_typing.final
 class DiskProgress(_message.Message):

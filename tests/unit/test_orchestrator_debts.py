@@ -1,0 +1,44 @@
+"""Debts as an operator sees them: what is to be undone, and for how long already."""
+
+from datetime import timedelta
+
+from services.orchestrator.debts import IMAGE, forgive, owe
+from services.orchestrator.stages import State
+from tests.orchestrator_memory import failure
+from tests.orchestrator_rig import new_rig, spec_text
+
+
+def test_a_snapshot_that_stays_is_listed_since_before_it_was_made() -> None:
+    with new_rig(verify=False) as rig:
+        vm = rig.add()
+        rig.world.faults["vmware.remove_snapshot"] = [failure("BROKEN") for _ in range(9)]
+        rig.submit_spec(spec_text())
+        view = rig.to_state(State.FAILED)
+        (name,) = vm.snapshot_names
+        assert [(debt.kind, debt.name) for debt in view.debts] == [
+            *(("image", disk.target_path) for disk in view.disks),
+            ("snapshot", name),
+        ]
+        assert view.passes[0].start_time >= view.debts[-1].create_time
+        rig.clock.advance(3600)
+        rig.world.faults.clear()
+        rig.controls.retry(view.id, "tester")
+        assert rig.view().debts == view.debts
+        assert [debt.kind for debt in rig.to_waiting_delta().debts] == ["image", "image"]
+
+
+def test_a_paid_debt_that_is_owed_again_is_as_old_as_its_second_life() -> None:
+    with new_rig(verify=False) as rig:
+        rig.add()
+        rig.submit_spec(spec_text())
+        first = rig.to_waiting_delta().debts[0]
+        with rig.store.change(rig.view().id) as (_, row):
+            forgive(rig.clock, row, IMAGE)
+        assert rig.view().debts == ()
+        rig.clock.advance(60)
+        with rig.store.change(rig.view().id) as (session, row):
+            owe(session, rig.clock, row, IMAGE, first.name)
+            owe(session, rig.clock, row, IMAGE, first.name)
+        (again,) = rig.view().debts
+        assert again.name == first.name
+        assert again.create_time - first.create_time >= timedelta(seconds=60)
