@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cli.errors import CommandError
 from services.config import Secret
 from services.config.document import parse_document, read_text
-from services.config.fields import AbsolutePath, Section, ZeroIsUnset
+from services.config.fields import AbsolutePath, Section, ZeroIsUnset, fault
 from services.config.secret import secret_field
 from services.config.validation import validate
 
@@ -41,12 +41,34 @@ class _Disk(Section):
 class BaseCopySpec(_Disk):
     """A full copy."""
 
-    # Handles beside each other make one disk slower; kept for specs that have the key.
+    # One connection reads with many requests in flight, where the reference tool has threads with a
+    # connection each (docs/adr/0005): at least as many as there would be readers.
     readers: Annotated[int, ZeroIsUnset, Field(ge=1, le=64)] = 1
     queue_depth: Annotated[int, ZeroIsUnset, Field(ge=1, le=64)] = 16
+    # The size of a chunk lies between these; it is 1 MiB where that is allowed: measured best.
     min_chunk_mb: Annotated[int, ZeroIsUnset, Field(ge=1, le=32)] = 1
-    # Chunks do not grow here: 1 MiB measured best.
-    max_chunk_mb: Annotated[int, ZeroIsUnset, Field(ge=1, le=32)] = 1
+    max_chunk_mb: Annotated[int, ZeroIsUnset, Field(ge=1, le=32)] = 32
+
+    @model_validator(mode="after")
+    def _has_a_chunk_size(self) -> Self:
+        if self.chunk_mb > self.max_chunk_mb:
+            raise fault(
+                f"no power of two lies between min_chunk_mb ({self.min_chunk_mb}) and "
+                f"max_chunk_mb ({self.max_chunk_mb})",
+                "Leave both out: 1 MiB is best.",
+                at=("max_chunk_mb",),
+            )
+        return self
+
+    @property
+    def requests_in_flight(self) -> int:
+        """How many chunks are on their way at the same time."""
+        return max(self.queue_depth, self.readers)
+
+    @property
+    def chunk_mb(self) -> int:
+        """The smallest power of two that is allowed."""
+        return 1 << (self.min_chunk_mb - 1).bit_length()
 
 
 class DeltaSyncSpec(_Disk):

@@ -41,7 +41,9 @@ def base_copy(spec: SpecFile) -> None:
     """Copy a snapshot's disk into a QCOW2 file; repeated, it resumes.
 
     The spec has vddk{libdir,server,user,password,thumbprint,vm_moref} and
-    base_copy{snapshot_moref,disk_path,target_qcow2,disk_size_bytes,…}.
+    base_copy{snapshot_moref,disk_path,target_qcow2,disk_size_bytes,…}. The larger of its readers
+    and queue_depth (16) is how many requests are in flight; chunks have 1 MiB, or the next power
+    of two from min_chunk_mb on, up to max_chunk_mb.
     """
     loaded = load_expert_spec(spec)
     job = loaded.base_copy
@@ -51,7 +53,8 @@ def base_copy(spec: SpecFile) -> None:
     Images(HostCommands(), _OneFolder(), target.parent).create(
         target.parent, target.name, job.disk_size_bytes
     )
-    order = _order(loaded, job, Mode.FULL, queue_depth=job.queue_depth, chunk_mb=job.min_chunk_mb)
+    depth = job.requests_in_flight
+    order = _order(loaded, job, Mode.FULL, queue_depth=depth, chunk_mb=job.chunk_mb)
     asyncio.run(_transfer(order, loaded, ranges=None))
 
 

@@ -2,7 +2,7 @@
 
 Full copies of one disk, interleaved, from sources of several latencies. Of each kind the least
 disturbed run counts: its time divided by that of the one with 16 in flight. What it showed is in
-docs/adr/0005-sixteen-requests-in-flight.md.
+docs/adr/0005-requests-in-flight.md.
 """
 
 import sys
@@ -54,7 +54,7 @@ def _round(rig: Rig, delay: str, turn: int) -> dict[int, float]:
 
         rig.run(
             server=(*filters, "file", str(rig.source), *parameters),
-            tuning=Tuning(depth=depth),
+            tuning=Tuning(depth=depth, near_depth=depth),
             before=begin,
         )
         seconds[depth] = time.monotonic() - began[0]

@@ -29,11 +29,13 @@ class Tuning:
     """How the engine works.
 
     A checkpoint is made at the latest after `checkpoint_seconds` or `checkpoint_bytes` of written
-    data: the most that a resumed pass copies twice. 1 MiB requests with 8 to 16 in flight measured
-    best; a failed read is repeated after `retry_seconds`, doubled each time.
+    data: the most that a resumed pass copies twice. 1 MiB requests measured best, at most
+    `near_depth` of them in flight for a source without latency and `depth` for others; a failed
+    read is repeated after `retry_seconds`, doubled each time.
     """
 
     depth: int = 16
+    near_depth: int = 8
     checkpoint_seconds: float = 5.0
     checkpoint_bytes: int = 1 << 30
     report_seconds: float = 0.5
