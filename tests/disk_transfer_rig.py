@@ -130,6 +130,7 @@ class Rig:
         on_report: Callable[[Control, Progress], None] | None = None,
         with_source: bool = True,
         before: Callable[[], None] | None = None,
+        cache: str = "auto",
     ) -> Outcome:
         """Run one pass in this process. `server` are nbdkit's arguments instead of the file's."""
         control = Control(RateLimit(0, time.monotonic))
@@ -154,6 +155,7 @@ class Rig:
                     self.image,
                     self.folder,
                     writable=mode.writes,
+                    cache=cache,
                     open_mark=self.folder / "open",
                 )
             )
