@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 UNAUTHORIZED: Final = 401
-MALFORMED: Final = 430
 PARAMETER: Final = 431
 UNSUPPORTED_ACTION: Final = 432
 INTERNAL: Final = 530
-PERMISSION: Final = 531
-LIMIT: Final = 532
 CAPACITY: Final = 533
-IN_USE: Final = 536
 NETWORK: Final = 537
 
 

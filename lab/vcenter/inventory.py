@@ -98,10 +98,6 @@ class Inventory:
                 if entity in entries:
                     entries.remove(entity)
 
-    def datacenter_of(self, entity: Entity) -> Entity:
-        """The datacenter that holds the entity."""
-        return next(node for node in entity.ancestors() if node.kind is vim.Datacenter)
-
     def _add(
         self,
         prefix: str,
