@@ -143,7 +143,7 @@ class TargetServer:
             raise TargetUnusable(
                 f"there is no image {self._image}",
                 reason="TARGET_MISSING",
-                hint="create the image before starting a transfer into it",
+                hint="put the file back and retry, or cancel the migration and start it anew",
             )
         if shutil.which("qemu-nbd") is None:
             raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")

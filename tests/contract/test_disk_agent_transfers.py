@@ -255,6 +255,8 @@ async def test_missing_image_fails_the_transfer(stub: Stub, disk: Disk, fast: No
     transfer = await ended(stub, disk.folder.name)
     assert transfer.state == pb.TRANSFER_STATE_FAILED
     assert transfer.failure.reason == "TARGET_MISSING"
+    # A retry would meet the same: what was copied is gone with the file.
+    assert "cancel" in transfer.failure.hint
 
 
 @pytest.mark.parametrize(
