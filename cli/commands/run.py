@@ -26,6 +26,12 @@ from services.config.problems import ConfigError, Problem
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
+# A spec of a thousand machines is one call; starting them is many, so that none takes long.
+_SUBMIT_SECONDS = 180.0
+_START_AT_ONCE = 50
+
+__all__ = ["check_vddk", "run"]
+
 ParallelVms = Annotated[
     int | None,
     typer.Option("--parallel-vms", min=1, help="VMs at a time; otherwise the config's."),
@@ -138,7 +144,7 @@ class _Run:
                 "Check the address, and that v2c serve runs there.",
             )
         refuse_remote(address)
-        _check_vddk(self._config)
+        check_vddk(self._config)
         self._own_stack = True
         self._display.note("no orchestrator runs yet; starting the services for this run")
         commands = local_services(self._config, gateway_listen=None)
@@ -151,7 +157,7 @@ class _Run:
             # A server elsewhere may be in another time zone: its copy names the offset.
             text = read_text(path) if is_local(address) else dump_specs(specs)
             request = pb.SubmitSpecRequest(spec=text, source=str(path))
-            response = await call(stub.SubmitSpec(request), peer=PEER)
+            response = await call(stub.SubmitSpec(request, timeout=_SUBMIT_SECONDS), peer=PEER)
             migrations += response.migrations
         return migrations
 
@@ -171,12 +177,14 @@ class _Run:
                 resume = pb.ResumeMigrationRequest(selector=selector)
                 resumed = await call(stub.ResumeMigration(resume), peer=PEER)
                 current[migration.id] = resumed.migration
-        request = pb.StartMigrationsRequest(
-            selectors=[pb.Selector(migration_id=migration.id) for migration in migrations],
-            parallel_vms=self._parallel_vms or 0,
-        )
-        started = await call(stub.StartMigrations(request), peer=PEER)
-        current.update({migration.id: migration for migration in started.migrations})
+        for first in range(0, len(migrations), _START_AT_ONCE):
+            some = migrations[first : first + _START_AT_ONCE]
+            request = pb.StartMigrationsRequest(
+                selectors=[pb.Selector(migration_id=migration.id) for migration in some],
+                parallel_vms=self._parallel_vms or 0,
+            )
+            started = await call(stub.StartMigrations(request), peer=PEER)
+            current.update({migration.id: migration for migration in started.migrations})
         return list(current.values())
 
 
@@ -205,7 +213,7 @@ def _check(specs: Sequence[VmSpec], config: Config) -> None:
         raise ConfigError(tuple(problems))
 
 
-def _check_vddk(config: Config) -> None:
+def check_vddk(config: Config) -> None:
     """Raises CommandError unless the disk agent to be started here can find the library."""
     folder = config.migration.vddk_path
     if not is_local(config.agents.disk):

@@ -65,9 +65,10 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
         self, request: pb.SubmitSpecRequest, context: _Context
     ) -> pb.SubmitSpecResponse:
         views = await _run(self._submission.submit, request.spec, request.source or "spec")
-        if request.start:
-            for view in views:
-                await _run(self._controls.start, view.id, _actor(context))
+        if not request.start:
+            return pb.SubmitSpecResponse(migrations=[translate.migration_message(v) for v in views])
+        for view in views:
+            await _run(self._controls.start, view.id, _actor(context))
         return pb.SubmitSpecResponse(migrations=[await self._message(view.id) for view in views])
 
     async def StartMigrations(

@@ -146,23 +146,42 @@ class Store:
 
     def create(self, vm_name: str, vm_moref: str, spec: str, spec_source: str) -> MigrationView:
         """A new migration in stage init, not started."""
+        return self.create_all([(vm_name, vm_moref, spec)], spec_source)[0]
+
+    def create_all(
+        self, machines: Sequence[tuple[str, str, str]], spec_source: str
+    ) -> tuple[MigrationView, ...]:
+        """New migrations of (name, moref, spec), all of them or none.
+
+        A transaction for each would take longer for a thousand machines than callers wait.
+        """
         with self.transaction() as session:
-            row = tables.Migration(
-                id=uuid.uuid4().hex,
-                vm_name=vm_name,
-                vm_moref=vm_moref,
-                spec=spec,
-                spec_source=spec_source,
-                create_time=self.clock(),
-                activity="submitted, not started",
-            )
-            session.add(row)
+            rows = [
+                tables.Migration(
+                    id=uuid.uuid4().hex,
+                    vm_name=vm_name,
+                    vm_moref=vm_moref,
+                    spec=spec,
+                    spec_source=spec_source,
+                    create_time=self.clock(),
+                    activity="submitted, not started",
+                    # Nothing belongs to it yet; unset, each of these would be asked for.
+                    disks=[],
+                    passes=[],
+                    jobs=[],
+                    debts=[],
+                )
+                for vm_name, vm_moref, spec in machines
+            ]
+            session.add_all(rows)
             session.flush()
-            add_event(session, self.clock, row, "migration.created", f"{vm_name} was submitted")
-            session.refresh(row)
-            snapshot = view(row, self.clock())
-        self.publish(snapshot)
-        return snapshot
+            for row in rows:
+                text = f"{row.vm_name} was submitted"
+                add_event(session, self.clock, row, "migration.created", text)
+            snapshots = tuple(view(row, self.clock()) for row in rows)
+        for snapshot in snapshots:
+            self.publish(snapshot)
+        return snapshots
 
     def get(self, migration_id: str) -> MigrationView:
         """A migration by id. Raises MigrationNotFound."""
@@ -171,6 +190,13 @@ class Store:
             if row is None:
                 raise MigrationNotFound(message=f"there is no migration {migration_id}")
             return view(row, self.clock())
+
+    def spec_of(self, migration_id: str) -> tuple[State, str]:
+        """A migration's state, and its spec as it was submitted last."""
+        with self.reading() as session:
+            query = select(tables.Migration.state, tables.Migration.spec)
+            row = session.execute(query.where(tables.Migration.id == migration_id)).one()
+            return State(row.state), row.spec
 
     def find(self, *, migration_id: str = "", vm_moref: str = "", vm_name: str = "") -> str:
         """The id of the one migration meant: by id, else by moref, else by name.

@@ -52,7 +52,17 @@ class Submission:
         except ConfigError as exc:
             raise SpecInvalid(message=str(exc)) from exc
         with self._submitting:
-            return tuple(self._submit(spec, source) for spec in specs)
+            existing = [self.open_migration(spec) for spec in specs]
+            new = [
+                (spec.vm.name, spec.vm.moref or "", dump_spec(spec))
+                for spec, id_ in zip(specs, existing, strict=True)
+                if not id_
+            ]
+            created = iter(self._store.create_all(new, source))
+            return tuple(
+                self._take_over(id_, dump_spec(spec), source) if id_ else next(created)
+                for spec, id_ in zip(specs, existing, strict=True)
+            )
 
     def open_migration(self, spec: VmSpec) -> str:
         """The id of the migration that exists for a machine, "" when none does."""
@@ -68,15 +78,10 @@ class Submission:
         except ConfigError as exc:
             raise SpecInvalid(message=str(exc)) from exc
 
-    def _submit(self, spec: VmSpec, source: str) -> MigrationView:
-        text = dump_spec(spec)
-        existing = self.open_migration(spec)
-        if not existing:
-            return self._store.create(spec.vm.name, spec.vm.moref or "", text, source)
-        if self._store.get(existing).state is State.DONE:
-            return self._store.get(existing)
-        with self._store.change(existing) as (session, migration):
-            if migration.spec != text:
+    def _take_over(self, existing: str, text: str, source: str) -> MigrationView:
+        state, known = self._store.spec_of(existing)
+        if state is not State.DONE and known != text:
+            with self._store.change(existing) as (session, migration):
                 migration.spec, migration.spec_source = text, source
                 add_event(
                     session,

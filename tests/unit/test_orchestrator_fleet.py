@@ -4,6 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import yaml
+from sqlalchemy import event
 
 from services.orchestrator.ports import Job
 from services.orchestrator.stages import Stage, State
@@ -170,3 +172,17 @@ def test_a_failed_job_is_told_in_cloudstacks_own_words() -> None:
         view = rig.to_state(State.FAILED)
         assert view.error is not None
         assert (view.stage, view.error.message) == (Stage.IMPORT_ROOT_DISK, "no host has room")
+
+
+def test_a_thousand_machines_are_submitted_in_one_transaction() -> None:
+    with new_rig() as rig:
+        known = rig.submit_spec(spec_text("vm7", "", nics=False))
+        commits: list[object] = []
+        event.listen(rig.store._engine, "commit", commits.append)
+        text = yaml.safe_dump({"vms": [{"vm": {"name": f"vm{n}"}} for n in range(1000)]})
+        views = rig.submission.submit(text, "fleet.yaml")
+        assert [view.vm_name for view in views] == [f"vm{n}" for n in range(1000)]
+        assert views[7].id == known
+        assert len(rig.store.list(limit=2000)) == 1000
+        # One for all that are new, one for the known one's new spec: each waits for the disk.
+        assert len(commits) <= 2
