@@ -18,6 +18,7 @@ from services.orchestrator import tables
 from services.orchestrator.controls import Controls
 from services.orchestrator.handlers import HANDLERS
 from services.orchestrator.markers import MarkerWatch
+from services.orchestrator.passes import release_snapshot
 from services.orchestrator.signals import Signals
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.store import Store
@@ -167,6 +168,7 @@ class Rig:
             self.signals,
             HANDLERS,
             undo,
+            release_snapshot,
             self.submission.read,
         )
 

@@ -17,10 +17,17 @@ from services.orchestrator.errors import SnapshotLost, SpecMismatch
 from services.orchestrator.ports import Area, SourceSnapshot, TransferMode, TransferOrder
 from services.orchestrator.store import add_event
 from services.orchestrator.tick import Tick, reset_progress
-from services.orchestrator.transfers import run_transfers
+from services.orchestrator.transfers import run_transfers, stop_transfers
 from services.orchestrator.views import PASSES_KEPT
 
-__all__ = ["copy_pass", "open_pass", "take_snapshot", "verify_ids", "verify_orders"]
+__all__ = [
+    "copy_pass",
+    "open_pass",
+    "release_snapshot",
+    "take_snapshot",
+    "verify_ids",
+    "verify_orders",
+]
 
 # In place of the change id of a lost snapshot that had none.
 _NEVER_TRACKED = "untracked"
@@ -276,11 +283,38 @@ def _untracked(before: str, now: str) -> str:
     return ""
 
 
+def release_snapshot(tick: Tick) -> None:
+    """Let go of the snapshots of a migration that comes to rest, for an operator or a failure.
+
+    Nobody knows for how long, and a snapshot that is kept grows until its datastore is full. What
+    was copied stays: the pass goes on with another snapshot and what changed since this one.
+    Raises ServiceError while a snapshot stays.
+    """
+    if not tick.migration.vm_moref:
+        return
+    current = open_pass(tick.reload())
+    if current is not None and current.snapshot_moref:
+        stop_transfers(tick, [part.transfer_id for part in current.disks if part.mode])
+        text = f"the migration rests, the snapshot of pass {current.number} is let go"
+        _forget_snapshot(tick, current, "snapshot.released", text)
+    pay_snapshots(tick)
+
+
 def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> None:
     """Raise SnapshotLost if that is why a transfer failed, after renaming the pass's snapshot."""
     moref = tick.migration.vm_moref
     if current.snapshot_name in tick.agents.vmware.snapshot_names(moref, "v2c-"):
         return
+    text = f"the snapshot of pass {current.number} is gone; the pass goes on with a new one"
+    _forget_snapshot(tick, current, "snapshot.lost", text)
+    raise SnapshotLost(
+        message=f"the snapshot of pass {current.number} disappeared while it was read: "
+        f"{cause.message}"
+    ) from cause
+
+
+def _forget_snapshot(tick: Tick, current: tables.Pass, action: str, text: str) -> None:
+    """Give the pass's next snapshot a name of its own; what this one was good for is kept."""
     with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, current.number))
         row.snapshot_moref = ""
@@ -293,18 +327,7 @@ def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> No
                 disk.lost_change_id = disk.lost_change_id or lost.get(disk.key, "")
         for part in list(row.disks):
             session.delete(part)
-        add_event(
-            session,
-            tick.store.clock,
-            migration,
-            "snapshot.lost",
-            f"the snapshot of pass {row.number} is gone; the pass goes on with a new one",
-            number=row.number,
-        )
-    raise SnapshotLost(
-        message=f"the snapshot of pass {current.number} disappeared while it was read: "
-        f"{cause.message}"
-    ) from cause
+        add_event(session, tick.store.clock, migration, action, text, number=row.number)
 
 
 def verify_orders(tick: Tick, paths: Mapping[int, str]) -> list[TransferOrder]:

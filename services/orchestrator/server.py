@@ -17,6 +17,7 @@ from services.orchestrator.controls import Controls
 from services.orchestrator.engine import Engine
 from services.orchestrator.handlers import HANDLERS
 from services.orchestrator.markers import MarkerWatch
+from services.orchestrator.passes import release_snapshot
 from services.orchestrator.ports import Agents
 from services.orchestrator.servicer import OrchestratorServicer
 from services.orchestrator.signals import Signals
@@ -49,7 +50,16 @@ class _Orchestrator:
         self._signals = Signals()
         self._store = Store(url)
         submission = Submission(self._store, config)
-        ticker = Ticker(self._store, agents, config, self._signals, HANDLERS, undo, submission.read)
+        ticker = Ticker(
+            self._store,
+            agents,
+            config,
+            self._signals,
+            HANDLERS,
+            undo,
+            release_snapshot,
+            submission.read,
+        )
         self._engine = Engine(url, ticker.run, self._signals)
         self._controls = Controls(self._store, self._signals, self._engine.submit)
         self._markers = MarkerWatch(self._store, self._controls)

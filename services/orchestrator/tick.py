@@ -40,6 +40,8 @@ __all__ = [
 # Seconds before the same stage is tried again after a retryable error; after the last, an
 # operator decides. About 20 minutes: long enough for a vCenter restart.
 BACKOFF_SECONDS = (1, 2, 5, 15, 30, 60, 120, 300, 600)
+# Nothing has been begun yet, and somebody who has just typed an address is waiting.
+FIRST_CONTACT_ATTEMPTS = 3
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -140,6 +142,8 @@ class Tick:
 
 
 Handler = Callable[[Tick], Outcome]
+# Lets go of what a migration must not hold while it rests.
+Rest = Callable[[Tick], None]
 # Resolves a stored spec against the present configuration.
 SpecReader = Callable[[str, str], ResolvedVm]
 
@@ -155,6 +159,7 @@ class Ticker:
         signals: Signals,
         handlers: Mapping[Stage, Handler],
         undo: Handler,
+        rest: Rest,
         read_spec: SpecReader,
     ) -> None:
         missing = set(Stage) - set(handlers) - {Stage.DONE}
@@ -166,6 +171,7 @@ class Ticker:
         self._signals = signals
         self._handlers = handlers
         self._undo = undo
+        self._rest = rest
         self._read_spec = read_spec
 
     def run(self, migration_id: str, number: int) -> NextTick | None:
@@ -183,6 +189,8 @@ class Ticker:
             except OperationalError:
                 raise  # The database's trouble, not the migration's: the engine repeats the tick.
             except ServiceError as exc:
+                if not _tries_again(migration, exc):
+                    self._come_to_rest(migration)
                 return self._failed(migration, exc)
             except Exception as exc:  # A bug must end in `failed`, not in a lost tick.
                 return self._failed(migration, internal_error(exc))
@@ -206,13 +214,26 @@ class Ticker:
         with self._store.reading() as session:
             return session.get_one(tables.Migration, migration_id)
 
-    def _handle(self, migration: tables.Migration) -> Outcome:
+    def _come_to_rest(self, migration: tables.Migration) -> None:
+        """Leave nothing behind that grows; what cannot be let go of now stays a debt."""
+        try:
+            self._rest(self._tick(migration))
+        except (ServiceError, Interrupted) as exc:
+            _log.warning(
+                "what the migration holds is kept for now", action="rest.failed", error=str(exc)
+            )
+
+    def _tick(self, migration: tables.Migration) -> Tick:
         spec = self._read_spec(migration.spec, migration.spec_source)
-        tick = Tick(migration, spec, self._config, self._agents, self._store, self._signals)
+        return Tick(migration, spec, self._config, self._agents, self._store, self._signals)
+
+    def _handle(self, migration: tables.Migration) -> Outcome:
+        tick = self._tick(migration)
         if migration.undo:
             return self._undo(tick)
         stage = Stage(migration.stage)
         if migration.pause_requested and Control.PAUSE in row(stage).controls:
+            self._rest(tick)
             return Finish(State.PAUSED, "paused by an operator")
         outcome = self._handlers[stage](tick)
         if isinstance(outcome, Advance) and outcome.stage not in row(stage).next:
@@ -274,8 +295,7 @@ class Ticker:
             }
             if migration.undo and not before.undo:
                 return NextTick(before.id, migration.tick, 0.0)
-            again = exc.retryable and migration.attempts < len(BACKOFF_SECONDS)
-            if not again:
+            if not _tries_again(migration, exc):
                 migration.state, migration.activity = State.FAILED, "failed"
                 add_event(
                     session, clock, migration, "migration.failed", exc.message, reason=exc.reason
@@ -307,6 +327,13 @@ def reset_progress(migration: tables.Migration) -> None:
     for disk in migration.disks:
         disk.total_bytes, disk.done_bytes = disk.capacity_bytes, 0
         disk.rate, disk.eta_seconds = 0, -1
+
+
+def _tries_again(migration: tables.Migration, exc: ServiceError) -> bool:
+    """Whether the stage is tried again by itself after this error."""
+    first_contact = migration.stage == Stage.CONNECTING_VCENTER and not migration.undo
+    limit = FIRST_CONTACT_ATTEMPTS if first_contact else len(BACKOFF_SECONDS)
+    return exc.retryable and migration.attempts < limit
 
 
 def _held(migration: tables.Migration, outcome: Outcome) -> bool:

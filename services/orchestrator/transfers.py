@@ -10,7 +10,7 @@ from services.orchestrator import tables
 from services.orchestrator.ports import TransferOrder, TransferSnapshot
 from services.orchestrator.tick import Interrupted, Tick
 
-__all__ = ["run_transfers"]
+__all__ = ["run_transfers", "stop_transfers"]
 
 _POLL_SECONDS = 0.5
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
@@ -58,6 +58,16 @@ def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
             order = _rename(tick, order)
         else:
             return order
+
+
+def stop_transfers(tick: Tick, transfer_ids: Sequence[str]) -> None:
+    """End transfers that an earlier tick may have left running; unknown ones never started."""
+    for transfer_id in transfer_ids:
+        try:
+            tick.agents.disk.cancel_transfer(transfer_id, tick.migration.epoch)
+        except ServiceError as exc:
+            if exc.reason != "TRANSFER_NOT_FOUND":
+                raise
 
 
 def _pause(tick: Tick, running: Mapping[int, TransferOrder]) -> None:

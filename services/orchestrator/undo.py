@@ -8,6 +8,7 @@ from services.orchestrator.jobs import run_job, settle_jobs
 from services.orchestrator.passes import open_pass, verify_ids
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.tick import Finish, Outcome, Tick
+from services.orchestrator.transfers import stop_transfers
 
 __all__ = ["undo"]
 
@@ -42,12 +43,7 @@ def _stop_work(tick: Tick) -> None:
     transfers = [part.transfer_id for part in current.disks if part.mode] if current else []
     if tick.migration.stage == Stage.VERIFYING:
         transfers += verify_ids(tick)
-    for transfer_id in transfers:
-        try:
-            disk.cancel_transfer(transfer_id, epoch)
-        except ServiceError as exc:
-            if exc.reason != "TRANSFER_NOT_FOUND":
-                raise
+    stop_transfers(tick, transfers)
     if tick.migration.stage == Stage.CONVERTING:
         try:
             disk.cancel_conversion(conversion_id(tick), epoch)

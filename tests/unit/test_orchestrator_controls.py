@@ -210,11 +210,13 @@ def test_pause_in_the_middle_of_a_copy_keeps_what_was_copied() -> None:
         for _ in range(2):
             rig.to_state(State.PAUSED)
             assert all(t.state != "running" for t in rig.storage.transfers.values())
+            assert not vm.snapshots, "a snapshot grows for as long as the pause lasts"
             rig.controls.resume(id_, "tester")
         rig.finish()
         rig.check_done(vm)
+        # What changed since the snapshot that was let go is read again, nothing else is.
         read = sum(t.read for t in rig.storage.transfers.values() if t.order.mode.value == "full")
-        assert read == sum(d.block_count for d in vm.disks)
+        assert read < 1.5 * sum(d.block_count for d in vm.disks)
 
 
 def test_a_pause_that_comes_with_the_cutover_holds_before_the_downtime() -> None:

@@ -196,7 +196,7 @@ def test_a_source_that_came_back_is_synced_again() -> None:
         view = rig.to_state(State.FAILED)
         assert view.error is not None
         assert view.error.reason == "SOURCE_POWERED_ON"
-        assert vm.snapshots == {} or view.open_debts
+        assert set(vm.snapshot_names) <= {debt.name for debt in view.debts}
         vm.disks[0].write(5, 4711)
         rig.controls.retry(view.id, "tester")
         rig.to_state(State.DONE)
@@ -312,7 +312,7 @@ def test_a_job_that_failed_is_submitted_again_under_another_id() -> None:
 def test_an_agent_that_is_away_for_a_while_is_waited_for() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
-        rig.world.faults["cloudstack.check"] = [failure("AWAY", retryable=True)] * 4
+        rig.world.faults["cloudstack.resolve_pool"] = [failure("AWAY", retryable=True)] * 4
         rig.submit_spec(spec_text())
         begin = rig.clock.now
         rig.to_waiting_delta()
@@ -340,12 +340,36 @@ def test_what_cannot_be_retried_fails_at_once_and_keeps_its_stage() -> None:
 def test_retries_end_and_an_operator_takes_over() -> None:
     with new_rig() as rig:
         rig.add()
-        rig.world.faults["vmware.thumbprint"] = [failure("AWAY", retryable=True)] * 11
+        rig.world.faults["vmware.check_vm"] = [failure("AWAY", retryable=True)] * 11
         rig.submit_spec(spec_text())
         view = rig.to_state(State.FAILED)
         assert len(rig.events("stage.retry")) == 9
         rig.controls.retry(view.id, "tester")
         rig.to_waiting_delta()
+
+
+def test_a_wrong_address_is_told_within_seconds() -> None:
+    with new_rig() as rig:
+        rig.add()
+        rig.world.faults["vmware.thumbprint"] = [failure("AWAY", retryable=True)] * 11
+        rig.submit_spec(spec_text())
+        begin = rig.clock.now
+        assert rig.to_state(State.FAILED).stage is Stage.CONNECTING_VCENTER
+        assert (rig.clock.now - begin).total_seconds() < 15
+
+
+def test_a_failed_pass_leaves_no_snapshot_to_grow() -> None:
+    with new_rig(verify=False) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_stage(Stage.BASE_COPY)
+        assert vm.snapshots
+        rig.world.faults["disk.start_transfer"] = [failure("TARGET_FULL")]
+        view = rig.to_state(State.FAILED)
+        assert not vm.snapshots
+        rig.controls.retry(view.id, "tester")
+        rig.finish()
+        rig.check_done(vm)
 
 
 def test_errors_days_apart_are_not_added_up() -> None:

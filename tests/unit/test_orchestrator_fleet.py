@@ -88,8 +88,10 @@ def test_no_more_machines_copy_at_once_than_there_are_places() -> None:
 
 def test_machines_wait_in_the_order_of_their_submission_and_cost_little_meanwhile() -> None:
     with new_rig(parallel_vms=2) as rig:
+        for n in range(20):
+            rig.add(machine(f"vm{n:02}", f"vm-{n}"))
         ids = [rig.submit_spec(spec_text(f"vm{n:02}", f"vm-{n}")) for n in range(20)]
-        rig.world.faults["vmware.thumbprint"] = [failure("AWAY", retryable=True)] * 1000
+        rig.world.faults["cloudstack.resolve_pool"] = [failure("AWAY", retryable=True)] * 1000
         end = rig.clock.now + timedelta(seconds=60)
         while rig.clock.now < end:
             rig.step()
