@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
+from sqlalchemy.exc import OperationalError
 
 from services.config import ConfigError
 from services.kit.errors import ServiceError, StatusCode
 from services.orchestrator import translate
 from services.orchestrator.controls import Controls
+from services.orchestrator.errors import DatabaseUnusable
 from services.orchestrator.ports import Agents, PlacementKind
 from services.orchestrator.store import Store
 from services.orchestrator.submission import Submission
@@ -257,7 +259,14 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
 
 
 async def _run(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    return await asyncio.to_thread(function, *args, **kwargs)
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except OperationalError as exc:
+        raise DatabaseUnusable(
+            message=f"the database cannot be used: {exc.orig}",
+            hint="make room where it lies (control_dir, unless database.url says otherwise), "
+            "see that it can be written, and repeat the command",
+        ) from exc
 
 
 def _actor(context: _Context) -> str:

@@ -12,12 +12,14 @@ from typing import TypeVar
 
 import grpc
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from services.config import parse_config
 from services.kit.channel import call, connect
 from services.kit.errors import RemoteError
 from services.kit.server import serving
 from services.orchestrator import server
+from services.orchestrator.controls import Controls
 from tests.orchestrator_memory import Memory, content, machine, memory_agents
 from tests.orchestrator_rig import spec_text
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -347,3 +349,19 @@ async def test_source_target_and_table_are_passed_on(client: Client) -> None:
     assert placement.zone_id == "zone-1"
     table = await _ask(client.stub.GetStateTable(pb.GetStateTableRequest()))
     assert [r.stage for r in table.rows] == list(range(1, 17))
+
+
+async def test_a_full_disk_under_the_database_is_told(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = await client.submit(_quick(delta_interval=3600), start=False)
+
+    def full(*_: object, **__: object) -> None:
+        raise OperationalError("UPDATE", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(Controls, "finalize", full)
+    with pytest.raises(RemoteError) as caught:
+        await client.finalize(migration.id)
+    assert caught.value.reason == "DATABASE_UNUSABLE"
+    assert "database or disk is full" in caught.value.message
+    assert "control_dir" in caught.value.hint
