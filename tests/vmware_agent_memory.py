@@ -1,7 +1,7 @@
 """An in-memory vCenter behind the VMware agent's port, a clock that never waits, and builders."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -140,6 +140,10 @@ class MemoryVCenter:
     async def get_vms(self, vms: Sequence[str]) -> Sequence[Vm]:
         self._enter("get_vms", *vms)
         return [self.vms[moref] for moref in vms if moref in self.vms]
+
+    async def disk_usage(self, vm: str) -> Mapping[int, int]:
+        self._enter("disk_usage", vm)
+        return {}
 
     async def get_vm(self, vm: str) -> Vm:
         self._enter("get_vm", vm)

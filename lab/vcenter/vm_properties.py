@@ -252,7 +252,8 @@ def _root_snapshot(_world: World, record: VmRecord) -> list[vim.vm.Snapshot]:
 
 
 @VM.of("layoutEx")
-def _layout(_world: World, record: VmRecord) -> vim.vm.FileLayoutEx:
+def _layout(world: World, record: VmRecord) -> vim.vm.FileLayoutEx:
+    allocated = {d.key: d.allocated_bytes for d in world.disks.disks() if d.vm == record.moref}
     files: list[vim.vm.FileLayoutEx.FileInfo] = []
 
     def file(name: str, kind: str, size: int) -> int:
@@ -264,10 +265,13 @@ def _layout(_world: World, record: VmRecord) -> vim.vm.FileLayoutEx:
 
     def chain(disk: DiskRecord) -> vim.vm.FileLayoutEx.DiskLayout:
         units = []
+        # The base file stands for the whole chain: how it is spread matters to nobody.
+        size = allocated.get(disk.key, 0) if disk.spec.thin else disk.capacity_bytes
         for path in reversed(disk_backing_paths(record, disk)):
             extent = f"{path.removesuffix('.vmdk')}-flat.vmdk"
             keys = [file(path, "diskDescriptor", 512)]
-            keys.append(file(extent, "diskExtent", disk.capacity_bytes))
+            keys.append(file(extent, "diskExtent", size))
+            size = 0
             units.append(vim.vm.FileLayoutEx.DiskUnit(fileKey=keys))
         return vim.vm.FileLayoutEx.DiskLayout(key=disk.key, chain=units)
 

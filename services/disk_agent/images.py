@@ -220,8 +220,8 @@ class Images:
         )
         if expected_bytes > free - promised:
             raise PoolFull(
-                message=f"the disk is expected to need {expected_bytes} bytes on {pool}; "
-                f"{free} are free, {promised} of them promised to other disks",
+                message=f"the pool {pool} is too full: {free} bytes are free, {promised} of them "
+                f"promised to other disks, and the disk is expected to need {expected_bytes} bytes",
                 metadata={
                     "needed_bytes": str(expected_bytes),
                     "free_bytes": str(free),

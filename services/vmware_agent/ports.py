@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from services.vmware_agent.vm import About, ChangedAreaPage, SnapshotDisk, Vm, VmEntry
@@ -55,6 +55,10 @@ class VCenter(Protocol):
 
     async def get_vm(self, vm: str) -> Vm:
         """Everything about one VM, read now."""
+        ...
+
+    async def disk_usage(self, vm: str) -> Mapping[int, int]:
+        """Bytes that each thin disk's files take, by device key; others' content is not known."""
         ...
 
     async def set_tracking(self, vm: str, disks: Sequence[str], timeout_seconds: float) -> None:

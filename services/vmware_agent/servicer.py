@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -84,7 +84,7 @@ class VmwareServicer(vmware_pb2_grpc.VmwareServiceServicer):
             name=request.name,
             instance_uuid=request.instance_uuid,
         )
-        return pb.GetVmResponse(vm=_vm(vm))
+        return pb.GetVmResponse(vm=_vm(vm, await self._vcenter.disk_usage(vm.moref)))
 
     async def CheckVm(self, request: pb.CheckVmRequest, context: Context) -> pb.CheckVmResponse:
         vm = await self._vcenter.get_vm(_given("moref", request.moref))
@@ -207,7 +207,7 @@ def _place_of(token: str) -> str:
         raise InvalidQuery(message="page_token is not one of ours") from error
 
 
-def _vm(vm: Vm) -> pb.Vm:
+def _vm(vm: Vm, usage: Mapping[int, int] | None = None) -> pb.Vm:
     return pb.Vm(
         moref=vm.moref,
         instance_uuid=vm.instance_uuid,
@@ -226,13 +226,13 @@ def _vm(vm: Vm) -> pb.Vm:
         change_tracking_supported=vm.tracking_supported,
         consolidation_needed=vm.consolidation_needed,
         host=vm.host,
-        disks=[_disk(vm, disk) for disk in vm.disks],
+        disks=[_disk(vm, disk, (usage or {}).get(disk.key, 0)) for disk in vm.disks],
         nics=[_nic(nic) for nic in vm.nics],
         snapshot_count=sum(1 for _ in vm.all_snapshots()),
     )
 
 
-def _disk(vm: Vm, disk: Disk) -> pb.Disk:
+def _disk(vm: Vm, disk: Disk, used_bytes: int) -> pb.Disk:
     return pb.Disk(
         key=disk.key,
         unit=disk.unit,
@@ -243,6 +243,8 @@ def _disk(vm: Vm, disk: Disk) -> pb.Disk:
         capacity_bytes=disk.capacity_bytes,
         change_tracking_enabled=cbt.is_tracked(vm, disk),
         unsupported_reason="; ".join(obstacle.value for obstacle in disk.obstacles),
+        slot=disk.address,
+        used_bytes=used_bytes,
     )
 
 

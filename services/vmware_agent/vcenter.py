@@ -1,7 +1,7 @@
 """The `VCenter` port over pyVmomi."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pyVmomi import vim, vmodl
 
@@ -71,6 +71,12 @@ class VmomiVCenter:
                 "vcenter.user may read it",
             )
         raise VmNotFound(message=f"vCenter has no VM {vm}", metadata={"moref": vm})
+
+    async def disk_usage(self, vm: str) -> Mapping[int, int]:
+        """Bytes that each thin disk's files take, from layoutEx (vSphere API, FileLayoutEx)."""
+        return await self._session.run(
+            f"reading the files of VM {vm}", lambda connection: _disk_usage(connection, vm)
+        )
 
     async def _read_batch(self, vms: Sequence[str]) -> "list[VmProperties]":
         async with self._reading:
@@ -193,6 +199,25 @@ def _read(connection: Connection, vms: Sequence[str]) -> list[VmProperties]:
     references = [virtual_machine(connection.stub, vm) for vm in vms]
     found = read_objects(connection, references, VM_PATHS)
     return [VmProperties(one) for one in found if one.properties.keys() >= READABLE]
+
+
+def _disk_usage(connection: Connection, vm: str) -> Mapping[int, int]:
+    reference = virtual_machine(connection.stub, vm)
+    found = read_objects(connection, [reference], ["config.hardware", "layoutEx"])
+    properties = found[0].properties if found else {}
+    hardware, layout = properties.get("config.hardware"), properties.get("layoutEx")
+    if not isinstance(hardware, vim.vm.VirtualHardware):
+        return {}
+    if not isinstance(layout, vim.vm.FileLayoutEx):
+        return {}
+    # A thick disk's file is as large as the disk, whatever the guest has written to it.
+    thin = {d.key for d in hardware.device if getattr(d.backing, "thinProvisioned", None) is True}
+    sizes = {file.key: file.size for file in layout.file or ()}
+    return {
+        disk.key: sum(sizes.get(key, 0) for unit in disk.chain or () for key in unit.fileKey)
+        for disk in layout.disk or ()
+        if disk.key in thin
+    }
 
 
 def _snapshot_disks(connection: Connection, snapshot: str) -> tuple[SnapshotDisk, ...]:

@@ -48,6 +48,7 @@ def test_a_full_pool_is_told_with_its_numbers_and_retried(site: Site) -> None:
         assert "ake space on the storage pool" in text
         assert "v2c retry --vm big" in text
         assert data_path_of(site) == {}
+        assert not list(site.pool.glob("*.qcow2")), "refused before anything was written"
         before = client.get("big").id
 
         _mount(site.pool, "remount,size=128m")

@@ -277,7 +277,9 @@ class Disk(_message.Message):
     slot: _builtins.str
     """Controller and unit number as VMware writes them, for example "scsi1:0"."""
     used_bytes: _builtins.int
-    """Bytes its files take on the datastore; 0 when not known."""
+    """Bytes a thin disk's files take on the datastore, told by GetVm alone; 0
+    when not known, as for thick disks.
+    """
     def __init__(
         self,
         *,
