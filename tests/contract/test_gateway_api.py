@@ -1,22 +1,21 @@
+"""The REST API's edge: the token, health, inventory, specs, problem documents."""
+
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import structlog
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.admin_token import chosen_token
 from gateway.app import create_app
 from services.kit.channel import connect
 from services.kit.errors import ServiceError, StatusCode
-from services.kit.server import serving
 from tests.contract.gateway_fake_orchestrator import FakeOrchestrator, migration
+from tests.contract.gateway_rig import TOKEN, gateway, problem_of
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
-TOKEN = "a-token-for-the-tests-of-the-gateway"
 SPEC = "vm:\n  name: web 1\n"
 
 
@@ -27,16 +26,8 @@ def orchestrator() -> FakeOrchestrator:
 
 @pytest.fixture
 async def bare(orchestrator: FakeOrchestrator, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client without a token, before a gateway, before a gRPC server."""
-    listen = f"unix:{tmp_path}/orchestrator.sock"
-    async with (
-        serving("orchestrator", listen, None, orchestrator.register),
-        connect(listen, None, default_timeout_seconds=5, name="orchestrator") as channel,
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_app(channel, chosen_token(TOKEN))),
-            base_url="http://gateway",
-        ) as client,
-    ):
+    """A client without a token."""
+    async with gateway(orchestrator, tmp_path, token="") as client:
         yield client
 
 
@@ -44,16 +35,6 @@ async def bare(orchestrator: FakeOrchestrator, tmp_path: Path) -> AsyncIterator[
 def api(bare: httpx.AsyncClient) -> httpx.AsyncClient:
     bare.headers["Authorization"] = f"Bearer {TOKEN}"
     return bare
-
-
-def _problem(response: httpx.Response, status: int, reason: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    document: dict[str, Any] = response.json()
-    assert (document["status"], document["reason"]) == (status, reason)
-    assert document["message"]
-    assert document["request_id"] == response.headers["x-request-id"]
-    return document
 
 
 @pytest.mark.parametrize(
@@ -79,7 +60,7 @@ async def test_nothing_but_health_answers_without_the_token(
     bare: httpx.AsyncClient, orchestrator: FakeOrchestrator, method: str, path: str
 ) -> None:
     response = await bare.request(method, path)
-    document = _problem(response, 401, "TOKEN_REQUIRED")
+    document = problem_of(response, 401, "TOKEN_REQUIRED")
     assert "Bearer" in document["hint"]
     assert response.headers["www-authenticate"].startswith("Bearer")
     for wrong in (f"Bearer {TOKEN}x", "Bearer ", f"Basic {TOKEN}", TOKEN):
@@ -108,7 +89,7 @@ async def test_health_is_open_and_tells_up_or_down(bare: httpx.AsyncClient, tmp_
         assert (down.status_code, down.json()) == (503, {"status": "unavailable"})
         client.headers["Authorization"] = f"Bearer {TOKEN}"
         response = await client.get("/migration/jobs")
-        document = _problem(response, 503, "REMOTE_UNAVAILABLE")
+        document = problem_of(response, 503, "REMOTE_UNAVAILABLE")
         assert document["retryable"] is True
         assert response.headers["retry-after"]
 
@@ -175,7 +156,7 @@ async def test_placements_of_each_kind(
 
 
 async def test_an_unknown_kind_of_placement_names_the_valid_ones(api: httpx.AsyncClient) -> None:
-    document = _problem(await api.get("/cloudstack/pools"), 422, "REQUEST_INVALID")
+    document = problem_of(await api.get("/cloudstack/pools"), 422, "REQUEST_INVALID")
     assert "'storage'" in document["message"]
 
 
@@ -209,7 +190,7 @@ async def test_mistakes_in_a_spec_come_with_line_and_field(
         pb.Problem(source="spec", line=5, field="target", message="is missing"),
     ]
     response = await api.post("/migration/spec", json={"vm": {"name": "x"}})
-    document = _problem(response, 422, "SPEC_INVALID")
+    document = problem_of(response, 422, "SPEC_INVALID")
     assert "2 mistakes" in document["message"]
     assert "line 3: migration.delta_intervall: unknown key" in document["message"]
     assert [error["line"] for error in document["errors"]] == [3, 5]
@@ -232,7 +213,7 @@ async def test_a_body_that_is_no_spec_reaches_nobody(
     status: int,
     reason: str,
 ) -> None:
-    _problem(await api.post("/migration/spec", content=body), status, reason)
+    problem_of(await api.post("/migration/spec", content=body), status, reason)
     assert orchestrator.requests == []
 
 
@@ -248,205 +229,7 @@ async def test_start_all_or_those_named(
     assert everything["count"] == 2
     assert orchestrator.requests[-1].parallel_vms == 0
     typo = await api.post("/migration/start", json={"vm": ["db"]})
-    assert "vm" in _problem(typo, 422, "REQUEST_INVALID")["message"]
-
-
-async def test_the_status_of_a_running_migration(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
-) -> None:
-    orchestrator.stored = [
-        migration(
-            1,
-            "web 1",
-            "vm-1",
-            stage=pb.STAGE_DELTA,
-            next_stage=pb.STAGE_FINAL_SYNC,
-            state=pb.STATE_WAITING,
-            activity="waiting 210 s for delta pass 4",
-            overall_progress=80.004,
-            transfer_rate_bytes_per_second=312_400_000,
-            finalize_requested=True,
-            disks=[
-                pb.DiskProgress(unit=0, percent=100, is_root=True, eta_seconds=-1),
-                pb.DiskProgress(unit=3, percent=41.239, eta_seconds=9, volume_id="v"),
-            ],
-            passes=[pb.Pass(number=0, kind="base", start_time=Timestamp(seconds=1))],
-            error=pb.Error(reason="SNAPSHOT_LOST", message="gone", retryable=True),
-            delta_passes=3,
-            open_debts=1,
-            debts=[
-                pb.Debt(
-                    kind="snapshot", name="v2c-1-p4", create_time=Timestamp(seconds=1_700_000_000)
-                )
-            ],
-        )
-    ]
-    status = (await api.get("/migration/status/web 1")).json()
-    assert {
-        "migration_id": "m1",
-        "vm_name": "web 1",
-        "vm_moref": "vm-1",
-        "stage": "delta",
-        "next_stage": "final_sync",
-        "status": "waiting",
-        "finalize_requested": True,
-        "finalize_now_requested": False,
-        "overall_progress": 80.0,
-        "transfer_speed_mbps": 312.4,
-        "disk_progress": {"0": 100.0, "3": 41.24},
-        "delta_passes": 3,
-        "target_vm_id": None,
-        "downtime": None,
-        "create_time": "2023-11-14T22:13:21Z",
-        "end_time": None,
-    }.items() <= status.items()
-    assert [disk["eta_seconds"] for disk in status["disks"]] == [None, 9]
-    assert status["passes"][0]["kind"] == "base"
-    assert status["passes"][0]["end_time"] is None
-    assert status["error"]["reason"] == "SNAPSHOT_LOST"
-    assert status["open_debts"] == 1
-    assert status["debts"] == [
-        {"kind": "snapshot", "name": "v2c-1-p4", "create_time": "2023-11-14T22:13:20Z"}
-    ]
-
-
-async def test_the_status_of_a_finished_migration(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
-) -> None:
-    orchestrator.stored = [
-        migration(
-            1,
-            "web 1",
-            "vm-1",
-            stage=pb.STAGE_DONE,
-            next_stage=pb.STAGE_UNSPECIFIED,
-            state=pb.STATE_DONE,
-            overall_progress=100,
-            target_vm_id="9c0d",
-            downtime=pb.Downtime(
-                start_time=Timestamp(seconds=100),
-                end_time=Timestamp(seconds=142),
-                total_seconds=42,
-                part_seconds={"final_sync": 30.5, "import_root_disk": 11.5},
-            ),
-        )
-    ]
-    status = (await api.get("/migration/status/m1")).json()
-    assert (status["stage"], status["next_stage"], status["status"]) == ("done", None, "done")
-    assert status["error"] is None
-    assert status["target_vm_id"] == "9c0d"
-    assert status["downtime"]["total_seconds"] == 42
-    assert status["downtime"]["part_seconds"]["final_sync"] == 30.5
-
-
-@pytest.mark.parametrize("vm", ["web 1", "vm-1", "m1", "a/b ü"])
-async def test_a_machine_is_named_by_name_moref_or_migration_id(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, vm: str
-) -> None:
-    orchestrator.stored = [migration(1, "web 1", "vm-1"), migration(2, "a/b ü", "vm-2")]
-    wanted = "m2" if vm == "a/b ü" else "m1"
-    for path in (f"/migration/status/{vm}", f"/migration/logs/{vm}"):
-        assert (await api.get(path)).json()["migration_id"] == wanted
-    for path in (f"/migration/finalize/{vm}", f"/migration/retry/{vm}"):
-        assert (await api.post(path)).json()["migration_id"] == wanted
-
-
-async def test_an_unknown_machine_is_404(api: httpx.AsyncClient) -> None:
-    document = _problem(await api.get("/migration/status/nobody"), 404, "MIGRATION_NOT_FOUND")
-    assert document["hint"] == "list them"
-
-
-@pytest.mark.parametrize(
-    "stored",
-    [
-        [("web", "vm-1"), ("web", "vm-2"), ("other", "vm-3")],
-        [("web", "vm-1"), ("other", "web")],
-    ],
-    ids=["one name, two machines", "a name that is another's moref"],
-)
-async def test_an_ambiguous_machine_lists_the_candidates_and_changes_nothing(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, stored: list[tuple[str, str]]
-) -> None:
-    orchestrator.stored = [
-        migration(number, name, moref) for number, (name, moref) in enumerate(stored, 1)
-    ]
-    document = _problem(await api.post("/migration/finalize/web"), 409, "AMBIGUOUS_VM")
-    assert [entry["migration_id"] for entry in document["candidates"]] == ["m1", "m2"]
-    assert document["candidates"][0]["vm_moref"] == "vm-1"
-    assert not any(entry.finalize_requested for entry in orchestrator.stored)
-
-
-async def test_jobs_of_all_pages_filtered_by_status(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
-) -> None:
-    states = [pb.STATE_FAILED, pb.STATE_DONE, pb.STATE_FAILED, pb.STATE_RUNNING, pb.STATE_FAILED]
-    orchestrator.stored = [
-        migration(number, f"vm {number}", f"vm-{number}", state=state)
-        for number, state in enumerate(states, 1)
-    ]
-    assert (await api.get("/migration/jobs")).json()["count"] == 5
-    failed = (await api.get("/migration/jobs?status=failed&status=running")).json()
-    assert [job["migration_id"] for job in failed["jobs"]] == ["m1", "m3", "m4", "m5"]
-    _problem(await api.get("/migration/jobs?status=broken"), 422, "REQUEST_INVALID")
-
-
-async def test_finalize_now_and_later(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
-) -> None:
-    orchestrator.stored = [migration(1, "web", "vm-1")]
-    later = (await api.post("/migration/finalize/web")).json()
-    assert (later["finalize_requested"], later["finalize_now_requested"]) == (True, False)
-    now = (await api.post("/migration/finalize/web?now=true")).json()
-    assert (now["finalize_requested"], now["finalize_now_requested"]) == (True, True)
-
-
-@pytest.mark.parametrize(
-    ("action", "sent"),
-    [("force", pb.SHUTDOWN_ACTION_FORCE), ("manual", pb.SHUTDOWN_ACTION_MANUAL)],
-)
-async def test_shutdown_decisions(
-    api: httpx.AsyncClient,
-    orchestrator: FakeOrchestrator,
-    action: str,
-    sent: pb.ShutdownAction.ValueType,
-) -> None:
-    orchestrator.stored = [migration(1, "web", "vm-1", stage=pb.STAGE_AWAITING_SHUTDOWN_ACTION)]
-    response = await api.post(f"/migration/shutdown/web?action={action}")
-    assert response.status_code == 200
-    assert orchestrator.requests[-1].action == sent
-
-
-async def test_a_wish_that_is_not_possible_now_is_409(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
-) -> None:
-    orchestrator.stored = [migration(1, "web", "vm-1")]
-    response = await api.post("/migration/shutdown/web?action=force")
-    document = _problem(response, 409, "CONTROL_NOT_ALLOWED")
-    assert document["metadata"] == {"stage": "delta"}
-    _problem(await api.post("/migration/shutdown/web"), 422, "REQUEST_INVALID")
-    _problem(await api.post("/migration/shutdown/web?action=x"), 422, "REQUEST_INVALID")
-
-
-async def test_logs_go_on_where_the_last_ones_ended(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
-) -> None:
-    orchestrator.stored = [migration(1, "web", "vm-1"), migration(2, "db", "vm-2")]
-    orchestrator.events = [
-        pb.Event(
-            sequence=number,
-            migration_id="m1" if number % 2 else "m2",
-            action="stage.entered",
-            message=f"event {number}",
-            details={"stage": "delta"},
-            time=Timestamp(seconds=number),
-        )
-        for number in range(1, 10)
-    ]
-    first = (await api.get("/migration/logs/web?limit=2")).json()
-    assert [entry["sequence"] for entry in first["entries"]] == [1, 3]
-    assert first["entries"][0]["details"] == {"stage": "delta"}
-    rest = (await api.get("/migration/logs/web?after=3")).json()
-    assert [entry["sequence"] for entry in rest["entries"]] == [5, 7, 9]
+    assert "vm" in problem_of(typo, 422, "REQUEST_INVALID")["message"]
 
 
 @pytest.mark.parametrize(
@@ -476,7 +259,7 @@ async def test_every_error_of_a_service_is_a_problem_document(
         metadata={"field": "vcenter.password"},
         retryable=True,
     )
-    document = _problem(await api.get("/vmware/vms"), status, "SOMETHING_WRONG")
+    document = problem_of(await api.get("/vmware/vms"), status, "SOMETHING_WRONG")
     assert document["message"] == "something is wrong"
     assert document["hint"] == "mend it"
     assert document["retryable"] is True
@@ -502,7 +285,7 @@ async def test_a_defect_tells_only_a_log_id(
     orchestrator.stored = [migration(1, "web", "vm-1")]
     with structlog.testing.capture_logs() as logs:
         response = await api.get("/migration/jobs")
-    document = _problem(response, 500, "INTERNAL")
+    document = problem_of(response, 500, "INTERNAL")
     assert document["metadata"]["log_id"] in document["message"]
     assert "hunter2" not in response.text
     (logged,) = [line for line in logs if line.get("action") == "rpc.internal_error"]
@@ -511,9 +294,9 @@ async def test_a_defect_tells_only_a_log_id(
 
 
 async def test_unknown_routes_and_methods_are_problems_too(api: httpx.AsyncClient) -> None:
-    _problem(await api.get("/nope"), 404, "NOT_FOUND")
+    problem_of(await api.get("/nope"), 404, "NOT_FOUND")
     response = await api.delete("/migration/jobs")
-    _problem(response, 405, "METHOD_NOT_ALLOWED")
+    problem_of(response, 405, "METHOD_NOT_ALLOWED")
     assert response.headers["allow"] == "GET"
 
 
