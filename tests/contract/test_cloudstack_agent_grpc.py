@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from services.cloudstack_agent.http_api import Account, HttpApi
-from services.cloudstack_agent.server import SERVICE_NAME
-from services.cloudstack_agent.servicer import CloudStackServicer
-from services.cloudstack_agent.storage_pools import NfsOptions
-from services.kit.channel import call, connect, stream
+from services.cloudstack_agent.http_api import Account
+from services.kit.channel import call
 from services.kit.errors import RemoteError, StatusCode
-from services.kit.server import serving
 from tests.cloudstack_lab import (
     IDS,
     CloudStackLab,
@@ -25,10 +18,16 @@ from tests.cloudstack_lab import (
     fresh_uuid,
     running_cloudstack,
 )
+from tests.contract.cloudstack_agent_rig import (
+    ROOT_BYTES,
+    agent_at,
+    fresh_images,
+    imported,
+    succeeded,
+    vm_request,
+)
 from v2c.cloudstack.v1 import cloudstack_pb2 as pb
 from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc
-
-ROOT_BYTES = 64 << 20
 
 
 @pytest.fixture(scope="module")
@@ -39,36 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudStackLab]:
 
 @pytest.fixture
 def lab(server: CloudStackLab) -> Iterator[CloudStackLab]:
-    for name in ("root.qcow2", "data.qcow2", "data2.qcow2"):
-        create_image(server.pool / name)
-    yield server
-    server.control.call("clear_faults")
-    server.control.call("restart")
-    for vm in server.ok("listVirtualMachines", listall="true").get("virtualmachine", []):
-        server.job("unmanageVirtualMachine", id=vm["id"], hostid=IDS["hostid"])
-    for volume in server.ok("listVolumes", listall="true").get("volume", []):
-        server.job("unmanageVolume", id=volume["id"])
-    for path in server.pool.iterdir():
-        path.unlink()
-
-
-@contextlib.asynccontextmanager
-async def agent_at(
-    endpoint: str, account: Account, directory: Path, timeout_seconds: float = 5
-) -> AsyncIterator[pb_grpc.CloudstackServiceAsyncStub]:
-    """A served agent on a unix socket, and a stub for it."""
-    address = f"unix:{directory}/agent.sock"
-    async with HttpApi(endpoint, account, timeout_seconds=timeout_seconds) as api:
-
-        async def register(grpc_server: Any) -> list[str]:
-            servicer = CloudStackServicer(api, NfsOptions("", on_ubuntu=True))
-            pb_grpc.add_CloudstackServiceServicer_to_server(servicer, grpc_server)
-            return [SERVICE_NAME]
-
-        async with serving("cloudstack agent", address, None, register, grace_seconds=1):
-            channel = connect(address, None, default_timeout_seconds=20, name="agent")
-            async with channel:
-                yield pb_grpc.CloudstackServiceStub(channel)
+    with fresh_images(server) as fresh:
+        yield fresh
 
 
 @pytest_asyncio.fixture
@@ -78,49 +49,6 @@ async def agent(
     account = Account(lab.api_key, lab.secret_key)
     async with agent_at(lab.endpoint, account, tmp_path) as stub:
         yield stub
-
-
-def vm_request(**changed: Any) -> pb.StartVmImportRequest:
-    values: dict[str, Any] = {
-        "job_id": fresh_uuid(),
-        "display_name": "Web Server (old) 1",
-        "zone_id": IDS["zoneid"],
-        "cluster_id": IDS["clusterid"],
-        "storage_id": IDS["storageid"],
-        "disk_path": "root.qcow2",
-        "network_id": IDS["networkid"],
-        "service_offering_id": IDS["serviceofferingid"],
-        "cpu_count": 2,
-        "memory_bytes": 1 << 30,
-        "boot_type": "UEFI",
-        "boot_mode": "SECURE",
-        "root_disk_controller": "virtio",
-        "nic_adapter": "virtio",
-        "name_suffix": "vm-42",
-    }
-    return pb.StartVmImportRequest(**(values | changed))
-
-
-async def ended(agent: pb_grpc.CloudstackServiceAsyncStub, job: pb.Job) -> pb.Job:
-    """The job's last snapshot."""
-    if job.state != pb.JOB_STATE_RUNNING:
-        return job
-    request = pb.WatchJobRequest(job_id=job.job_id)
-    last = job
-    async for response in stream(agent.WatchJob(request, timeout=20), peer="agent"):
-        last = response.job
-    return last
-
-
-async def succeeded(agent: pb_grpc.CloudstackServiceAsyncStub, job: pb.Job) -> pb.Job:
-    last = await ended(agent, job)
-    assert last.state == pb.JOB_STATE_SUCCEEDED, last
-    return last
-
-
-async def imported(agent: pb_grpc.CloudstackServiceAsyncStub, **changed: Any) -> pb.Job:
-    started = await agent.StartVmImport(vm_request(**changed))
-    return await succeeded(agent, started.job)
 
 
 async def test_the_endpoint_is_named_with_its_version(
@@ -227,87 +155,6 @@ async def test_another_job_id_finds_the_effect(
     again = (await agent.StartVmImport(vm_request())).job
     assert (again.existed, again.resource_id) == (True, first.resource_id)
     assert lab.control.call("status")["requests"]["importVm"] == submitted
-
-
-async def test_a_lost_answer_is_found_again_without_a_second_machine(
-    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
-) -> None:
-    lab.control.call("fault", command="importVm", kind="drop_after")
-    job = await imported(agent)
-    assert not job.existed
-    machines = lab.ok("listVirtualMachines", listall="true")["virtualmachine"]
-    assert [machine["id"] for machine in machines] == [job.resource_id]
-
-
-async def test_a_lost_request_is_sent_again(
-    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
-) -> None:
-    lab.control.call("fault", command="importVm", kind="drop_before")
-    assert (await imported(agent)).resource_id
-
-
-@pytest.mark.parametrize("kind", ["no_placement", "no_free_ip"])
-async def test_half_an_import_is_let_go_before_the_next_try(
-    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab, kind: str
-) -> None:
-    lab.control.call("fault", command="importVm", kind=kind)
-    failed = await ended(agent, (await agent.StartVmImport(vm_request())).job)
-    assert failed.state == pb.JOB_STATE_FAILED
-    assert failed.failure.reason == "CLOUDSTACK_CAPACITY_EXHAUSTED"
-    job = await imported(agent)
-    machines = lab.ok("listVirtualMachines", listall="true")["virtualmachine"]
-    assert [machine["id"] for machine in machines] == [job.resource_id]
-    assert len(machines[0]["nic"]) == 1
-    assert (lab.pool / "root.qcow2").exists()
-
-
-async def test_half_an_import_is_left_alone_while_imports_run(
-    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
-) -> None:
-    lab.control.call("fault", command="importVm", kind="no_placement")
-    await ended(agent, (await agent.StartVmImport(vm_request())).job)
-    lab.control.call("fault", command="importVm", kind="job_hang")
-    await agent.StartVmImport(vm_request(disk_path="data.qcow2", display_name="other"))
-    with pytest.raises(RemoteError) as refused:
-        await call(agent.StartVmImport(vm_request()), peer="agent")
-    assert refused.value.reason == "IMPORT_UNSETTLED"
-    assert refused.value.retryable
-    lab.control.call("restart")  # fails the other import
-    assert (await imported(agent)).resource_id
-
-
-async def test_another_machines_root_disk_is_in_use(
-    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
-) -> None:
-    await imported(agent)
-    with pytest.raises(RemoteError) as refused:
-        await call(agent.StartVmImport(vm_request(display_name="other")), peer="agent")
-    assert (refused.value.code, refused.value.reason) == (
-        StatusCode.ALREADY_EXISTS,
-        "DISK_IN_USE",
-    )
-
-
-async def test_a_restart_fails_the_job_and_the_next_one_works(
-    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
-) -> None:
-    lab.control.call("fault", command="importVolume", kind="job_hang")
-    request = {"storage_id": IDS["storageid"], "path": "data.qcow2", "name": "data"}
-    started = await agent.StartVolumeImport(
-        pb.StartVolumeImportRequest(job_id=fresh_uuid(), **request)
-    )
-    assert started.job.state == pb.JOB_STATE_RUNNING
-    lab.control.call("restart")
-    failed = await ended(agent, started.job)
-    assert (failed.failure.reason, failed.failure.retryable) == ("CLOUDSTACK_RESTARTED", True)
-    second = await agent.StartVolumeImport(
-        pb.StartVolumeImportRequest(job_id=fresh_uuid(), **request)
-    )
-    volume_id = (await succeeded(agent, second.job)).resource_id
-    third = await agent.StartVolumeImport(
-        pb.StartVolumeImportRequest(job_id=fresh_uuid(), **request)
-    )
-    assert (third.job.existed, third.job.resource_id) == (True, volume_id)
 
 
 async def test_adapters_are_added_once_and_conflicts_are_named(
@@ -467,109 +314,3 @@ async def test_pools_say_what_to_mount(
                 agent.ResolveStoragePool(pb.ResolveStoragePoolRequest(id=pool_id)), peer="agent"
             )
         assert refused.value.reason == reason
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason", "retryable"),
-    [
-        ({"kind": "http", "code": 503}, "CLOUDSTACK_UNAVAILABLE", True),
-        ({"kind": "http", "code": 200}, "CLOUDSTACK_ANSWER_INVALID", False),
-        ({"kind": "error", "code": 401}, "CLOUDSTACK_LOGIN_FAILED", False),
-        ({"kind": "error", "code": 531}, "CLOUDSTACK_PERMISSION_DENIED", False),
-        ({"kind": "error", "code": 532}, "CLOUDSTACK_LIMIT_REACHED", False),
-        ({"kind": "error", "code": 530}, "CLOUDSTACK_FAILED", False),
-        ({"kind": "error", "code": 536}, "CLOUDSTACK_FAILED", True),
-        ({"kind": "drop_before", "times": None}, "CLOUDSTACK_ANSWER_LOST", True),
-    ],
-)
-async def test_failures_at_submit_have_reasons(
-    agent: pb_grpc.CloudstackServiceAsyncStub,
-    lab: CloudStackLab,
-    fault: dict[str, Any],
-    reason: str,
-    retryable: bool,
-) -> None:
-    lab.control.call("fault", command="importVm", **fault)
-    with pytest.raises(RemoteError) as refused:
-        await call(agent.StartVmImport(vm_request()), peer="agent")
-    assert (refused.value.reason, refused.value.retryable) == (reason, retryable)
-
-
-async def test_a_slow_server_is_told_apart_and_asked_once(
-    lab: CloudStackLab, tmp_path: Path
-) -> None:
-    account = Account(lab.api_key, lab.secret_key)
-    asked = lab.control.call("status")["requests"].get("listCapabilities", 0)
-    async with agent_at(lab.endpoint, account, tmp_path, timeout_seconds=0.2) as stub:
-        lab.control.call("fault", command="listCapabilities", kind="delay", seconds=0.5)
-        with pytest.raises(RemoteError) as refused:
-            await call(stub.GetEndpoint(pb.GetEndpointRequest()), peer="agent")
-        assert refused.value.reason == "CLOUDSTACK_TIMEOUT"
-        assert lab.control.call("status")["requests"]["listCapabilities"] == asked + 1
-        # A submit that arrives twice, the first time late, is one job.
-        lab.control.call("fault", command="importVm", kind="delay", seconds=0.5)
-        job = await imported(stub)
-        await asyncio.sleep(0.6)
-    machines = lab.ok("listVirtualMachines", listall="true")["virtualmachine"]
-    assert [machine["id"] for machine in machines] == [job.resource_id]
-
-
-async def test_reading_goes_on_over_a_broken_connection(
-    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
-) -> None:
-    lab.control.call("fault", command="listCapabilities", kind="drop_before")
-    lab.control.call("fault", command="listCapabilities", kind="http", code=502)
-    assert (await agent.GetEndpoint(pb.GetEndpointRequest())).version
-
-
-async def test_a_wrong_secret_and_a_dead_server_are_told_apart(
-    lab: CloudStackLab, tmp_path: Path
-) -> None:
-    for endpoint, reason in (
-        (lab.endpoint, "CLOUDSTACK_LOGIN_FAILED"),
-        ("http://127.0.0.1:9/client/api", "CLOUDSTACK_UNREACHABLE"),
-        (lab.endpoint.replace("/client/api", "/elsewhere"), "CLOUDSTACK_ANSWER_INVALID"),
-    ):
-        account = Account(lab.api_key, "not the secret")
-        async with agent_at(endpoint, account, tmp_path) as stub:
-            with pytest.raises(RemoteError) as refused:
-                await call(stub.GetEndpoint(pb.GetEndpointRequest()), peer="agent")
-            assert refused.value.reason == reason
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"job_id": "not-a-uuid"}, "REQUEST_INVALID"),
-        ({"job_id": fresh_uuid().upper()}, "REQUEST_INVALID"),
-        ({"disk_path": "sub/root.qcow2"}, "REQUEST_INVALID"),
-        ({"zone_id": ""}, "REQUEST_INVALID"),
-        ({"memory_bytes": 0}, "REQUEST_INVALID"),
-        ({"boot_type": "uefi"}, "REQUEST_INVALID"),
-        ({"zone_id": fresh_uuid()}, "CLOUDSTACK_PARAMETER_REFUSED"),
-        ({"service_offering_id": fresh_uuid()}, "CLOUDSTACK_PARAMETER_REFUSED"),
-    ],
-)
-async def test_bad_requests_are_refused_before_a_job(
-    agent: pb_grpc.CloudstackServiceAsyncStub,
-    lab: CloudStackLab,
-    changed: dict[str, Any],
-    reason: str,
-) -> None:
-    with pytest.raises(RemoteError) as refused:
-        await call(agent.StartVmImport(vm_request(**changed)), peer="agent")
-    assert refused.value.reason == reason
-    assert lab.ok("listVirtualMachines", listall="true") == {}
-
-
-async def test_a_missing_image_fails_the_job_with_a_reason(
-    agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
-) -> None:
-    started = await agent.StartVmImport(vm_request(disk_path="absent.qcow2"))
-    failed = await ended(agent, started.job)
-    assert failed.failure.reason == "DISK_INVALID"
-    assert failed.failure.metadata["errorcode"] == "530"
-    assert (await agent.GetJob(pb.GetJobRequest(job_id=failed.job_id))).job == failed
-    with pytest.raises(RemoteError) as missing:
-        await call(agent.GetJob(pb.GetJobRequest(job_id=fresh_uuid())), peer="agent")
-    assert missing.value.reason == "JOB_NOT_FOUND"
