@@ -1,14 +1,23 @@
 """The subcommands of v2c, and how their errors are told."""
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from typer.main import get_command
 
 from cli.commands import controls, files, inventory, lab, run, serve, status
-from cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandError, paragraph
+from cli.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    CommandError,
+    UsageMistakeError,
+    paragraph,
+)
 from services.config import ConfigError
 from services.kit.errors import ServiceError
 from services.kit.logging import LogSettings, configure_logging
@@ -24,7 +33,7 @@ A first migration:
   v2c config check --config config.yaml
   v2c config example single-vm.defaults-only > web01.yaml
   v2c run --spec web01.yaml --config config.yaml  copies while the VM runs
-  v2c finalize --spec web01.yaml --vm web01       cutover, from another terminal
+  v2c finalize --vm web01 --config config.yaml    cutover, from another terminal
 
 Every command explains itself: v2c COMMAND --help.
 """
@@ -38,14 +47,17 @@ def run_command(given: Sequence[str]) -> int:
     try:
         status: object = command.main(list(given), prog_name="v2c", standalone_mode=False)
     except typer.TyperException as exc:
-        _tell(_usage(exc))
+        if type(exc).__name__ == "NoArgsIsHelpError":  # Its message is the help itself.
+            print(exc, file=sys.stderr)
+        else:
+            _tell(_usage(exc))
         return EXIT_USAGE
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         return EXIT_USAGE
     except (CommandError, ServiceError) as exc:
         _tell(paragraph(exc))
-        return EXIT_FAILED
+        return EXIT_USAGE if isinstance(exc, UsageMistakeError) else EXIT_FAILED
     except BrokenPipeError:
         # `v2c events | head`: nobody listens any more, and Python's last flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,6 +91,7 @@ def _app(given: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_options)
     app.command()(run.run)
     app.command()(status.status)
     app.command()(controls.finalize)
@@ -98,6 +111,23 @@ def _app(given: Sequence[str]) -> typer.Typer:
     app.command(context_settings=lab.PASS_THROUGH)(lab.lab)
     _add_expert_commands(app, given)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"v2c {importlib.metadata.version('v2c')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
 
 
 def _add_expert_commands(app: typer.Typer, given: Sequence[str]) -> None:

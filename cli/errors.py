@@ -8,6 +8,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "EXIT_USAGE",
     "CommandError",
+    "UsageMistakeError",
     "paragraph",
 ]
 
@@ -24,6 +25,10 @@ class CommandError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class UsageMistakeError(CommandError):
+    """The command line itself is wrong: exit status 2."""
 
 
 def paragraph(error: CommandError | ServiceError | ConfigError) -> str:

@@ -168,8 +168,7 @@ def _block(migration: pb.Migration, now: datetime) -> list[Text]:
     if migration.state == pb.STATE_FAILED:
         lines.append(Text(f"    {migration.error.message}", style="red"))
     elif migration.state not in ENDED:
-        if migration.stage in COPYING and migration.state == pb.STATE_RUNNING:
-            lines += [_disk(disk) for disk in migration.disks if disk.total_bytes]
+        lines += _disks(migration)
         if migration.activity:
             lines.append(Text(f"    {migration.activity}", style="dim"))
     return lines
@@ -197,6 +196,15 @@ def _downtime(migration: pb.Migration, now: datetime) -> Text:
         return Text(f"  downtime {duration(downtime.total_seconds)}", style="not bold")
     seconds = (now - downtime.start_time.ToDatetime(UTC)).total_seconds()
     return Text(f"  downtime {duration(seconds)}", style="bold red")
+
+
+def _disks(migration: pb.Migration) -> list[Text]:
+    if migration.stage not in COPYING or migration.state != pb.STATE_RUNNING:
+        return []
+    # Before a pass has begun its size is not known; "0 B of" the whole disk would be untrue.
+    if not any(disk.done_bytes for disk in migration.disks):
+        return []
+    return [_disk(disk) for disk in migration.disks if disk.total_bytes]
 
 
 def _disk(disk: pb.DiskProgress) -> Text:

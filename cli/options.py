@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.errors import CommandError
+from cli.errors import CommandError, UsageMistakeError
 from services.config import Config, VmSpec, default_config_path, load_config
 
 __all__ = [
@@ -52,7 +52,7 @@ def config_from(path: Path | None) -> Config:
     """The config a command was given, or the default one. Raises ConfigError or CommandError."""
     chosen = path or default_config_path()
     if path is None and not chosen.exists() and "V2C_CONFIG" not in os.environ:
-        raise CommandError(
+        raise UsageMistakeError(
             f"there is no config: neither ./config.yaml nor {chosen}",
             "Begin one with `v2c config example > config.yaml`, or name yours with --config.",
         )

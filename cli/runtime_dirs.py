@@ -8,7 +8,7 @@ from typing import Any
 
 from cli.errors import CommandError
 
-__all__ = ["RuntimeDir", "find_runtime_dirs", "leave_marker"]
+__all__ = ["RuntimeDir", "find_runtime_dirs", "leave_marker", "runtime_dirs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +19,23 @@ class RuntimeDir:
     state: dict[str, Any]
 
 
-def find_runtime_dirs(control_dir: Path, name: str, moref: str | None) -> Iterator[RuntimeDir]:
-    """The folders of the VM called `name`, or with the moref if one is given."""
+def runtime_dirs(control_dir: Path) -> Iterator[RuntimeDir]:
+    """The folders of all VMs that can be read."""
     for file in sorted(control_dir.glob("*/state.json")):
         try:
             state = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue  # Not ours to judge: somebody else's file, or one we may not read.
-        if not isinstance(state, dict):
-            continue
-        if state.get("vm_moref") == moref if moref else state.get("vm_name") == name:
+        if isinstance(state, dict) and "vm_name" in state:
             yield RuntimeDir(file.parent, state)
+
+
+def find_runtime_dirs(control_dir: Path, name: str, moref: str | None) -> Iterator[RuntimeDir]:
+    """The folders of the VM called `name`, or with the moref if one is given."""
+    for found in runtime_dirs(control_dir):
+        state = found.state
+        if state.get("vm_moref") == moref if moref else state.get("vm_name") == name:
+            yield found
 
 
 def leave_marker(control_dir: Path, name: str, moref: str | None, marker: str) -> bool:

@@ -111,7 +111,7 @@ class _Stack:
                 if not isinstance(failure, ServiceFailed):
                     raise failure
             if failures:
-                raise CommandError("; ".join(str(failure) for failure in failures))
+                raise CommandError("\n     ".join(str(failure) for failure in failures))
         self._watchers = [asyncio.create_task(self._watch(command)) for command in commands]
 
     async def stop(self) -> None:

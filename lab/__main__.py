@@ -201,7 +201,7 @@ class _explained:  # noqa: N801 - reads like a statement
         if isinstance(error, (LabError, UnknownScenarioError, ControlError)):
             hint = ""
             if isinstance(error, ControlError) and error.kind == "unreachable":
-                hint = " (is the lab up? `python -m lab status` tells)"
+                hint = " (is the lab up? `v2c lab status` tells)"
             typer.echo(f"error: {error}{hint}", err=True)
             raise typer.Exit(1) from error
 
@@ -252,7 +252,7 @@ def _print_status(state: dict[str, Any], info: dict[str, Any]) -> None:
 
 def main() -> None:
     """Entry point; the product's ``lab`` subcommand runs it too."""
-    app(prog_name="python -m lab")
+    app(prog_name="v2c lab")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def load(directory: Path) -> Lab:
     """The lab of a directory as its last ``up`` described it. Raises LabError."""
     path = directory.absolute() / "lab.json"
     if not path.exists():
-        raise LabError(f"{directory} holds no lab; `python -m lab up --dir {directory}` makes one")
+        raise LabError(f"{directory} holds no lab; `v2c lab up --dir {directory}` makes one")
     return Lab(directory.absolute(), json.loads(path.read_text()))
 
 
@@ -218,7 +218,7 @@ def _prepare(directory: Path, wanted: Scenario | str | None) -> None:
         if wanted is not None and wanted != present:
             raise LabError(
                 f"{directory} already holds a lab of scenario {present.name!r}; "
-                "use another directory, or remove this one after `python -m lab down`"
+                "use another directory, or remove this one after `v2c lab down`"
             )
         return
     partial = path.with_suffix(".new")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.connection import PEER, Stub, answering, orchestrator, require_server, selector
-from cli.errors import CommandError
+from cli.errors import UsageMistakeError
 from cli.options import ConfigOption, MorefOption, ServerOption, config_from, spec_of_vm
 from cli.runtime_dirs import leave_marker
 from cli.words import stage_name, state_name, vm_label
@@ -74,7 +74,7 @@ def shutdown(
     """
     chosen = _SHUTDOWN_ACTIONS.get(action)
     if chosen is None:
-        raise CommandError(
+        raise UsageMistakeError(
             f"--action: {action!r} is not a way to shut down", "Say force or manual."
         )
     decision = chosen
@@ -132,7 +132,7 @@ def retry(
         request = pb.RetryMigrationRequest(selector=which)
         return (await call(stub.RetryMigration(request), peer=PEER)).migration
 
-    _control(control, vm, spec, vm_id, config, server, "taken up again")
+    _control(control, vm, spec, vm_id, config, server, "retry requested")
 
 
 def cancel(
@@ -158,7 +158,7 @@ def rollback(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Undo a cutover: the target is stopped and let go, the source started again."""
+    """Undo a cutover: stop and let go the target, start the source."""
 
     async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
         request = pb.RollbackMigrationRequest(selector=which)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli.errors import CommandError
+from cli.commands.run import check_vddk
+from cli.errors import CommandError, UsageMistakeError, paragraph
 from cli.options import ConfigOption, SpecsOption, config_from
 from cli.words import count
 from services.config import ConfigError, Secret, load_specs, resolve, show_config
@@ -24,7 +25,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Report every mistake of the config with its line, and secrets that lead nowhere.
+    """Report the config's mistakes with their lines, and missing secrets.
 
     \b
     Example:
@@ -47,6 +48,11 @@ def config_check(config: ConfigOption = None) -> None:
         tls.check()
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}")
+    try:
+        check_vddk(loaded)
+    except CommandError as exc:
+        # No mistake on a host that only has this file to look at it.
+        typer.echo(f"warning: {paragraph(exc)}")
     typer.echo(f"{loaded.path}: good")
 
 
@@ -78,13 +84,15 @@ def config_example(
         typer.echo("\n".join(files))
         return
     if name not in files:
-        raise CommandError(f"there is no example {name!r}", f"There are {', '.join(files)}.")
+        raise UsageMistakeError(f"there is no example {name!r}", f"There are {', '.join(files)}.")
     typer.echo(files[name].read_text(encoding="utf-8"), nl=False)
 
 
 @spec_app.command("check")
 def spec_check(spec: SpecsOption, config: ConfigOption = None) -> None:
-    """Report every mistake of specs with its line, and ids that neither spec nor config gives.
+    """Report the specs' mistakes with their lines, and missing ids.
+
+    Whether the VMs and ids exist is found out by `v2c run` at once, before it copies.
 
     \b
     Example:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.connection import PEER, Stub, orchestrator, require_server
-from cli.errors import CommandError
+from cli.errors import UsageMistakeError
 from cli.json_output import as_dict
 from cli.options import ConfigOption, JsonOption, ServerOption, config_from
 from cli.words import size
@@ -45,7 +45,9 @@ def list_inventory(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """List source VMs, or the ids of CloudStack's zones, pools, networks and offerings.
+    """List source VMs, or ids of zones, pools, networks, offerings.
+
+    It asks the services that `v2c serve` or `v2c run` has running.
 
     \b
     Examples:
@@ -53,7 +55,7 @@ def list_inventory(
       v2c list networks --zone b85761ad-bc7e-5170-92bf-7001d40b491f
     """
     if what != "vms" and what not in _KINDS:
-        raise CommandError(f"{what!r} cannot be listed", f"Say vms, {', '.join(_KINDS)}.")
+        raise UsageMistakeError(f"{what!r} cannot be listed", f"Say vms, {', '.join(_KINDS)}.")
     loaded = config_from(config)
     if what == "vms":
         vms = asyncio.run(_vms(loaded, server, filter_text))

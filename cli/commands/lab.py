@@ -19,12 +19,12 @@ PASS_THROUGH = {
 
 
 def demo(context: typer.Context) -> None:
-    """Migrate two running VMs between a vCenter and a CloudStack on this host, and prove it."""
+    """Migrate two running VMs in a lab on this host, and prove it."""
     _become_lab(["demo", *context.args])
 
 
 def lab(context: typer.Context) -> None:
-    """Run the lab's vCenter, ESXi disks and CloudStack: up, down, status, fault."""
+    """Run a lab vCenter and CloudStack on this host: up, down, status."""
     _become_lab(context.args)
 
 

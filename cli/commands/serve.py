@@ -22,7 +22,7 @@ def serve(
         typer.Option("--listen", help="Address of the REST API; otherwise gateway.listen."),
     ] = None,
 ) -> None:
-    """Run the services of this host: agents, orchestrator, and the REST API.
+    """Run this host's services: agents, orchestrator and REST API.
 
     Services whose address in the config is another host's are not started here. A service that
     ends is started again. SIGTERM and Ctrl-C stop all; migrations keep their state and go on
@@ -47,8 +47,16 @@ async def _serve(config: Config, listen: str) -> None:
     _tell(f"starting {names}")
     async with running_stack(config, commands, _tell) as addresses:
         logs = config.migration.control_dir / "logs"
-        _tell(f"ready; REST API at {addresses['gateway']}, logs in {logs}")
+        _tell(f"ready; REST API at {_url(addresses['gateway'])}, logs in {logs}")
         await asyncio.Event().wait()
+
+
+def _url(address: str) -> str:
+    """Where the REST API is reached; an address without a host is every one of this host's."""
+    host, _, port = address.rpartition(":")
+    if host in {"", "0.0.0.0", "[::]"}:  # noqa: S104 - only read, to say so
+        return f"http://127.0.0.1:{port} (and all other addresses of this host, unencrypted)"
+    return f"http://{address}"
 
 
 def _tell(text: str) -> None:

@@ -20,13 +20,12 @@ from cli.options import (
     JsonOption,
     MorefOption,
     ServerOption,
-    SpecsOption,
     VmOption,
     config_from,
     spec_of_vm,
 )
 from cli.outcome import outcome
-from cli.runtime_dirs import find_runtime_dirs
+from cli.runtime_dirs import RuntimeDir, find_runtime_dirs, runtime_dirs
 from cli.words import ENDED, duration, rate, state_name
 from services.config import Config, VmSpec, load_specs
 from services.kit.channel import call, stream
@@ -40,37 +39,68 @@ _PIPE_WIDTH = 400
 
 
 def status(
-    spec: SpecsOption,
+    spec: Annotated[
+        list[Path] | None,
+        typer.Option("--spec", help="Only the VMs of this spec; may be given several times."),
+    ] = None,
     vm: VmOption = None,
     json: JsonOption = False,
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Show where the VMs of a spec stand.
+    """Show where the VMs stand: all, or those of a spec.
 
     Without a running server, the last state written to disk is shown.
 
     \b
     Examples:
+      v2c status
       v2c status --spec fleet.yaml
       v2c status --spec fleet.yaml --vm web01 --json
     """
     loaded = config_from(config)
-    specs = load_specs(*spec)
-    if vm is not None:
-        specs = (spec_of_vm(specs, vm, None),)
-    rows = asyncio.run(_rows(loaded, server, specs))
+    if spec:
+        specs = load_specs(*spec)
+        if vm is not None:
+            specs = (spec_of_vm(specs, vm, None),)
+        rows = asyncio.run(_rows(loaded, server, specs))
+    else:
+        rows = asyncio.run(_every_row(loaded, server))
+        if vm is not None:
+            rows = [row for row in rows if vm in (row["vm_name"], row.get("vm_moref"))]
     if json:
         print(json_module.dumps(rows, ensure_ascii=False, indent=1))
         return
     if not rows:
-        raise CommandError("the spec has no VM")
+        raise CommandError(
+            f"there is no migration of {vm}" if vm else "there is no migration yet",
+            "Submit a spec with `v2c run --spec FILE`.",
+        )
     # Into a pipe each VM and each debt is one line, however long.
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     console.print(_stand(rows))
     if any(row.get("debts") for row in rows):
         console.print("\nStill to be removed, or handed over to CloudStack:")
         console.print(_debts(rows, datetime.now(UTC)))
+
+
+async def _every_row(config: Config, server: str | None) -> list[dict[str, Any]]:
+    """All migrations, also those whose spec is not at hand."""
+    address = server or config.agents.orchestrator
+    if not await answering(config, address):
+        if server is not None:
+            await require_server(config, server)
+        return [_as_written(found) for found in runtime_dirs(config.migration.control_dir)]
+    rows: list[dict[str, Any]] = []
+    token = ""
+    async with orchestrator(config, address) as stub:
+        while True:
+            request = pb.ListMigrationsRequest(page_size=_PAGE, page_token=token)
+            page = await call(stub.ListMigrations(request), peer=PEER)
+            rows += [_row(migration) for migration in page.migrations]
+            token = page.next_page_token
+            if not token:
+                return rows
 
 
 async def _rows(
@@ -92,10 +122,12 @@ async def _rows(
                     raise
                 rows.append(_unknown(spec))
             else:
-                row = as_dict(response.migration)
-                row["summary"] = _summary(response.migration)
-                rows.append(row)
+                rows.append(_row(response.migration))
     return rows
+
+
+def _row(migration: pb.Migration) -> dict[str, Any]:
+    return {**as_dict(migration), "summary": _summary(migration)}
 
 
 def _from_disk(config: Config, spec: VmSpec) -> dict[str, Any]:
@@ -104,7 +136,11 @@ def _from_disk(config: Config, spec: VmSpec) -> dict[str, Any]:
     if not found:
         return _unknown(spec)
     newest = max(found, key=lambda item: (item.path / "state.json").stat().st_mtime)
-    row = {**newest.state, "state": newest.state.get("status", ""), "running": False}
+    return _as_written(newest)
+
+
+def _as_written(found: RuntimeDir) -> dict[str, Any]:
+    row = {"stage": "", **found.state, "state": found.state.get("status", ""), "running": False}
     row["summary"] = "as last written"
     if row["state"] not in {state_name(state) for state in ENDED}:
         row["summary"] += "; no orchestrator answers, v2c run goes on with it"
@@ -180,7 +216,7 @@ def events(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Print the audit trail: what was done when, by whom, and what went wrong.
+    """Print what was done when and by whom, and what went wrong.
 
     \b
     Examples:

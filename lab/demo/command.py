@@ -21,8 +21,9 @@ def demo(
     """Migrate two running VMs from the lab's vCenter to its CloudStack, and prove the result.
 
     One is a small Linux guest that virt-v2v really converts, the other has three disks and two
-    adapters. Both are written to until their shutdown. Afterwards every image is compared block
-    by block with the source. Exit code 0 only if all of it holds.
+    adapters but no system to convert. Both are written to until their shutdown. Before the
+    conversion every image is compared block by block with the source. Exit code 0 only if all of
+    it holds.
     """
     if not run_demo(result, keep=keep, report=typer.echo):
         raise typer.Exit(1)

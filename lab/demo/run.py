@@ -50,7 +50,7 @@ def run_demo(result_path: Path, *, keep: bool, report: Report) -> bool:
             result = _migrate(lab, directory, report)
     finally:
         if keep:
-            report(f"Kept: {directory} (python -m lab up --dir {directory}/lab starts it again)")
+            report(f"Kept: {directory} (v2c lab up --dir {directory}/lab starts it again)")
         else:
             shutil.rmtree(directory, ignore_errors=True)
     result["seconds"] = round(time.monotonic() - started, 1)
@@ -73,7 +73,7 @@ def _migrate(lab: Lab, directory: Path, report: Report) -> dict[str, Any]:
     environment = {**os.environ, "LIBGUESTFS_PATH": str(build_appliance())}
     exit_code = subprocess.run(command, env=environment, check=False).returncode
     watcher.stop()
-    report("\nProof: every image against the source's disk as it was at shutdown")
+    report("\nProof: every image, before its conversion, against the source's disk at shutdown")
     if watcher.failure is not None:
         report(f"  the proof could not be made: {watcher.failure}")
     for migration in watcher.migrations.values():

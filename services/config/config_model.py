@@ -181,7 +181,7 @@ class Agents(Section):
 
 
 class Gateway(Section):
-    """The REST API and the web UI."""
+    """The REST API."""
 
     # The reference tool's port, on all interfaces: browsers are on other machines.
     listen: str = ":8000"

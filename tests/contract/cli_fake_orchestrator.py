@@ -69,6 +69,12 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
     async def GetMigration(self, request: pb.GetMigrationRequest, context: Any) -> Any:
         return pb.GetMigrationResponse(migration=self.find(request.selector))
 
+    async def ListMigrations(self, request: pb.ListMigrationsRequest, context: Any) -> Any:
+        every = list(self.migrations.values())
+        start = int(request.page_token or 0)
+        token = str(start + 1) if start + 1 < len(every) else ""
+        return pb.ListMigrationsResponse(migrations=every[start : start + 1], next_page_token=token)
+
     async def WatchMigrations(
         self, request: pb.WatchMigrationsRequest, context: Any
     ) -> AsyncIterator[pb.WatchMigrationsResponse]:
@@ -129,7 +135,6 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
 
     # What these tests do not use.
     CheckSpec: Callable[..., Any]
-    ListMigrations: Callable[..., Any]
     WatchEvents: Callable[..., Any]
     GetStateTable: Callable[..., Any]
 

@@ -192,6 +192,28 @@ async def test_status_as_table_and_as_json(v2c: Cli, fake: FakeOrchestrator) -> 
     assert (rows[0]["stage"], rows[0]["state"]) == ("init", "running")
 
 
+async def test_status_without_a_spec_is_of_all(v2c: Cli, fake: FakeOrchestrator) -> None:
+    fake.add("web01", state=pb.STATE_RUNNING, vm_moref="vm-7")
+    fake.add("elsewhere", state=pb.STATE_DONE)
+
+    every = json.loads((await v2c("status", "--json")).out)
+    one = json.loads((await v2c("status", "--vm", "vm-7", "--json")).out)
+    none = await v2c("status", "--vm", "nobody")
+
+    assert [row["vm_name"] for row in every] == ["web01", "elsewhere"]
+    assert [row["vm_name"] for row in one] == ["web01"]
+    assert "there is no migration of nobody" in none.err
+
+
+async def test_status_without_spec_or_server_is_of_all_that_was_written(v2c: Cli) -> None:
+    folder = v2c.folder / "c" / "web01_vm-7"
+    folder.mkdir(parents=True)
+    state = {"vm_name": "web01", "vm_moref": "vm-7", "stage": "delta", "status": "waiting"}
+    (folder / "state.json").write_text(json.dumps(state))
+
+    assert re.search(r"^web01 +vm-7 +delta +waiting", (await v2c("status")).out, re.MULTILINE)
+
+
 async def test_status_lists_what_is_still_to_be_undone(v2c: Cli, fake: FakeOrchestrator) -> None:
     made = Timestamp()
     made.FromDatetime(datetime.now(UTC) - timedelta(hours=3, minutes=5))

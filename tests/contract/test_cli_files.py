@@ -69,6 +69,8 @@ def test_pki_init_prints_the_section_to_paste(
         (["finalize", "--vmm", "x"], "No such option: --vmm. See v2c finalize --help."),
         (["run"], "--spec: is required and not given. See v2c run --help."),
         (["run", "--spec", "a", "--parallel-vms", "0"], "--parallel-vms: "),
+        (["list", "vm"], "'vm' cannot be listed. Say vms, zones"),
+        (["config", "example", "lsit"], "there is no example 'lsit'"),
         (["run", "--spec", "nowhere.yaml"], "there is no such file"),
         (["base-copy", "--spec", "x"], "No such command 'base-copy'"),
     ],
@@ -84,6 +86,38 @@ def test_a_mistake_is_one_line_and_status_2(
     said = capsys.readouterr().err
     assert told in said
     assert said.count("\n") == 1
+
+
+def test_check_warns_of_a_folder_without_vddk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VC_PASSWORD", "CLOUDSTACK_API_KEY", "CLOUDSTACK_SECRET_KEY"):
+        monkeypatch.setenv(name, "hunter2")
+    main(["config", "example"])
+    example = capsys.readouterr().out
+    (tmp_path / "config.yaml").write_text(example.replace("/opt/vmware-vix", "/nowhere/vmware-vix"))
+
+    assert main(["config", "check"]) == 0
+
+    assert "warning: migration.vddk_path: /nowhere" in capsys.readouterr().out
+
+
+def test_no_command_is_the_help_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+
+    assert capsys.readouterr().err.startswith("Usage: v2c [OPTIONS]")
+
+
+def test_no_summary_is_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+
+    assert capsys.readouterr().out.startswith("v2c ")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +159,6 @@ def test_lab_commands_are_handed_over_as_they_are(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_any_config_the_first_step_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--spec", "web01.yaml"]) == 1
+    assert main(["run", "--spec", "web01.yaml"]) == 2
 
     assert "v2c config example > config.yaml" in capsys.readouterr().err

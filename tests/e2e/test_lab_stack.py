@@ -151,7 +151,7 @@ def test_the_command_line_starts_breaks_and_ends_a_lab(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 
-    assert "python -m lab up" in lab("status", code=1)
+    assert "v2c lab up" in lab("status", code=1)
     try:
         assert "https://127.0.0.1:" in lab("up", "--scenario", "small")
         assert "another directory" in lab("up", "--scenario", "demo", code=1)

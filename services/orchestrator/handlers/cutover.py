@@ -67,7 +67,7 @@ def verify(tick: Tick) -> Outcome:
     unverified = sum(result.unverified_bytes for result in results)
     tick.event(
         "images.verified",
-        f"{len(results)} image(s) compared with what was read: {verified / _GIB:.2f} GiB verified, "
+        f"images compared with what was read: {len(results)}, {verified / _GIB:.2f} GiB verified, "
         f"{f'{unverified / _GIB:.2f} GiB' if unverified else '0'} unverified",
         verified_bytes=verified,
         unverified_bytes=unverified,
