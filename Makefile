@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
-PYTEST := $(PYTHON) -m pytest -q
+# Tests wait more than they compute; a file stays on one worker, so that its lab is started once.
+PYTEST := $(PYTHON) -m pytest -q -n 3 --dist loadfile
 
 .PHONY: help setup demo test unit contract storage e2e crash check bench proto docs lab lock clean
 
