@@ -201,8 +201,8 @@ def serving(site: Site) -> Iterator[Serving]:
     process = Process(*command, env=site.env)
     try:
         process.wait_for("ready; REST API at", _READY_SECONDS)
-        address = process.err.split("REST API at ")[1].split(",")[0]
+        url = process.err.split("REST API at ")[1].split(",")[0]
         _, told, rest = process.out.partition("keep it): ")
-        yield Serving(process, f"http://{address}", rest.split()[0] if told else "")
+        yield Serving(process, url, rest.split()[0] if told else "")
     finally:
         process.end()
