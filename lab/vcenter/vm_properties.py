@@ -7,6 +7,7 @@ from typing import Any
 
 from pyVmomi import vim
 
+from lab.esxi.model import EsxiError
 from lab.scenario import Tools
 from lab.vcenter.devices import disk_backing_paths
 from lab.vcenter.model import DiskRecord, SnapshotRecord, VmRecord, now
@@ -251,9 +252,17 @@ def _root_snapshot(_world: World, record: VmRecord) -> list[vim.vm.Snapshot]:
     return [vim.vm.Snapshot(snapshot.moref) for snapshot in record.snapshots[:1]]
 
 
+def _allocated(world: World, record: VmRecord) -> dict[int, int]:
+    """Bytes in use by disk key; nothing is known while the host does not answer."""
+    try:
+        return {d.key: d.allocated_bytes for d in world.disks.disks() if d.vm == record.moref}
+    except EsxiError:
+        return {}
+
+
 @VM.of("layoutEx")
 def _layout(world: World, record: VmRecord) -> vim.vm.FileLayoutEx:
-    allocated = {d.key: d.allocated_bytes for d in world.disks.disks() if d.vm == record.moref}
+    allocated = _allocated(world, record)
     files: list[vim.vm.FileLayoutEx.FileInfo] = []
 
     def file(name: str, kind: str, size: int) -> int:
