@@ -1,0 +1,64 @@
+# `make demo` and `make test` are all a newcomer needs; both do the set-up first.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON := .venv/bin/python
+# Tests wait more than they compute; a file stays on one worker, so that its lab is started once.
+PYTEST := $(PYTHON) -m pytest -q -n 4 --dist loadfile
+
+.PHONY: help setup demo test unit contract storage e2e crash check bench proto docs lab lock clean
+
+help: ## Say what there is to make
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: ## Install what is missing: Debian packages, Python environment, the lab's guests
+	@deploy/setup/debian-packages.sh
+	@deploy/setup/python-environment.sh
+	@$(PYTHON) -m lab.guest
+
+demo: setup ## Migrate two running VMs from the lab's vCenter to its CloudStack
+	@.venv/bin/v2c demo $(ARGS)
+
+test: setup ## All tests
+	$(PYTEST) tests
+
+unit: setup ## Tests of single modules, in seconds
+	$(PYTEST) tests/unit
+
+contract: setup ## Tests against real servers on sockets
+	$(PYTEST) tests/contract
+
+storage: setup ## Tests of the data path with real nbdkit, qemu and libnbd
+	$(PYTEST) tests/storage
+
+e2e: setup ## Whole migrations in the lab, by CLI, REST and gRPC
+	$(PYTEST) tests/e2e
+
+crash: setup ## Kill processes at every stage and resume
+	$(PYTEST) tests/crash
+
+check: setup ## Format, lint, types, contracts, architecture
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	cd proto && ../.venv/bin/buf lint
+	proto/check.sh $(CURDIR)/$(PYTHON)
+
+bench: setup ## Ratios of the copy path to nbdcopy, into build/bench.json
+	$(PYTHON) -m tests.bench
+
+proto: setup ## Generate the stubs from proto/
+	proto/generate.sh $(CURDIR)/$(PYTHON)
+
+docs: setup ## Render the pages that come from the code
+	$(PYTHON) -m docs.render
+
+lab: setup ## Bring the lab up and leave it running
+	.venv/bin/v2c lab up
+
+lock: setup ## Pin the newest allowed versions of all extras (needs uv)
+	uv pip compile pyproject.toml --all-extras --generate-hashes --no-annotate --no-header \
+	  --python /usr/bin/python3 --output-file requirements.lock --upgrade
+
+clean: ## Remove what was built here
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache
