@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
 # Tests wait more than they compute; a file stays on one worker, so that its lab is started once.
-PYTEST := $(PYTHON) -m pytest -q -n 4 --dist loadfile
+PYTEST := $(PYTHON) -m pytest -q -n 3 --dist loadfile
 
 .PHONY: help setup demo test unit contract storage e2e crash check bench proto docs lab lock clean
 
@@ -18,8 +18,9 @@ setup: ## Install what is missing: Debian packages, Python environment, the lab'
 demo: setup ## Migrate two running VMs from the lab's vCenter to its CloudStack
 	@.venv/bin/v2c demo $(ARGS)
 
-test: setup ## All tests
-	$(PYTEST) tests
+test: setup ## All tests; those that measure run at the end, with nothing beside them
+	$(PYTEST) -m "not alone" tests
+	$(PYTHON) -m pytest -q -m alone tests
 
 unit: setup ## Tests of single modules, in seconds
 	$(PYTEST) tests/unit

@@ -16,6 +16,9 @@ from tests.disk_transfer_rig import create_image, serving
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc
 
+# It measures: other tests beside it would be measured too.
+pytestmark = pytest.mark.alone
+
 Stub: TypeAlias = "disk_pb2_grpc.DiskServiceAsyncStub"
 MIB = 1 << 20
 SECONDS = 20.0

@@ -12,6 +12,9 @@ import pytest
 from lab.scenarios import FLEET_SIZE
 from tests.stack_site import Serving, Site, running_site, serving
 
+# It measures: other tests beside it would be measured too.
+pytestmark = pytest.mark.alone
+
 PATIENCE_SECONDS = 3.0
 
 
