@@ -151,6 +151,8 @@ class TargetServer:
             if self._open_mark.exists():
                 repair_leaks(self._image)
             self._open_mark.touch()
+        # A worker that was killed leaves these behind, and the pid file means that qemu-nbd serves.
+        self._remove_files()
         command = qemu_nbd_command(
             self._image, self._socket, self._pidfile, writable=self._writable, cache=self._cache
         )
@@ -211,5 +213,8 @@ class TargetServer:
             if self._open_mark is not None and self._process.returncode == 0:
                 self._open_mark.unlink(missing_ok=True)
             self._process = None
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         self._socket.unlink(missing_ok=True)
         self._pidfile.unlink(missing_ok=True)

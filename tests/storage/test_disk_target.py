@@ -1,0 +1,57 @@
+"""The server of a target image: what earlier ones left behind does not count."""
+
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.disk_agent.engine.endpoint import Endpoint, Side
+from services.disk_agent.engine.failures import TargetUnusable
+from services.disk_agent.target import TargetServer
+from tests.disk_transfer_rig import BLOCK, create_image
+
+SIZE = 16 * BLOCK
+_WORKER = """
+import sys
+from pathlib import Path
+from services.disk_agent.target import TargetServer
+
+with TargetServer(Path(sys.argv[1]), Path(sys.argv[2]), writable=True):
+    print("served", flush=True)
+    sys.stdin.read()
+"""
+
+
+def leave_a_killed_workers_files(image: Path, folder: Path) -> None:
+    """SIGKILL a worker while its qemu-nbd serves; the kernel ends qemu-nbd with it."""
+    command = [sys.executable, "-c", _WORKER, str(image), str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"served\n"
+        qemu_nbd = os.pidfd_open(int((folder / "target.pid").read_text()))
+        worker.kill()
+    assert select.select([qemu_nbd], [], [], 5) == ([qemu_nbd], [], [])
+    os.close(qemu_nbd)
+    assert {path.name for path in folder.iterdir()} == {"target.sock", "target.pid"}
+
+
+def test_a_killed_workers_pid_file_is_not_taken_for_a_served_image(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    image, broken = tmp_path / "disk.qcow2", tmp_path / "broken.qcow2"
+    create_image(image, SIZE)
+    broken.write_bytes(b"no QCOW2")
+    leave_a_killed_workers_files(image, folder)
+    with pytest.raises(TargetUnusable, match="cannot open"):
+        TargetServer(broken, folder, writable=True).__enter__()
+    leave_a_killed_workers_files(image, folder)
+    stale = (folder / "target.pid").read_text()
+    with TargetServer(image, folder, writable=True) as server:
+        assert (folder / "target.pid").read_text() != stale
+        target = Endpoint(server.uri, Side.TARGET)
+        assert target.size_bytes == SIZE
+        target.close()
+    assert list(folder.iterdir()) == []
