@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from services.kit.errors import ServiceError
@@ -156,6 +157,29 @@ class MemoryStorage:
         now = self._conversion(conversion_id)
         if now["state"] == "running":
             now["state"] = "cancelled"
+
+    def prune_records(
+        self, images_in_use: Sequence[str], ranges_in_use: Sequence[str], ended_before: datetime
+    ) -> None:
+        """Forget at once whatever may ever go, so that a test sees what is missed."""
+        newest: dict[str, int] = {}
+        for each in self.transfers.values():
+            path = each.order.target_path
+            newest[path] = max(newest.get(path, 0), each.order.pass_number)
+        self.transfers = {
+            id_: each
+            for id_, each in self.transfers.items()
+            if each.order.target_path in images_in_use
+            and each.order.pass_number == newest[each.order.target_path]
+        }
+        used = {each.order.ranges_id for each in self.transfers.values()}
+        self.ranges = {k: v for k, v in self.ranges.items() if k in used.union(ranges_in_use)}
+        for id_, conversion in list(self.conversions.items()):
+            if not set(conversion["images"]) & set(images_in_use):
+                del self.conversions[id_]
+        for path in self.images.keys() - set(images_in_use):
+            self.epochs.pop(path, None)
+            self.images[path].digests.clear()
 
     def _plan(self, transfer: MemoryTransfer) -> None:
         order = transfer.order

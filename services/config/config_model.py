@@ -110,6 +110,8 @@ class Migration(Section):
     parallel_vms: Annotated[int, ZeroIsUnset, Field(ge=1, le=256)] = 3
     # The reference tool's folder: running migrations' state is looked for in one place.
     control_dir: AbsolutePath = Path("/var/lib/vm-migrator")
+    # Long enough to look into a migration that went wrong; a large disk's chunk map takes 20 MB.
+    retention_days: int = Field(default=30, ge=1, le=3650)
     specs_dir: AbsolutePath = Field(default_factory=lambda data: _below(data, "specs"))
     # Temporary files of conversions; needs some hundred MB per conversion.
     workdir: AbsolutePath = Field(default_factory=lambda data: _below(data, "work"))

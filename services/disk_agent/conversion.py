@@ -1,5 +1,6 @@
 """A conversion as a resource: its value, and its files on the agent's disk."""
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -13,6 +14,7 @@ from services.disk_agent.engine.failures import RemoteFailure, TransferFailure
 from services.disk_agent.errors import StateDamaged
 from services.disk_agent.state_file import read_state, write_state
 
+_STATE_FILE = "conversion.json"
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
 
 
@@ -103,6 +105,15 @@ class Converted:
     requires_uefi: bool = False
     warnings: tuple[str, ...] = field(default=())
 
+    def as_changes(self) -> dict[str, Any]:
+        """What makes a conversion of this image one that has succeeded."""
+        return {
+            "state": ConversionState.SUCCEEDED,
+            "warnings": self.warnings,
+            "guest_os": self.guest_os,
+            "requires_uefi": self.requires_uefi,
+        }
+
 
 def is_conversion_id(text: str) -> bool:
     """Whether a text can be the id of a conversion, and so a directory's name."""
@@ -138,11 +149,11 @@ class ConversionStore:
 
     def save(self, conversion: Conversion) -> None:
         """Write a conversion, atomically and durably."""
-        write_state(self.folder(conversion.id) / "conversion.json", _to_wire(conversion))
+        write_state(self.folder(conversion.id) / _STATE_FILE, _to_wire(conversion))
 
     def load(self) -> Iterator[tuple[Path, Conversion | None]]:
         """All conversions with their files; None for a file that cannot be understood."""
-        for path in sorted(self._folders.glob("*/conversion.json")):
+        for path in sorted(self._folders.glob(f"*/{_STATE_FILE}")):
             try:
                 content = read_state(path)
                 yield path, _from_wire(content) if isinstance(content, dict) else None
@@ -154,6 +165,17 @@ class ConversionStore:
         for overlay in self.overlays(request):
             overlay.unlink(missing_ok=True)
         shutil.rmtree(self.folder(request.conversion_id) / "tmp", ignore_errors=True)
+
+    def delete(self, request: ConversionRequest) -> None:
+        """Remove a conversion's folder with its log."""
+        self.remove_overlays(request)
+        folder = self.folder(request.conversion_id)
+        for path in folder.glob("*"):
+            # Last: by it the folder is found again if this ends half-way.
+            if path.name != _STATE_FILE and not path.is_dir():
+                path.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
     def mark(self, image: Path, converted: Converted) -> None:
         """Remember that an image holds a converted guest."""

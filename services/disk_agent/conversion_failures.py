@@ -7,14 +7,27 @@ cause and the next step; the order matters where several texts appear in one log
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from services.disk_agent.engine.failures import TransferFailure
+from services.kit.errors import ServiceError
 
 
 class ConversionFailure(TransferFailure):
     """An expected end of a conversion that is not success; the image is as it was before."""
 
     reason = "CONVERSION_FAILED"
+
+    @classmethod
+    def of(cls, error: ServiceError) -> Self:
+        """An error of another part of this agent, as the end of a conversion."""
+        return cls(
+            error.message,
+            reason=error.reason,
+            metadata=error.metadata,
+            retryable=error.retryable,
+            hint=error.hint,
+        )
 
 
 class ConversionCancelled(ConversionFailure):

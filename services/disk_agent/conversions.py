@@ -165,7 +165,7 @@ class Conversions:
                 end_time=None,
             )
             if converted is not None:
-                await self._change(entry, **_as_before(converted), end_time=self._clock())
+                await self._change(entry, **converted.as_changes(), end_time=self._clock())
             await asyncio.to_thread(self._store.save, entry.conversion)
             self._entries[request.conversion_id] = entry
             if converted is None:
@@ -204,6 +204,15 @@ class Conversions:
             # Shielded: a caller who gives up waiting does not take back the cancel.
             await asyncio.shield(task)
         return entry.conversion
+
+    async def delete(self, conversion_id: str) -> None:
+        """Forget an ended conversion, its log too; one at work or half-committed stays."""
+        async with self._commands:
+            entry = self._entries.get(conversion_id)
+            if entry is None or entry.task is not None or entry.conversion.committing:
+                return
+            await asyncio.to_thread(self._store.delete, entry.conversion.request)
+            del self._entries[conversion_id]
 
     async def watch(self, conversion_id: str, after_revision: int = 0) -> AsyncIterator[Conversion]:
         """Snapshots newer than a revision, at least one a second, until the end."""
@@ -252,7 +261,7 @@ class Conversions:
         except TransferFailure as failure:
             changes = {"state": ConversionState.FAILED, "failure": failure}
         except ServiceError as error:
-            changes = {"state": ConversionState.FAILED, "failure": _failure_of(error)}
+            changes = {"state": ConversionState.FAILED, "failure": ConversionFailure.of(error)}
         except asyncio.CancelledError:
             changes = {"state": ConversionState.FAILED, "failure": _interruption(entry)}
         except Exception as error:
@@ -388,22 +397,3 @@ def _interruption(entry: _Entry) -> ConversionFailure:
     if entry.cancelled:
         return ConversionCancelled("the conversion was cancelled; the image is as it was before")
     return ConversionInterrupted("the disk agent was stopped during this conversion")
-
-
-def _failure_of(error: ServiceError) -> ConversionFailure:
-    return ConversionFailure(
-        error.message,
-        reason=error.reason,
-        metadata=error.metadata,
-        retryable=error.retryable,
-        hint=error.hint,
-    )
-
-
-def _as_before(converted: Converted) -> dict[str, Any]:
-    return {
-        "state": ConversionState.SUCCEEDED,
-        "warnings": converted.warnings,
-        "guest_os": converted.guest_os,
-        "requires_uefi": converted.requires_uefi,
-    }

@@ -171,6 +171,11 @@ class Images:
             _log.info("image deleted", action="image.deleted", path=str(path))
         return deleted
 
+    def forget(self, path: Path) -> None:
+        """Forget what an image was expected to need: nothing is copied into it any more."""
+        with self._lock:
+            self._promise(path, 0)
+
     def check_unlocked(self, path: Path) -> None:
         """Raises ImageLocked while another process has the image open for writing."""
         if self._probe_lock(path):
@@ -214,7 +219,7 @@ class Images:
         status = os.statvfs(pool)
         free = status.f_bavail * status.f_frsize
         promised = sum(
-            max(expected - _allocated(Path(path)), 0)
+            _outstanding(Path(path), expected)
             for path, expected in self._promises().items()
             if Path(path).parent == pool
         )
@@ -236,11 +241,12 @@ class Images:
         return {str(path): int(expected) for path, expected in content.items()}
 
     def _promise(self, path: Path, expected_bytes: int) -> None:
-        promises = dict(self._promises())
-        promises.pop(str(path), None)
+        before = self._promises()
+        promises = {known: size for known, size in before.items() if known != str(path)}
         if expected_bytes:
             promises[str(path)] = expected_bytes
-        write_state(self._expected_file, promises)
+        if promises != before:
+            write_state(self._expected_file, promises)
 
 
 def image_locked(path: Path) -> ImageLocked:
@@ -254,9 +260,10 @@ def _is_locked(done: Completed) -> bool:
     return done.status != 0 and bool(_LOCK_TEXT.search(done.stderr))
 
 
-def _allocated(path: Path) -> int:
+def _outstanding(path: Path, expected_bytes: int) -> int:
+    """What an image is still expected to take; nothing once somebody has deleted it."""
     with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_blocks * 512
+        return max(expected_bytes - path.stat().st_blocks * 512, 0)
     return 0
 
 

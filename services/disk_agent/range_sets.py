@@ -6,7 +6,7 @@ A file is a checksum, then pairs of little-endian u64 (offset, length), ascendin
 import os
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from services.disk_agent.engine.ranges import Range, RangeError, checked_ranges,
 
 _PAIR = struct.Struct("<QQ")
 _CHECKSUM_BYTES = 16
+_SUFFIX = ".ranges"
+_FRESH = ".new"
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
 
 
@@ -52,7 +54,7 @@ class RangeSets:
         """The file of a set. Raises RangesRefused for a name that is none."""
         if not _ID.match(ranges_id):
             raise RangesRefused(f"{ranges_id!r} is no id of a range set")
-        return self._directory / f"{ranges_id}.ranges"
+        return self._directory / f"{ranges_id}{_SUFFIX}"
 
     def put(self, ranges_id: str, areas: Iterable[Range], capacity_bytes: int) -> RangeSummary:
         """Check and store a set in place of an earlier one of this name.
@@ -66,7 +68,7 @@ class RangeSets:
             raise RangesRefused(f"range set {ranges_id}: {error}") from error
         body = b"".join(_PAIR.pack(*area) for area in ranges)
         self._directory.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(path.name + ".new")
+        fresh = path.with_name(path.name + _FRESH)
         with fresh.open("wb") as file:
             file.write(xxhash.xxh3_128_digest(body) + body)
             file.flush()
@@ -77,6 +79,19 @@ class RangeSets:
     def delete(self, ranges_id: str) -> None:
         """Forget a set; a missing one is no error."""
         self.path(ranges_id).unlink(missing_ok=True)
+
+    def prune(self, keep: Container[str], stored_before: float) -> int:
+        """Forget the sets not in ``keep`` that were stored before a time (seconds since the epoch).
+
+        What a crash left of a half-written set counts as that set. Returns how many went.
+        """
+        count = 0
+        for path in self._directory.glob(f"*{_SUFFIX}*"):
+            ranges_id = path.name.removesuffix(_FRESH).removesuffix(_SUFFIX)
+            if ranges_id not in keep and path.stat().st_mtime < stored_before:
+                path.unlink()
+                count += 1
+        return count
 
 
 def load_ranges(path: Path) -> list[Range]:

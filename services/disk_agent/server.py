@@ -25,6 +25,7 @@ from services.disk_agent.pool import default_nfs_options
 from services.disk_agent.pools import Pools
 from services.disk_agent.range_sets import RangeSets
 from services.disk_agent.rates import RateShares, RateWindow
+from services.disk_agent.retention import Retention
 from services.disk_agent.servicer import DiskServicer
 from services.disk_agent.supervisor import ProcessLauncher
 from services.disk_agent.transfer import TransferStore
@@ -124,6 +125,7 @@ async def serve(setup: ServiceSetup) -> None:
         pools=pools,
         images=images,
         conversions=conversions,
+        retention=Retention(transfers, conversions, ranges, images),
         virtio_iso=config.virt.virtio_iso,
         probe=partial(capabilities.probe, kvm),
     )

@@ -11,6 +11,7 @@ from services.disk_agent.image_servicer import ImageServicer
 from services.disk_agent.images import Images
 from services.disk_agent.pools import Pools
 from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.retention import Retention
 from services.disk_agent.transfer_servicer import (
     MODES,
     Context,
@@ -33,6 +34,7 @@ class DiskServicer(TransferServicer, ImageServicer, ConversionServicer):
         pools: Pools,
         images: Images,
         conversions: Conversions,
+        retention: Retention,
         virtio_iso: Path | None,
         probe: Callable[[], Capabilities],
     ) -> None:
@@ -43,6 +45,7 @@ class DiskServicer(TransferServicer, ImageServicer, ConversionServicer):
         self._pools = pools
         self._images = images
         self._conversions = conversions
+        self._retention = retention
         self._virtio_iso = virtio_iso
         self._probe = probe
 
@@ -58,4 +61,19 @@ class DiskServicer(TransferServicer, ImageServicer, ConversionServicer):
             virt_v2v_version=found.virt_v2v_version,
             kvm=found.kvm,
             versions=found.versions,
+        )
+
+    async def PruneRecords(
+        self, request: pb.PruneRecordsRequest, context: Context
+    ) -> pb.PruneRecordsResponse:
+        """Forget what ended long ago."""
+        pruned = await self._retention.prune(
+            request.image_paths_in_use,
+            request.ranges_ids_in_use,
+            request.ended_before.ToMilliseconds() / 1000,
+        )
+        return pb.PruneRecordsResponse(
+            transfer_count=pruned.transfers,
+            conversion_count=pruned.conversions,
+            ranges_count=pruned.range_sets,
         )

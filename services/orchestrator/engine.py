@@ -7,6 +7,7 @@ The queue carries only (migration, tick); what is due is in the migration's own 
 
 import threading
 from collections.abc import Callable
+from datetime import datetime
 
 import structlog
 from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID
@@ -21,6 +22,11 @@ __all__ = ["Engine"]
 RunTick = Callable[[str, int], NextTick | None]
 
 _QUEUE = "ticks"
+_TICK = "tick"
+# The states in which DBOS is done with a workflow (docs.dbos.dev, "Workflow Retention Policies").
+_FINISHED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+# As many rows are removed in a transaction: other ticks wait for it no longer than a moment.
+_BATCH = 500
 # An operator's wish reaches a waiting migration within a second, this included.
 _POLL_SECONDS = 0.2
 # Ticks that copy hold a thread each; waiting migrations hold none.
@@ -57,7 +63,7 @@ class Engine:
         def tick(migration_id: str, number: int) -> None:
             self._tick(migration_id, number)
 
-        self._workflow = DBOS.workflow(name="tick", max_recovery_attempts=None)(tick)
+        self._workflow = DBOS.workflow(name=_TICK, max_recovery_attempts=None)(tick)
         DBOS.launch()
         DBOS.register_queue(_QUEUE, polling_interval_sec=_POLL_SECONDS)
 
@@ -71,9 +77,30 @@ class Engine:
         ):
             DBOS.enqueue_workflow(_QUEUE, self._workflow, tick.migration_id, tick.number)
 
+    def forget_finished(self, before: datetime) -> int:
+        """Remove ticks that finished before then; how many. Blocks; only after `start`.
+
+        DBOS keeps them for ever, unless its own Conductor applies a retention policy. A tick that
+        is queued again after that is stale, as any that ran is.
+        """
+        count = 0
+        while not self._signals.stopping:
+            finished = DBOS.list_workflows(
+                name=_TICK,
+                status=_FINISHED,
+                completed_before=before.isoformat(),
+                limit=_BATCH,
+                load_input=False,
+                load_output=False,
+            )
+            if not finished:
+                break
+            DBOS.delete_workflows([workflow.workflow_id for workflow in finished])
+            count += len(finished)
+        return count
+
     def stop(self, timeout_seconds: int) -> None:
-        """End: running ticks stop at their next safe point. Blocks."""
-        self._signals.stop()
+        """End: ticks have been told by their signals, and stop at a safe point. Blocks."""
         DBOS.destroy(workflow_completion_timeout_sec=timeout_seconds, destroy_registry=True)
 
     def _tick(self, migration_id: str, number: int) -> None:

@@ -7,32 +7,9 @@ Every method is idempotent. Sizes and offsets are bytes.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
-
-__all__ = [
-    "Agents",
-    "Area",
-    "CloudstackPort",
-    "ConversionSnapshot",
-    "DiskPort",
-    "Finding",
-    "Job",
-    "Placement",
-    "PlacementKind",
-    "Pool",
-    "SnapshotDisk",
-    "SourceDisk",
-    "SourceNic",
-    "SourceSnapshot",
-    "SourceVm",
-    "TargetVm",
-    "TransferMode",
-    "TransferOrder",
-    "TransferSnapshot",
-    "VmImport",
-    "VmwarePort",
-]
 
 
 @dataclass(frozen=True)
@@ -281,6 +258,11 @@ class DiskPort(Protocol):
 
     def cancel_conversion(self, conversion_id: str, epoch: int) -> None:
         """Stop the conversion."""
+
+    def prune_records(
+        self, images_in_use: Sequence[str], ranges_in_use: Sequence[str], ended_before: datetime
+    ) -> None:
+        """Forget transfers, chunk maps and conversions of images not in use, ended before then."""
 
 
 class PlacementKind(StrEnum):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 
 import grpc
 
@@ -16,6 +17,7 @@ from services.orchestrator.adapters.vmware import VmwareAgent
 from services.orchestrator.controls import Controls
 from services.orchestrator.engine import Engine
 from services.orchestrator.handlers import HANDLERS
+from services.orchestrator.housekeeping import Housekeeping
 from services.orchestrator.markers import MarkerWatch
 from services.orchestrator.passes import release_snapshot
 from services.orchestrator.ports import Agents
@@ -63,6 +65,12 @@ class _Orchestrator:
         self._engine = Engine(url, ticker.run, self._signals)
         self._controls = Controls(self._store, self._signals, self._engine.submit)
         self._markers = MarkerWatch(self._store, self._controls)
+        self._housekeeping = Housekeeping(
+            self._store,
+            agents.disk,
+            self._engine.forget_finished,
+            timedelta(days=config.migration.retention_days),
+        )
         self.servicer = OrchestratorServicer(
             self._store, self._controls, submission, Watch(self._store), agents
         )
@@ -75,9 +83,12 @@ class _Orchestrator:
         for tick in due:
             self._engine.submit(tick)
         self._markers.start()
+        self._housekeeping.start()
 
     def stop(self) -> None:
         """End ticks at safe points, then close everything."""
+        self._signals.stop()
+        self._housekeeping.stop()
         self._markers.stop()
         self._engine.stop(_STOP_SECONDS)
         for caller in self._callers:

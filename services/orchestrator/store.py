@@ -258,6 +258,18 @@ class Store:
             )
             return tuple((row.id, row.runtime_dir) for row in session.execute(query))
 
+    def records_in_use(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Image paths and ids of range sets of the migrations that have not ended."""
+        open_ = select(tables.Migration.id).where(tables.Migration.state.not_in(TERMINAL))
+        images = select(tables.Disk.image_path).where(
+            tables.Disk.migration_id.in_(open_), tables.Disk.image_path != ""
+        )
+        ranges = select(tables.PassDisk.ranges_id).where(
+            tables.PassDisk.migration_id.in_(open_), tables.PassDisk.ranges_id != ""
+        )
+        with self.reading() as session:
+            return session.scalars(images).all(), session.scalars(ranges).all()
+
     def list(
         self, *, states: Sequence[str] = (), after: str = "", limit: int = 500
     ) -> tuple[MigrationView, ...]:

@@ -114,6 +114,17 @@ def test_space_is_promised_to_one_disk_only(images: Images, pool: Path) -> None:
     images.create(pool, "b.qcow2", MIB, expected_bytes=free // 4 * 3)
 
 
+def test_an_image_that_somebody_else_deleted_is_promised_nothing(
+    images: Images, pool: Path
+) -> None:
+    status = os.statvfs(pool)
+    free = status.f_bavail * status.f_frsize
+    images.create(pool, "a.qcow2", MIB, expected_bytes=free // 2)
+    # As CloudStack does with the volume of a machine that was imported and destroyed.
+    (pool / "a.qcow2").unlink()
+    images.create(pool, "b.qcow2", MIB, expected_bytes=free // 4 * 3)
+
+
 def test_an_image_grows_and_never_shrinks(images: Images, pool: Path) -> None:
     image, _ = images.create(pool, "a.qcow2", MIB)
     assert images.resize(image.path, 3 * MIB).size_bytes == 3 * MIB

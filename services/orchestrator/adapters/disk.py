@@ -1,6 +1,7 @@
 """The storage host over v2c.disk.v1."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
 from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, state_name
 from services.orchestrator.ports import (
@@ -133,6 +134,16 @@ class DiskAgent:
         """Stop the conversion."""
         request = pb.CancelConversionRequest(conversion_id=conversion_id, epoch=epoch)
         self._caller.quick(self._stub.CancelConversion, request)
+
+    def prune_records(
+        self, images_in_use: Sequence[str], ranges_in_use: Sequence[str], ended_before: datetime
+    ) -> None:
+        """Forget transfers, chunk maps and conversions of images not in use, ended before then."""
+        request = pb.PruneRecordsRequest(
+            image_paths_in_use=images_in_use, ranges_ids_in_use=ranges_in_use
+        )
+        request.ended_before.FromDatetime(ended_before)
+        self._caller.slow(self._stub.PruneRecords, request)
 
 
 def _range_messages(

@@ -1931,3 +1931,74 @@ class WatchConversionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchConversionResponse: _TypeAlias = WatchConversionResponse  # noqa: Y015
+
+@_typing.final
+class PruneRecordsRequest(_message.Message):
+    """PruneRecordsRequest says what is still needed. Of every image, transfers of
+    passes before the last ten go in any case.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_PATHS_IN_USE_FIELD_NUMBER: _builtins.int
+    RANGES_IDS_IN_USE_FIELD_NUMBER: _builtins.int
+    ENDED_BEFORE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image_paths_in_use(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Images of migrations that have not ended, all of them. What is known of
+        these stays; of any other image everything goes, once all of it has ended
+        before ended_before.
+        """
+
+    @_builtins.property
+    def ranges_ids_in_use(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Range sets of such migrations, also those not used by a transfer yet."""
+
+    @_builtins.property
+    def ended_before(self) -> _timestamp_pb2.Timestamp:
+        """Unset: nothing has ended before."""
+
+    def __init__(
+        self,
+        *,
+        image_paths_in_use: _abc.Iterable[_builtins.str] | None = ...,
+        ranges_ids_in_use: _abc.Iterable[_builtins.str] | None = ...,
+        ended_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_before", b"ended_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_before", b"ended_before", "image_paths_in_use", b"image_paths_in_use", "ranges_ids_in_use", b"ranges_ids_in_use"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneRecordsRequest: _TypeAlias = PruneRecordsRequest  # noqa: Y015
+
+@_typing.final
+class PruneRecordsResponse(_message.Message):
+    """PruneRecordsResponse says how much went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_COUNT_FIELD_NUMBER: _builtins.int
+    CONVERSION_COUNT_FIELD_NUMBER: _builtins.int
+    RANGES_COUNT_FIELD_NUMBER: _builtins.int
+    transfer_count: _builtins.int
+    """Transfers."""
+    conversion_count: _builtins.int
+    """Conversions."""
+    ranges_count: _builtins.int
+    """Range sets, besides those of the transfers."""
+    def __init__(
+        self,
+        *,
+        transfer_count: _builtins.int = ...,
+        conversion_count: _builtins.int = ...,
+        ranges_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion_count", b"conversion_count", "ranges_count", b"ranges_count", "transfer_count", b"transfer_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneRecordsResponse: _TypeAlias = PruneRecordsResponse  # noqa: Y015

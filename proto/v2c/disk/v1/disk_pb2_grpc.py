@@ -151,6 +151,11 @@ class DiskServiceStub:
                 request_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.WatchConversionRequest.SerializeToString,
                 response_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.WatchConversionResponse.FromString,
                 _registered_method=True)
+        self.PruneRecords = channel.unary_unary(
+                '/v2c.disk.v1.DiskService/PruneRecords',
+                request_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.PruneRecordsRequest.SerializeToString,
+                response_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.PruneRecordsResponse.FromString,
+                _registered_method=True)
 
 
 class DiskServiceServicer:
@@ -322,6 +327,14 @@ class DiskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PruneRecords(self, request, context):
+        """Forgets what ended some time ago: transfers, range sets, chunk maps,
+        conversions with their logs. Images themselves are never touched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DiskServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -439,6 +452,11 @@ def add_DiskServiceServicer_to_server(servicer, server):
                     servicer.WatchConversion,
                     request_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.WatchConversionRequest.FromString,
                     response_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.WatchConversionResponse.SerializeToString,
+            ),
+            'PruneRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneRecords,
+                    request_deserializer=v2c_dot_disk_dot_v1_dot_disk__pb2.PruneRecordsRequest.FromString,
+                    response_serializer=v2c_dot_disk_dot_v1_dot_disk__pb2.PruneRecordsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1064,6 +1082,33 @@ class DiskService:
             '/v2c.disk.v1.DiskService/WatchConversion',
             v2c_dot_disk_dot_v1_dot_disk__pb2.WatchConversionRequest.SerializeToString,
             v2c_dot_disk_dot_v1_dot_disk__pb2.WatchConversionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/v2c.disk.v1.DiskService/PruneRecords',
+            v2c_dot_disk_dot_v1_dot_disk__pb2.PruneRecordsRequest.SerializeToString,
+            v2c_dot_disk_dot_v1_dot_disk__pb2.PruneRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

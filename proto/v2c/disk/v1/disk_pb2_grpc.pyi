@@ -91,6 +91,10 @@ class DiskServiceStub:
     """Stops a conversion; the image stays as it was before."""
     WatchConversion: _grpc.UnaryStreamMultiCallable[_disk_pb2.WatchConversionRequest, _disk_pb2.WatchConversionResponse]
     """Streams whole snapshots of a conversion until it ends."""
+    PruneRecords: _grpc.UnaryUnaryMultiCallable[_disk_pb2.PruneRecordsRequest, _disk_pb2.PruneRecordsResponse]
+    """Forgets what ended some time ago: transfers, range sets, chunk maps,
+    conversions with their logs. Images themselves are never touched.
+    """
 
 @_typing.type_check_only
 class DiskServiceAsyncStub(DiskServiceStub):
@@ -151,6 +155,10 @@ class DiskServiceAsyncStub(DiskServiceStub):
     """Stops a conversion; the image stays as it was before."""
     WatchConversion: _aio.UnaryStreamMultiCallable[_disk_pb2.WatchConversionRequest, _disk_pb2.WatchConversionResponse]  # type: ignore[assignment]
     """Streams whole snapshots of a conversion until it ends."""
+    PruneRecords: _aio.UnaryUnaryMultiCallable[_disk_pb2.PruneRecordsRequest, _disk_pb2.PruneRecordsResponse]  # type: ignore[assignment]
+    """Forgets what ended some time ago: transfers, range sets, chunk maps,
+    conversions with their logs. Images themselves are never touched.
+    """
 
 class DiskServiceServicer(metaclass=_abc_1.ABCMeta):
     """DiskService owns everything on its storage host. It keeps no migration
@@ -346,5 +354,15 @@ class DiskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_disk_pb2.WatchConversionResponse], _abc.AsyncIterator[_disk_pb2.WatchConversionResponse]]:
         """Streams whole snapshots of a conversion until it ends."""
+
+    @_abc_1.abstractmethod
+    def PruneRecords(
+        self,
+        request: _disk_pb2.PruneRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_disk_pb2.PruneRecordsResponse, _abc.Awaitable[_disk_pb2.PruneRecordsResponse]]:
+        """Forgets what ended some time ago: transfers, range sets, chunk maps,
+        conversions with their logs. Images themselves are never touched.
+        """
 
 def add_DiskServiceServicer_to_server(servicer: DiskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,151 @@
+"""What ended work leaves behind goes, and nothing that a migration under way still needs."""
+
+import threading
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from services.orchestrator.housekeeping import Housekeeping
+from services.orchestrator.stages import Stage, State
+from tests.orchestrator_memory import failure, memory_agents
+from tests.orchestrator_rig import Rig, new_rig, spec_text
+
+_RETENTION = timedelta(days=30)
+
+
+class Ticks:
+    """In place of the engine: when what finished before was forgotten."""
+
+    def __init__(self) -> None:
+        self.before: list[datetime] = []
+        self.asked = threading.Event()
+
+    def forget(self, before: datetime) -> int:
+        self.before.append(before)
+        self.asked.set()
+        return 0
+
+
+def housekeeping(rig: Rig, ticks: Ticks | None = None) -> Housekeeping:
+    forget = (ticks or Ticks()).forget
+    return Housekeeping(rig.store, rig.memory.agents.disk, forget, _RETENTION)
+
+
+def asked(rig: Rig) -> list[tuple[set[str], set[str], datetime]]:
+    """From now on: the images and range sets in use and the time, as the storage host hears."""
+    heard: list[tuple[set[str], set[str], datetime]] = []
+
+    def hear(name: str, args: tuple[Any, ...]) -> None:
+        if name == "disk.prune_records":
+            heard.append((set(args[0]), set(args[1]), args[2]))
+
+    rig.world.before.append(hear)
+    return heard
+
+
+@pytest.mark.parametrize("crash_every", [0, 29])
+def test_tidying_up_at_every_moment_costs_a_migration_nothing(crash_every: int) -> None:
+    # The storage host of the tests forgets all it may, however young.
+    with new_rig(memory_agents(pace=3)) as rig:
+        vm = rig.add()
+
+        def tidy(name: str, args: tuple[Any, ...]) -> None:
+            if name != "disk.prune_records":
+                housekeeping(rig).tidy()
+
+        rig.world.before.append(tidy)
+        rig.crash_at = rig.crash_every = crash_every
+        rig.submit_spec(spec_text(run_virt_v2v="true"))
+        rig.to_waiting_delta(passes=2)
+        rig.finish()
+        rig.check_done(vm)
+        assert not crash_every or rig.crashes > 4
+
+
+def test_a_range_set_is_in_use_before_its_transfer_starts() -> None:
+    with new_rig(verify=False) as rig:
+        rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta()
+        heard = asked(rig)
+
+        def tidy(name: str, args: tuple[Any, ...]) -> None:
+            if name == "disk.start_transfer":
+                housekeeping(rig).tidy()
+
+        rig.world.before.append(tidy)
+        rig.to_waiting_delta(passes=1)
+        assert rig.storage.ranges
+        assert heard[0][1] >= rig.storage.ranges.keys()
+
+
+def test_what_an_ended_migration_left_is_in_use_no_more() -> None:
+    with new_rig(verify=False) as rig:
+        rig.add()
+        rig.submit_spec(spec_text(run_virt_v2v="true"))
+        view = rig.to_waiting_delta(passes=1)
+        heard = asked(rig)
+        housekeeping(rig).tidy()
+        assert heard[-1][0] == {disk.target_path for disk in view.disks}
+        # A call takes a moment.
+        assert heard[-1][2] == rig.clock.now - _RETENTION - timedelta(milliseconds=1)
+        rig.finish()
+        assert rig.storage.transfers
+        housekeeping(rig).tidy()
+        assert heard[-1][:2] == (set(), set())
+        assert (rig.storage.transfers, rig.storage.ranges, rig.storage.conversions) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("how", ["paused", "failed"])
+def test_a_migration_that_rests_for_months_finds_all_it_needs(how: str) -> None:
+    with new_rig() as rig:
+        vm = rig.add()
+        id_ = rig.submit_spec(spec_text())
+        rig.to_waiting_delta(passes=1)
+        if how == "paused":
+            rig.controls.pause(id_, "tester")
+            rig.to_state(State.PAUSED)
+        else:
+            rig.world.faults["vmware.changed_areas"] = [failure("BROKEN") for _ in range(9)]
+            rig.to_state(State.FAILED)
+            rig.world.faults.clear()
+        rig.clock.advance(100 * 86400)
+        housekeeping(rig).tidy()
+        (rig.controls.resume if how == "paused" else rig.controls.retry)(id_, "tester")
+        rig.finish()
+        rig.check_done(vm)
+
+
+def test_a_rollback_after_the_end_needs_nothing_of_it() -> None:
+    with new_rig() as rig:
+        vm = rig.add()
+        id_ = rig.submit_spec(spec_text())
+        rig.finish()
+        rig.clock.advance(100 * 86400)
+        housekeeping(rig).tidy()
+        rig.controls.rollback(id_, "tester")
+        assert rig.to_state(State.ROLLED_BACK).stage is Stage.DONE
+        assert (vm.power, rig.world.broken) == ("on", [])
+
+
+def test_a_storage_host_that_cannot_be_reached_is_asked_again() -> None:
+    with new_rig() as rig:
+        ticks = Ticks()
+        rig.world.faults["disk.prune_records"] = [failure("UNREACHABLE", retryable=True)]
+        now = rig.clock.now
+        housekeeping(rig, ticks).tidy()
+        assert ticks.before == [now - timedelta(hours=1)]
+        heard = asked(rig)
+        housekeeping(rig, ticks).tidy()
+        assert len(heard) == 1
+
+
+def test_it_is_at_work_as_soon_as_it_is_started_and_survives_a_failure() -> None:
+    with new_rig() as rig:
+        ticks = Ticks()
+        rig.world.faults["disk.prune_records"] = [RuntimeError("a defect")]
+        thread = housekeeping(rig, ticks)
+        thread.start()
+        assert ticks.asked.wait(5)
+        thread.stop()
