@@ -216,6 +216,8 @@ class Debt(BaseModel):
     kind: str = Field(description="`snapshot` or `image`.")
     name: str = Field(description="The snapshot's name, or the image's path on the storage host.")
     create_time: datetime | None = Field(description="Its age counts from here.")
+    attempts: int = Field(description="How often removing it has failed; it is tried again.")
+    last_error: str | None = Field(description="Why it failed the last time.")
 
 
 class MigrationStatus(MigrationSummary):
@@ -255,6 +257,8 @@ class MigrationStatus(MigrationSummary):
                             "kind": "snapshot",
                             "name": "v2c-0b2c6f52a1d4-p0",
                             "create_time": "2026-03-01T10:00:12Z",
+                            "attempts": 0,
+                            "last_error": None,
                         }
                     ],
                 }

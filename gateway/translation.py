@@ -196,7 +196,13 @@ def _pass(entry: pb.Pass) -> models.Pass:
 
 
 def _debt(entry: pb.Debt) -> models.Debt:
-    return models.Debt(kind=entry.kind, name=entry.name, create_time=_time(entry, "create_time"))
+    return models.Debt(
+        kind=entry.kind,
+        name=entry.name,
+        create_time=_time(entry, "create_time"),
+        attempts=entry.attempts,
+        last_error=entry.last_error or None,
+    )
 
 
 def _stage_time(entry: pb.StageTime) -> models.StageTime:

@@ -303,9 +303,7 @@ class Rig:
         owed = {"vmware.create_snapshot": "snapshot", "disk.create_image": "image"}.get(name)
         if owed is None:
             return
-        query = select(tables.Debt.name).where(
-            tables.Debt.kind == owed, tables.Debt.paid_time.is_(None)
-        )
+        query = select(tables.Debt.name).where(tables.Debt.kind == owed)
         with self.store.reading() as session:
             names = session.scalars(query).all()
         thing = args[1] if owed == "snapshot" else f"/pools/{args[0]}/{args[1]}"

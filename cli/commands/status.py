@@ -192,16 +192,23 @@ def _stand(rows: list[dict[str, Any]]) -> Table:
 
 
 def _debts(rows: list[dict[str, Any]], now: datetime) -> Table:
-    """Each VM's debts with their age at `now`; state.json of an older v2c lists none."""
+    """Each VM's debts with their age at `now`; state.json of an older v2c tells less of them."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("VM", no_wrap=True)
     table.add_column("KIND", no_wrap=True)
     table.add_column("AGE", justify="right", no_wrap=True)
     table.add_column("NAME", overflow="fold")
-    for row in rows:
-        for debt in row.get("debts", ()):
-            age = now - datetime.fromisoformat(debt["create_time"])
-            table.add_row(row["vm_name"], debt["kind"], duration(age.total_seconds()), debt["name"])
+    debts = [(row["vm_name"], debt) for row in rows for debt in row.get("debts", ())]
+    tried = any(debt.get("attempts") for _, debt in debts)
+    if tried:
+        table.add_column("TRIED", justify="right", no_wrap=True)
+        table.add_column("LAST ERROR", overflow="fold")
+    for vm, debt in debts:
+        age = now - datetime.fromisoformat(debt["create_time"])
+        cells = [vm, debt["kind"], duration(age.total_seconds()), debt["name"]]
+        if tried:
+            cells += [str(debt.get("attempts", 0)), debt.get("last_error", "")]
+        table.add_row(*cells)
     return table
 
 

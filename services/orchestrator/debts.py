@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from services.kit.errors import ServiceError
@@ -21,25 +21,21 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 def owe(session: Session, clock: Clock, migration: tables.Migration, kind: str, name: str) -> None:
-    """Write a debt down; one that is open already stays as it is, a paid one begins anew."""
+    """Write a debt down; one that is open already stays as it is."""
     query = select(tables.Debt).where(
         tables.Debt.migration_id == migration.id,
         tables.Debt.kind == kind,
         tables.Debt.name == name,
     )
-    known = session.scalars(query).first()
-    if known is not None:
-        if known.paid_time is not None:
-            known.paid_time, known.create_time = None, clock()
-        return
-    session.add(tables.Debt(migration_id=migration.id, kind=kind, name=name, create_time=clock()))
+    if session.scalars(query).first() is None:
+        session.add(
+            tables.Debt(migration_id=migration.id, kind=kind, name=name, create_time=clock())
+        )
 
 
-def forgive(clock: Clock, migration: tables.Migration, kind: str) -> None:
+def forgive(migration: tables.Migration, kind: str) -> None:
     """Close all debts of a kind: the things now belong to somebody else for good."""
-    for debt in migration.debts:
-        if debt.kind == kind:
-            debt.paid_time = clock()
+    migration.debts = [debt for debt in migration.debts if debt.kind != kind]
 
 
 def pay_snapshots(tick: Tick, *, keep: str = "") -> None:
@@ -77,4 +73,4 @@ def _pay(tick: Tick, debt: tables.Debt, payment: Callable[[], object]) -> None:
         )
         raise
     with tick.change() as (session, _):
-        session.get_one(tables.Debt, debt.id).paid_time = tick.store.clock()
+        session.execute(delete(tables.Debt).where(tables.Debt.id == debt.id))

@@ -82,8 +82,6 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
         row.changed_bytes = sum(d.changed_bytes for d in row.disks)
         digests = {d.key: r.digest for d, r in zip(tick.migration.disks, results, strict=True)}
         change_ids = {d.key: d.change_id for d in row.disks}
-        for pass_disk in row.disks:
-            pass_disk.durable = True
         _forget_old(session, migration, row.number)
         for disk in migration.disks:
             disk.change_id = change_ids[disk.key]
@@ -167,7 +165,6 @@ def _record_snapshot(tick: Tick, number: int, snapshot: SourceSnapshot) -> table
                     mode="",
                     ranges_id="",
                     changed_bytes=0,
-                    durable=False,
                 )
             )
         session.flush()

@@ -108,12 +108,8 @@ class Migration(Base):
         order_by="Pass.number", cascade="all, delete-orphan", lazy="selectin"
     )
     jobs: Mapped[list["Job"]] = relationship(cascade="all, delete-orphan", lazy="selectin")
-    # Only the open ones: thousands may have been paid.
     debts: Mapped[list["Debt"]] = relationship(
-        primaryjoin="and_(Migration.id == Debt.migration_id, Debt.paid_time.is_(None))",
-        order_by="Debt.id",
-        lazy="selectin",
-        viewonly=True,
+        order_by="Debt.id", cascade="all, delete-orphan", lazy="selectin"
     )
 
 
@@ -185,7 +181,6 @@ class PassDisk(Base):
     mode: Mapped[str] = mapped_column(String(10), default="")
     ranges_id: Mapped[str] = mapped_column(Text, default="")
     changed_bytes: Mapped[int] = mapped_column(default=0)
-    durable: Mapped[bool] = mapped_column(default=False)
 
 
 class Job(Base):
@@ -202,7 +197,10 @@ class Job(Base):
 
 
 class Debt(Base):
-    """Something to be undone, written before it exists; `kind` is snapshot or image."""
+    """Something to be undone, written before it exists; `kind` is snapshot or image.
+
+    The row goes when the thing is gone, or belongs to somebody else for good.
+    """
 
     __tablename__ = "debts"
     __table_args__ = (UniqueConstraint("migration_id", "kind", "name"),)
@@ -212,8 +210,7 @@ class Debt(Base):
     kind: Mapped[str] = mapped_column(String(20))
     name: Mapped[str] = mapped_column(Text)
     create_time: Mapped[datetime]
-    # Paid when the thing is gone, or belongs to somebody else for good.
-    paid_time: Mapped[datetime | None] = mapped_column(default=None)
+    # Payments that failed, and why the last one did.
     attempts: Mapped[int] = mapped_column(default=0)
     last_error: Mapped[str] = mapped_column(Text, default="")
 

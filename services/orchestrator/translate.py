@@ -126,7 +126,13 @@ def _pass(p: PassView) -> pb.Pass:
 
 
 def _debt(d: DebtView) -> pb.Debt:
-    return pb.Debt(kind=d.kind, name=d.name, create_time=_time(d.create_time))
+    return pb.Debt(
+        kind=d.kind,
+        name=d.name,
+        create_time=_time(d.create_time),
+        attempts=d.attempts,
+        last_error=d.last_error,
+    )
 
 
 def event_message(e: EventView) -> pb.Event:

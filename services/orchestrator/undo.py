@@ -23,7 +23,7 @@ def undo(tick: Tick) -> Outcome:
     if imported:
         # The target may have written to its disks: they stay for an operator to look at.
         with tick.change() as (_, migration):
-            forgive(tick.store.clock, migration, IMAGE)
+            forgive(migration, IMAGE)
     else:
         pay_images(tick)
     # A machine that was off before the migration began stays off.

@@ -118,11 +118,16 @@ class Downtime:
 
 @dataclass(frozen=True)
 class DebtView:
-    """Something to be undone; `kind` is snapshot or image, its age counts from `create_time`."""
+    """Something to be undone; `kind` is snapshot or image, its age counts from `create_time`.
+
+    `attempts` payments have failed, the last for the reason `last_error`.
+    """
 
     kind: str
     name: str
     create_time: datetime
+    attempts: int
+    last_error: str
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,9 @@ def view(m: tables.Migration, now: datetime) -> MigrationView:
             (p.number for p in m.passes if p.kind == "delta" and p.end_time), default=0
         ),
         open_debts=len(m.debts),
-        debts=tuple(DebtView(d.kind, d.name, d.create_time) for d in m.debts),
+        debts=tuple(
+            DebtView(d.kind, d.name, d.create_time, d.attempts, d.last_error) for d in m.debts
+        ),
     )
 
 

@@ -225,8 +225,39 @@ async def test_status_lists_what_is_still_to_be_undone(v2c: Cli, fake: FakeOrche
 
     assert re.search(r"^web01 +snapshot +3:05:\d\d +v2c-1-p4$", text, re.MULTILINE)
     assert rows[0]["debts"] == [
-        {"kind": "snapshot", "name": "v2c-1-p4", "create_time": made.ToJsonString()}
+        {
+            "kind": "snapshot",
+            "name": "v2c-1-p4",
+            "create_time": made.ToJsonString(),
+            "attempts": 0,
+            "last_error": "",
+        }
     ]
+
+
+async def test_status_says_why_something_could_not_be_undone(
+    v2c: Cli, fake: FakeOrchestrator
+) -> None:
+    made = Timestamp()
+    made.FromDatetime(datetime.now(UTC) - timedelta(hours=3, minutes=5))
+    debts = [
+        pb.Debt(kind="image", name="/pool/a.qcow2", create_time=made),
+        pb.Debt(
+            kind="snapshot",
+            name="v2c-1-p4",
+            create_time=made,
+            attempts=12,
+            last_error="vCenter says: another task is in progress",
+        ),
+    ]
+    fake.add("web01", state=pb.STATE_FAILED, open_debts=2, debts=debts)
+
+    text = (await v2c("status", "--spec", "web.yaml")).out
+    rows = json.loads((await v2c("status", "--spec", "web.yaml", "--json")).out)
+
+    assert re.search(r"^web01 +snapshot .* 12 +vCenter says: another task", text, re.MULTILINE)
+    assert re.search(r"^web01 +image .*/pool/a.qcow2 +0 *$", text, re.MULTILINE)
+    assert rows[0]["debts"][1]["attempts"] == 12
 
 
 async def test_status_without_a_debt_is_one_table(v2c: Cli, fake: FakeOrchestrator) -> None:

@@ -48,7 +48,11 @@ async def test_the_status_of_a_running_migration(
             open_debts=1,
             debts=[
                 pb.Debt(
-                    kind="snapshot", name="v2c-1-p4", create_time=Timestamp(seconds=1_700_000_000)
+                    kind="snapshot",
+                    name="v2c-1-p4",
+                    create_time=Timestamp(seconds=1_700_000_000),
+                    attempts=2,
+                    last_error="vCenter is busy",
                 )
             ],
         )
@@ -78,7 +82,13 @@ async def test_the_status_of_a_running_migration(
     assert status["error"]["reason"] == "SNAPSHOT_LOST"
     assert status["open_debts"] == 1
     assert status["debts"] == [
-        {"kind": "snapshot", "name": "v2c-1-p4", "create_time": "2023-11-14T22:13:20Z"}
+        {
+            "kind": "snapshot",
+            "name": "v2c-1-p4",
+            "create_time": "2023-11-14T22:13:20Z",
+            "attempts": 2,
+            "last_error": "vCenter is busy",
+        }
     ]
 
 

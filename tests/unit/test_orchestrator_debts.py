@@ -2,6 +2,9 @@
 
 from datetime import timedelta
 
+from sqlalchemy import select
+
+from services.orchestrator import tables
 from services.orchestrator.debts import IMAGE, forgive, owe
 from services.orchestrator.stages import State
 from tests.orchestrator_memory import failure
@@ -20,6 +23,9 @@ def test_a_snapshot_that_stays_is_listed_since_before_it_was_made() -> None:
             ("snapshot", name),
         ]
         assert view.passes[0].start_time >= view.debts[-1].create_time
+        # Once to go on, once to come to rest.
+        assert [debt.attempts for debt in view.debts] == [0, 0, 2]
+        assert view.debts[-1].last_error == "broken"
         rig.clock.advance(3600)
         rig.world.faults.clear()
         rig.controls.retry(view.id, "tester")
@@ -33,7 +39,7 @@ def test_a_paid_debt_that_is_owed_again_is_as_old_as_its_second_life() -> None:
         rig.submit_spec(spec_text())
         first = rig.to_waiting_delta().debts[0]
         with rig.store.change(rig.view().id) as (_, row):
-            forgive(rig.clock, row, IMAGE)
+            forgive(row, IMAGE)
         assert rig.view().debts == ()
         rig.clock.advance(60)
         with rig.store.change(rig.view().id) as (session, row):
@@ -42,3 +48,15 @@ def test_a_paid_debt_that_is_owed_again_is_as_old_as_its_second_life() -> None:
         (again,) = rig.view().debts
         assert again.name == first.name
         assert again.create_time - first.create_time >= timedelta(seconds=60)
+
+
+def test_a_debt_that_is_paid_leaves_no_row() -> None:
+    with new_rig(verify=False) as rig:
+        rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta(passes=3)
+        with rig.store.reading() as session:
+            assert session.scalars(select(tables.Debt.kind)).all() == ["image", "image"]
+        rig.finish()
+        with rig.store.reading() as session:
+            assert session.scalars(select(tables.Debt.kind)).all() == []

@@ -49,7 +49,7 @@ def import_data(tick: Tick) -> Outcome:
     with tick.change() as (_, migration):
         migration.up_time = tick.store.clock()
         # The images are CloudStack's volumes now.
-        forgive(tick.store.clock, migration, IMAGE)
+        forgive(migration, IMAGE)
     return Advance(Stage.DONE)
 
 
