@@ -18,6 +18,7 @@ __all__ = [
     "SpecsOption",
     "VmOption",
     "config_from",
+    "spec_files",
     "spec_of_vm",
 ]
 
@@ -31,7 +32,11 @@ ConfigOption = Annotated[
 ]
 SpecsOption = Annotated[
     list[Path],
-    typer.Option("--spec", help="Spec file of one or more VMs; may be given several times."),
+    typer.Option(
+        "--spec",
+        help="Spec file of one or more VMs, here or in the config's migration.specs_dir; "
+        "may be given several times.",
+    ),
 ]
 ServerOption = Annotated[
     str | None,
@@ -57,6 +62,15 @@ def config_from(path: Path | None) -> Config:
             "Begin one with `v2c config example > config.yaml`, or name yours with --config.",
         )
     return load_config(chosen)
+
+
+def spec_files(paths: Sequence[Path], config: Config) -> list[Path]:
+    """The spec files meant: what is not in the current folder may be in migration.specs_dir."""
+    return [_found(path, config.migration.specs_dir / path) for path in paths]
+
+
+def _found(here: Path, there: Path) -> Path:
+    return there if not here.exists() and there.is_file() else here
 
 
 def spec_of_vm(specs: Sequence[VmSpec], vm: str, moref: str | None) -> VmSpec:

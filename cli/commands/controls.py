@@ -9,10 +9,10 @@ import typer
 
 from cli.connection import PEER, Stub, answering, orchestrator, require_server, selector
 from cli.errors import UsageMistakeError
-from cli.options import ConfigOption, MorefOption, ServerOption, config_from, spec_of_vm
+from cli.options import ConfigOption, MorefOption, ServerOption, config_from, spec_files, spec_of_vm
 from cli.runtime_dirs import leave_marker
 from cli.words import stage_name, state_name, vm_label
-from services.config import load_specs
+from services.config import Config, load_specs
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
@@ -182,7 +182,7 @@ def _control(
     With a `marker` the wish can wait for the next orchestrator when none answers.
     """
     loaded = config_from(config)
-    which = chosen(vm, spec, moref)
+    which = chosen(loaded, vm, spec, moref)
 
     async def send() -> pb.Migration | None:
         address = server or loaded.agents.orchestrator
@@ -202,10 +202,10 @@ def _control(
     typer.echo(f"{vm_label(migration)}: {done} (now {place})")
 
 
-def chosen(vm: str, spec: list[Path] | None, moref: str | None) -> pb.Selector:
+def chosen(config: Config, vm: str, spec: list[Path] | None, moref: str | None) -> pb.Selector:
     """The migration an operator means. Raises ConfigError or CommandError."""
     if spec:
-        return selector(spec_of_vm(load_specs(*spec), vm, moref))
+        return selector(spec_of_vm(load_specs(*spec_files(spec, config)), vm, moref))
     if moref:
         return pb.Selector(vm_moref=moref)
     return pb.Selector(vm_name=vm)

@@ -7,7 +7,7 @@ import typer
 
 from cli.commands.run import check_vddk
 from cli.errors import CommandError, UsageMistakeError, paragraph
-from cli.options import ConfigOption, SpecsOption, config_from
+from cli.options import ConfigOption, SpecsOption, config_from, spec_files
 from cli.words import count
 from services.config import ConfigError, Secret, load_specs, resolve, show_config
 from services.config.problems import Problem
@@ -99,7 +99,7 @@ def spec_check(spec: SpecsOption, config: ConfigOption = None) -> None:
       v2c spec check --spec web.yaml --spec db.yaml
     """
     loaded = config_from(config)
-    specs = load_specs(*spec)
+    specs = load_specs(*spec_files(spec, loaded))
     problems: list[Problem] = []
     for vm in specs:
         try:

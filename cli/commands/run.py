@@ -17,7 +17,14 @@ from cli.follow import Display, follow
 from cli.interrupts import Interrupted, interruptible
 from cli.json_output import JsonDisplay
 from cli.live import LiveDisplay
-from cli.options import ConfigOption, JsonOption, ServerOption, SpecsOption, config_from
+from cli.options import (
+    ConfigOption,
+    JsonOption,
+    ServerOption,
+    SpecsOption,
+    config_from,
+    spec_files,
+)
 from cli.plain import PlainDisplay
 from cli.stack import local_services, running_stack
 from services.config import Config, VmSpec, dump_specs, load_specs, resolve
@@ -61,13 +68,14 @@ def run(
       v2c finalize --spec web01.yaml --vm web01      cut over, from another terminal
     """
     loaded = config_from(config)
-    specs = [load_specs(path) for path in spec]
-    every = load_specs(*spec)
+    files = spec_files(spec, loaded)
+    specs = [load_specs(path) for path in files]
+    every = load_specs(*files)
     _check(every, loaded)
     with _display(json) as display:
         for warning in (*loaded.warnings, *(item for vm in every for item in vm.warnings)):
             display.note(f"warning: {warning}")
-        job = _Run(loaded, list(zip(spec, specs, strict=True)), parallel_vms, server, display)
+        job = _Run(loaded, list(zip(files, specs, strict=True)), parallel_vms, server, display)
         try:
             migrations = asyncio.run(interruptible(job.run(), job.on_interrupt))
         except Interrupted as exc:

@@ -22,6 +22,7 @@ from cli.options import (
     ServerOption,
     VmOption,
     config_from,
+    spec_files,
     spec_of_vm,
 )
 from cli.outcome import outcome
@@ -60,7 +61,7 @@ def status(
     """
     loaded = config_from(config)
     if spec:
-        specs = load_specs(*spec)
+        specs = load_specs(*spec_files(spec, loaded))
         if vm is not None:
             specs = (spec_of_vm(specs, vm, None),)
         rows = asyncio.run(_rows(loaded, server, specs))
@@ -231,7 +232,7 @@ def events(
       v2c events --follow --json
     """
     loaded = config_from(config)
-    which = chosen(vm, spec, vm_id) if vm else None
+    which = chosen(loaded, vm, spec, vm_id) if vm else None
     try:
         asyncio.run(_print_events(loaded, server, which, follow=follow, json=json))
     except KeyboardInterrupt:

@@ -112,6 +112,7 @@ class Migration(Section):
     control_dir: AbsolutePath = Path("/var/lib/vm-migrator")
     # Long enough to look into a migration that went wrong; a large disk's chunk map takes 20 MB.
     retention_days: int = Field(default=30, ge=1, le=3650)
+    # The reference tool's folder. A spec that is not in the current folder is looked for here.
     specs_dir: AbsolutePath = Field(default_factory=lambda data: _below(data, "specs"))
     # Temporary files of conversions; needs some hundred MB per conversion.
     workdir: AbsolutePath = Field(default_factory=lambda data: _below(data, "work"))

@@ -46,9 +46,40 @@ def test_examples_are_listed_and_good(tmp_path: Path, capsys: pytest.CaptureFixt
         if name == "config":
             continue
         main(["config", "example", name])
-        (tmp_path / "spec.yaml").write_text(capsys.readouterr().out)
+        example = capsys.readouterr().out
+        (tmp_path / "spec.yaml").write_text(example)
+        document = yaml.safe_load(example)
+        vms = [each["vm"]["name"] for each in document.get("vms", [document])]
         assert main(["spec", "check", "--spec", "spec.yaml"]) == 0
-        assert "web" in capsys.readouterr().out or "multi-disk" in name
+        plural = "" if len(vms) == 1 else "s"
+        assert capsys.readouterr().out == f"{len(vms)} VM{plural}: {', '.join(vms)}\n"
+
+
+def test_a_spec_is_found_in_the_folder_of_specs_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {
+        "vcenter": {"host": "vc", "user": "root"},
+        "migration": {"vddk_path": "vddk", "control_dir": "c", "specs_dir": "fleet"},
+        "cloudstack": {"endpoint": "cs", "api_key": "a", "secret_key": "b"},
+        "cloudstack_defaults": dict.fromkeys(
+            ("zoneid", "clusterid", "storageid", "networkid", "serviceofferingid"),
+            "b85761ad-bc7e-5170-92bf-7001d40b491f",
+        ),
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "fleet").mkdir()
+    for place, vm in (("fleet/web.yaml", "there"), ("fleet/db.yaml", "db01"), ("web.yaml", "here")):
+        (tmp_path / place).write_text(f"vm: {{name: {vm}}}")
+
+    assert main(["spec", "check", "--spec", "web.yaml", "--spec", "db.yaml"]) == 0
+    assert capsys.readouterr().out == "2 VMs: here, db01\n"
+    assert main(["spec", "check", "--spec", "none.yaml"]) == 2
+    assert "none.yaml: there is no such file" in capsys.readouterr().err
+    assert main(["status", "--spec", "db.yaml"]) == 0
+    assert "db01" in capsys.readouterr().out
+    assert main(["finalize", "--spec", "db.yaml", "--vm", "db02"]) == 1
+    assert "It has 'db01'" in capsys.readouterr().err
 
 
 def test_pki_init_prints_the_section_to_paste(
