@@ -165,15 +165,6 @@ async def progressed(
     raise AssertionError("the transfer ended early")
 
 
-def files_with_password(folder: Path) -> list[Path]:
-    """Files below a folder that hold the password."""
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and PASSWORD.encode() in path.read_bytes()
-    ]
-
-
 def saved_transfer(folder: Path, transfer_id: str) -> dict[str, object]:
     """A transfer as it is kept on disk."""
     path = folder / "control" / "disk-agent" / "transfers" / f"{transfer_id}.json"
