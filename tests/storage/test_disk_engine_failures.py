@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.disk_agent import target
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.failures import (
@@ -146,6 +147,30 @@ def small_fs(tmp_path: Path, kind: str) -> Iterator[Path]:
         yield mounted
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
+
+
+def test_a_flush_that_failed_is_not_made_good_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of lost writes once; the next flush succeeds and brings none back."""
+    rig = Rig(tmp_path, DISK)
+    real = target.qemu_nbd_command
+
+    def failing_once(
+        image: Path, socket: Path, pidfile: Path, *, writable: bool, cache: str
+    ) -> list[str]:
+        command = real(image, socket, pidfile, writable=writable, cache=cache)
+        command.remove("--format=qcow2")
+        failing = "file.inject-error.0.event=flush_to_disk,file.inject-error.0.once=on"
+        file = f"file.driver=blkdebug,{failing},file.image.driver=file,file.image.filename={image}"
+        return [*command[:-2], "--image-opts", f"driver=qcow2,{file}"]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target, "qemu_nbd_command", failing_once)
+        with pytest.raises(TargetFailed, match="Input/output error"):
+            rig.run(server=(*SLOW, str(rig.source)))
+    assert rig.run().progress.resumed_bytes == 0
+    rig.assert_identical()
 
 
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.RANGES, Mode.RESYNC])
