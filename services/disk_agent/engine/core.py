@@ -10,14 +10,12 @@ import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Protocol
 
 import nbd
 
 from services.disk_agent.chunk_map import NO_DIGEST, ChunkMap, Kind
 from services.disk_agent.engine.control import Control
-from services.disk_agent.engine.depth import Depth
 from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.engine.failures import TargetFailed, TargetFull, TransferFailure
 from services.disk_agent.engine.plan import ChunkTask, Task
@@ -31,9 +29,9 @@ class Tuning:
     """How the engine works.
 
     A checkpoint is made at the latest after `checkpoint_seconds` or `checkpoint_bytes` of written
-    data: the most that a resumed pass copies twice. 1 MiB requests measured best, `near_depth`
-    chunks in flight for a source that keeps up and at most `depth` for others (see `Depth`); a
-    failed read is repeated after `retry_seconds`, doubled each time.
+    data: the most that a resumed pass copies twice. 1 MiB requests measured best, at most
+    `near_depth` of them in flight for a source without latency and `depth` for others; a failed
+    read is repeated after `retry_seconds`, doubled each time.
     """
 
     depth: int = 16
@@ -63,8 +61,6 @@ class Phase(Enum):
 class Slot:
     """One task in flight, with a buffer for the source's bytes and one to compare with."""
 
-    __slots__ = ("digest", "kind", "memory", "other", "pending", "phase", "task")
-
     def __init__(self, memory: memoryview, other: memoryview | None) -> None:
         self.memory = memory
         self.other = other
@@ -92,7 +88,6 @@ class _Request:
 
     slot: Slot
     endpoint: Endpoint
-    # Takes the request, as the token of its completion.
     issue: Callable[["_Request"], None]
     writing: bool
     attempts: int = 1
@@ -140,8 +135,6 @@ class Engine:
         self._report = report
         self._endpoints = [target] if source is None else [source, target]
         self._loop = PollLoop(self._endpoints, control)
-        self._depth = Depth(tuning.near_depth, tuning.depth, now())
-        self._writes = 0
         self._free: list[Slot] = []
         self._active: set[Slot] = set()
         self._completed: list[tuple[int, int, Kind, bytes]] = []
@@ -159,7 +152,11 @@ class Engine:
 
     def read(self, slot: Slot, endpoint: Endpoint, area: Range, memory: memoryview) -> None:
         """Read an area of the slot's chunk into the same place of `memory`."""
-        issue = partial(endpoint.read, _part(slot, area, memory), area.offset_bytes)
+        buffer = nbd.Buffer.from_buffer(_part(slot, area, memory))
+
+        def issue(request: _Request) -> None:
+            endpoint.read(buffer, area.offset_bytes, request)
+
         self._issue(_Request(slot, endpoint, issue, writing=False))
         if endpoint.side is Side.SOURCE:
             self._control.limit.spend(area.length_bytes)
@@ -167,14 +164,21 @@ class Engine:
 
     def write(self, slot: Slot, area: Range) -> None:
         """Write an area of the slot's chunk from the slot's memory."""
-        issue = partial(self.target.write, _part(slot, area, slot.memory), area.offset_bytes)
+        buffer = nbd.Buffer.from_buffer(_part(slot, area, slot.memory))
+
+        def issue(request: _Request) -> None:
+            self.target.write(buffer, area.offset_bytes, request)
+
         self._issue(_Request(slot, self.target, issue, writing=True))
         self.meter.written_bytes += area.length_bytes
         self._unflushed_bytes += area.length_bytes
 
     def zero(self, slot: Slot, area: Range) -> None:
         """Make an area of the target read as zeroes."""
-        issue = partial(self.target.zero, area.offset_bytes, area.length_bytes)
+
+        def issue(request: _Request) -> None:
+            self.target.zero(area.offset_bytes, area.length_bytes, request)
+
         self._issue(_Request(slot, self.target, issue, writing=True))
 
     def nothing_to_wait_for(self, slot: Slot) -> None:
@@ -210,18 +214,17 @@ class Engine:
         try:
             while True:
                 self._handle_completions(strategy)
-                now = self._now()
-                self._reissue_due(now)
+                self._reissue_due()
                 if self._control.stop is not None:
                     raise self._control.stop
                 self._fill(strategy, tasks)
-                self._checkpoint_if_due(now)
-                self._report_if_due(now)
+                self._checkpoint_if_due()
+                self._report_if_due()
                 if self._exhausted and not self._active and self._flushing is None:
                     if not self._completed:
                         return
                     self._start_checkpoint()
-                self._wait(now)
+                self._loop.wait(self._timeout())
         except TransferFailure as failure:
             self._save_what_completed(failure)
             raise
@@ -237,7 +240,7 @@ class Engine:
             self._free.append(Slot(memory[at : at + chunk], other))
 
     def _fill(self, strategy: Strategy, tasks: Iterator[Task]) -> None:
-        while self._has_room():
+        while self._free and not self._exhausted and not self._control.paused:
             if self._control.limit.wait_seconds() > 0:
                 return
             if self.map.dirty_pages + len(self._completed) >= _DIRTY_PAGES:
@@ -255,22 +258,8 @@ class Engine:
             slot.reset(task)
             strategy.advance(self, slot)
 
-    def _has_room(self) -> bool:
-        room = len(self._active) < self._depth.chunks
-        return room and not self._exhausted and not self._control.paused
-
-    def _wait(self, now: float) -> None:
-        """Wait for something to happen, and let the depth learn from it."""
-        starved = not self._writes and len(self._active) >= self._depth.chunks
-        timeout = self._timeout(now)
-        began = self._now()
-        self._loop.wait(timeout)
-        ended = self._now()
-        self._depth.waited(ended - began, ended, starved=starved)
-
     def _issue(self, request: _Request) -> None:
         request.slot.pending += 1
-        self._writes += request.writing
         request.issue(request)
 
     def _handle_completions(self, strategy: Strategy) -> None:
@@ -290,7 +279,6 @@ class Engine:
         if errnum:
             self._retry(request, errnum)
             return
-        self._writes -= request.writing
         slot = request.slot
         slot.pending -= 1
         if not slot.pending:
@@ -305,41 +293,40 @@ class Engine:
         request.attempts += 1
         self._delayed.append((self._now() + delay, request))
 
-    def _reissue_due(self, now: float) -> None:
+    def _reissue_due(self) -> None:
         if not self._delayed:
             return
+        now = self._now()
         due = [request for at, request in self._delayed if at <= now]
         self._delayed = [entry for entry in self._delayed if entry[0] > now]
         for request in due:
             request.issue(request)
 
-    def _timeout(self, now: float) -> float:
-        if self._ready:
+    def _timeout(self) -> float:
+        if self._ready or any(endpoint.completions for endpoint in self._endpoints):
             return 0.0
-        for endpoint in self._endpoints:
-            if endpoint.completions:
-                return 0.0
-        timeout = max(self._report_at - now, 0.0)
+        timeout = max(self._report_at - self._now(), 0.0)
         if self._delayed:
-            timeout = min(timeout, max(min(at for at, _ in self._delayed) - now, 0.0))
-        if self._has_room():
+            timeout = min(timeout, max(min(at for at, _ in self._delayed) - self._now(), 0.0))
+        if self._free and not self._exhausted and not self._control.paused:
             wait = self._control.limit.wait_seconds()
             timeout = min(timeout, wait) if wait else timeout
         return timeout
 
-    def _report_if_due(self, now: float) -> None:
+    def _report_if_due(self) -> None:
+        now = self._now()
         if now >= self._report_at:
             self._report_at = now + self._tuning.report_seconds
             self._report()
 
     # -- checkpoints
 
-    def _checkpoint_if_due(self, now: float) -> None:
+    def _checkpoint_if_due(self) -> None:
         if self._flushing is not None:
             return
         due = (
             self._unflushed_bytes >= self._tuning.checkpoint_bytes
-            or now - self._checkpoint_at >= self._tuning.checkpoint_seconds
+            or self._now() - self._checkpoint_at >= self._tuning.checkpoint_seconds
             or self.map.dirty_pages + len(self._completed) >= _DIRTY_PAGES
         )
         held_back = self._held is not None and not self._active
