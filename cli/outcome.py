@@ -3,16 +3,7 @@
 from cli.words import ENDED, count, delta_passes, duration, stage_name, state_name, vm_label
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
-__all__ = ["downtime_parts", "outcome"]
-
-_PARTS = (
-    "shutdown",
-    "final_sync",
-    "verifying",
-    "converting",
-    "import_root_disk",
-    "import_data_disk",
-)
+__all__ = ["downtime_parts", "outcome", "parts_in_order"]
 
 
 def outcome(migration: pb.Migration) -> str:
@@ -43,13 +34,19 @@ def outcome(migration: pb.Migration) -> str:
 
 def downtime_parts(downtime: pb.Downtime) -> str:
     """``shutdown 5 s, final_sync 3 s``, the parts that took any time."""
-    parts = sorted(downtime.part_seconds.items(), key=lambda part: _when(part[0]))
+    parts = parts_in_order(downtime)
     return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in parts if seconds >= 0.5)
 
 
+def parts_in_order(downtime: pb.Downtime) -> list[tuple[str, float]]:
+    """The downtime's parts and their seconds: the shutdown, then stages, as they follow."""
+    return sorted(downtime.part_seconds.items(), key=lambda part: _when(part[0]))
+
+
 def _when(part: str) -> int:
-    """A part's place in time; one of a newer server comes last."""
-    return _PARTS.index(part) if part in _PARTS else len(_PARTS)
+    """A part's place in time; a stage of a newer server comes last."""
+    places = {stage_name(stage): stage for stage in pb.Stage.values()}
+    return 0 if part == "shutdown" else places.get(part, len(places))
 
 
 def _debts(migration: pb.Migration) -> str:

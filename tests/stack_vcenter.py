@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import vim
 
 from lab.stack import Lab
+from lab.vcenter_login import vcenter_login
 
 
 def power_off(lab: Lab, vm: str) -> None:
@@ -43,20 +42,8 @@ def grow_disk(lab: Lab, vm: str, label: str, more_mib: int) -> None:
 
 @contextmanager
 def _machine(lab: Lab, vm: str) -> Iterator[vim.VirtualMachine]:
-    vcenter = lab.info["vcenter"]
-    context = ssl.create_default_context(cafile=vcenter["ca_file"])
-    context.check_hostname = False
-    service = SmartConnect(
-        host=vcenter["host"],
-        port=vcenter["port"],
-        user=vcenter["user"],
-        pwd=vcenter["password"],
-        sslContext=context,
-    )
-    try:
+    with vcenter_login(lab) as service:
         yield vim.VirtualMachine(lab.vm(vm)["moref"], service._stub)
-    finally:
-        Disconnect(service)
 
 
 def _finish(task: vim.Task) -> None:

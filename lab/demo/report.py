@@ -7,18 +7,11 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cli.outcome import parts_in_order
 from lab.demo.proof import Comparison, LastWords
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 _MIB = 1024 * 1024
-_PARTS = (
-    "shutdown",
-    "final_sync",
-    "verifying",
-    "converting",
-    "import_root_disk",
-    "import_data_disk",
-)
 
 
 def migration_report(
@@ -54,9 +47,7 @@ def migration_report(
         "downtime": {
             "seconds": round(migration.downtime.total_seconds, 1),
             "parts": {
-                name: round(migration.downtime.part_seconds[name], 1)
-                for name in _PARTS
-                if name in migration.downtime.part_seconds
+                name: round(seconds, 1) for name, seconds in parts_in_order(migration.downtime)
             },
         },
         "disks": disks,

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import json
-import ssl
 import urllib.parse
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import vim
 
 from lab.cloudstack.signature import compute
 from lab.stack import Lab
+from lab.vcenter_login import vcenter_login
 
 _VALID = timedelta(minutes=5)
 
 
 def vcenter_view(lab: Lab, names: list[str]) -> dict[str, dict[str, Any]]:
     """Power state and snapshots of VMs, by name."""
-    vcenter = lab.info["vcenter"]
-    context = ssl.create_default_context(cafile=vcenter["ca_file"])
-    context.check_hostname = False
-    service = SmartConnect(
-        host=vcenter["host"],
-        port=vcenter["port"],
-        user=vcenter["user"],
-        pwd=vcenter["password"],
-        sslContext=context,
-    )
-    try:
+    with vcenter_login(lab) as service:
         content = service.RetrieveContent()
         view = content.viewManager.CreateContainerView(
             content.rootFolder, [vim.VirtualMachine], recursive=True
@@ -43,8 +32,6 @@ def vcenter_view(lab: Lab, names: list[str]) -> dict[str, dict[str, Any]]:
             for vm in view.view
             if vm.name in names
         }
-    finally:
-        Disconnect(service)
 
 
 def cloudstack_view(lab: Lab, vm_id: str) -> dict[str, Any]:

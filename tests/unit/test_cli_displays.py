@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cli.json_output import JsonDisplay, as_dict
 from cli.live import LiveDisplay, frame
-from cli.outcome import outcome
+from cli.outcome import downtime_parts, outcome
 from cli.plain import PlainDisplay
 from cli.words import count, duration, rate, size
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -179,6 +179,14 @@ def finished() -> pb.Migration:
         delta_passes=2,
         target_vm_id="7c-1",
     )
+
+
+def test_parts_of_a_downtime_are_in_the_order_of_time() -> None:
+    names = ["shutdown", "final_sync", "verifying", "converting", "import_root_disk"]
+    names += ["import_data_disk", "a_stage_of_tomorrow"]
+    downtime = pb.Downtime(part_seconds={name: 7.0 for name in reversed(names)})
+
+    assert downtime_parts(downtime) == ", ".join(f"{name} 7 s" for name in names)
 
 
 class TestLive:
