@@ -184,7 +184,7 @@ def finished() -> pb.Migration:
 def test_parts_of_a_downtime_are_in_the_order_of_time() -> None:
     names = ["shutdown", "final_sync", "verifying", "converting", "import_root_disk"]
     names += ["import_data_disk", "a_stage_of_tomorrow"]
-    downtime = pb.Downtime(part_seconds={name: 7.0 for name in reversed(names)})
+    downtime = pb.Downtime(part_seconds=dict.fromkeys(reversed(names), 7.0))
 
     assert downtime_parts(downtime) == ", ".join(f"{name} 7 s" for name in names)
 
