@@ -1189,8 +1189,10 @@ class FinalizeMigrationRequest(_message.Message):
     SELECTOR_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
     now: _builtins.bool
-    """True to skip the delta passes that would otherwise make the final one
-    small.
+    """False: cutover follows the next delta pass that begins after it was asked,
+    so that the final pass, which is downtime, is small. True: cutover follows
+    the pass at work, or comes at once between two delta passes; the full copy
+    is always finished. True after false counts, false after true does not.
     """
     @_builtins.property
     def selector(self) -> Global___Selector:

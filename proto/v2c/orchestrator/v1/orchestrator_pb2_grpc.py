@@ -177,7 +177,10 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinalizeMigration(self, request, context):
-        """Asks for cutover: no further delta after the present one but the final.
+        """Asks for cutover. Accepted in the stages from init to delta, also of a
+        migration that is not started, paused or failed: it counts when that goes
+        on. From awaiting_shutdown_action on, and once it has ended, it is refused
+        with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,7 +53,11 @@ class OrchestratorServiceStub:
     one that changes, at least once a second while it copies.
     """
     FinalizeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]
-    """Asks for cutover: no further delta after the present one but the final."""
+    """Asks for cutover. Accepted in the stages from init to delta, also of a
+    migration that is not started, paused or failed: it counts when that goes
+    on. From awaiting_shutdown_action on, and once it has ended, it is refused
+    with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+    """
     DecideShutdown: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]
     """Answers a migration in awaiting_shutdown_action."""
     PauseMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]
@@ -100,7 +104,11 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     one that changes, at least once a second while it copies.
     """
     FinalizeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]  # type: ignore[assignment]
-    """Asks for cutover: no further delta after the present one but the final."""
+    """Asks for cutover. Accepted in the stages from init to delta, also of a
+    migration that is not started, paused or failed: it counts when that goes
+    on. From awaiting_shutdown_action on, and once it has ended, it is refused
+    with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+    """
     DecideShutdown: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]  # type: ignore[assignment]
     """Answers a migration in awaiting_shutdown_action."""
     PauseMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]  # type: ignore[assignment]
@@ -186,7 +194,11 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.FinalizeMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.FinalizeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.FinalizeMigrationResponse]]:
-        """Asks for cutover: no further delta after the present one but the final."""
+        """Asks for cutover. Accepted in the stages from init to delta, also of a
+        migration that is not started, paused or failed: it counts when that goes
+        on. From awaiting_shutdown_action on, and once it has ended, it is refused
+        with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+        """
 
     @_abc_1.abstractmethod
     def DecideShutdown(
