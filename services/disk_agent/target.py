@@ -12,13 +12,13 @@ from typing import Self
 from urllib.parse import quote
 
 from services.disk_agent import process
-from services.disk_agent.engine.failures import TargetUnusable
+from services.disk_agent.engine.failures import TargetFailed, TargetFull, TargetUnusable
+from services.disk_agent.mending import is_locked, mend
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _STEP_SECONDS = 0.01
 _SECTOR_BYTES = 4096
-_CORRUPT = 2
 # The largest request of qemu-nbd, and the largest threshold that glibc takes.
 _REQUEST_LIMIT_BYTES = 32 << 20
 _KEPT_MEMORY_BYTES = 64 << 20
@@ -42,27 +42,6 @@ def supports_direct_io(image: Path) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def repair_leaks(image: Path) -> None:
-    """Give back clusters which a killed qemu-nbd had allocated and not yet used.
-
-    Such leaks are the only trace a kill leaves in a QCOW2, but they take space for ever. Raises
-    TargetUnusable when the image is damaged in any other way.
-    """
-    done = subprocess.run(
-        ["qemu-img", "check", "-q", "-f", "qcow2", "-r", "leaks", "--", str(image)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    # qemu-img(1): 2 is corruption; 0 is fine, also after a repair.
-    if done.returncode == _CORRUPT:
-        raise TargetUnusable(
-            f"the image {image} is damaged: {done.stderr.strip()[-300:]}",
-            reason="TARGET_CORRUPT",
-            hint="delete the image and copy the disk anew",
-        )
 
 
 def qemu_nbd_command(
@@ -107,8 +86,8 @@ def qemu_nbd_environment() -> dict[str, str]:
 class TargetServer:
     """A running qemu-nbd. Use as a context manager; close NBD connections before leaving.
 
-    `open_mark` is a file that exists while the image is open for writing: found at the start, it
-    tells that the last one was killed, and the image is checked.
+    `open_mark` is a file that exists while the image is open for writing, and stays when qemu-nbd
+    was killed or the storage failed: found at the start, it has the image checked and mended.
     """
 
     def __init__(
@@ -149,7 +128,7 @@ class TargetServer:
             raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")
         if self._open_mark is not None:
             if self._open_mark.exists():
-                repair_leaks(self._image)
+                mend(self._image)
             self._open_mark.touch()
         # A worker that was killed leaves these behind, and the pid file means that qemu-nbd serves.
         self._remove_files()
@@ -183,7 +162,7 @@ class TargetServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop()
+        self._stop(sound=not isinstance(error, TargetFailed | TargetFull))
 
     def last_words(self) -> str:
         """What qemu-nbd said last, on one line."""
@@ -195,22 +174,26 @@ class TargetServer:
         while not self._pidfile.exists():
             if server.poll() is not None:
                 said = self.last_words()
-                if "lock" in said:
+                if is_locked(said):
                     raise TargetUnusable(
                         f"the image {self._image} is in use by another process: {said}",
                         reason="TARGET_LOCKED",
                         retryable=True,
                         hint="find the process that has the image open (fuser -v) and end it",
                     )
-                raise TargetUnusable(f"qemu-nbd cannot open {self._image}: {said}")
+                raise TargetUnusable(
+                    f"qemu-nbd cannot open {self._image}: {said}",
+                    hint="check that the storage below the image is mounted and writable",
+                )
             if self._now() > deadline:
                 raise TargetUnusable(f"qemu-nbd did not open {self._image} in time")
             self._sleep(_STEP_SECONDS)
 
-    def _stop(self) -> None:
+    def _stop(self, *, sound: bool = True) -> None:
         if self._process is not None:
             process.stop(self._process, _STOP_SECONDS)
-            if self._open_mark is not None and self._process.returncode == 0:
+            # qemu-nbd ends with 0 also when it cannot write what it still has in memory.
+            if self._open_mark is not None and sound and self._process.returncode == 0:
                 self._open_mark.unlink(missing_ok=True)
             self._process = None
         self._remove_files()

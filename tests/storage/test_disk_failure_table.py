@@ -3,8 +3,8 @@
 Each row breaks a full copy in its second half. Then the same pass is run again on a healthy host:
 the image is the source's byte for byte, what was durable is not copied twice, and verification
 finds every chunk. Full storage, which needs file systems of its own, is in
-test_disk_engine_failures, killed workers and agents are in tests/crash, and impossible ranges are
-in test_disk_engine_parts and tests/contract.
+test_disk_engine_failures, storage that fails in test_disk_failing_storage, killed workers and
+agents are in tests/crash, and impossible ranges are in test_disk_engine_parts and tests/contract.
 """
 
 import contextlib

@@ -41,12 +41,13 @@ def leave_a_killed_workers_files(image: Path, folder: Path) -> None:
 def test_a_killed_workers_pid_file_is_not_taken_for_a_served_image(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    image, broken = tmp_path / "disk.qcow2", tmp_path / "broken.qcow2"
+    image, broken = tmp_path / "disk.qcow2", tmp_path / "block.qcow2"
     create_image(image, SIZE)
     broken.write_bytes(b"no QCOW2")
     leave_a_killed_workers_files(image, folder)
-    with pytest.raises(TargetUnusable, match="cannot open"):
+    with pytest.raises(TargetUnusable, match="cannot open") as caught:
         TargetServer(broken, folder, writable=True).__enter__()
+    assert caught.value.reason == "TARGET_UNUSABLE"
     leave_a_killed_workers_files(image, folder)
     stale = (folder / "target.pid").read_text()
     with TargetServer(image, folder, writable=True) as server:

@@ -1,0 +1,108 @@
+"""Images whose writer was killed or whose storage failed: which are mended, and which refused."""
+
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from services.disk_agent.engine.failures import TargetUnusable
+from services.disk_agent.mending import mend
+from services.disk_agent.target import TargetServer
+from tests.disk_transfer_rig import BLOCK, create_image
+
+# The QCOW2 header's table offsets, and where an entry's host offset is (qemu, docs/interop/qcow2).
+_L1_TABLE_AT = 40
+_REFCOUNT_TABLE_AT = 48
+_OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Two clusters of data, 1 and 2."""
+    path = tmp_path / "block.qcow2"
+    create_image(path, 16 * BLOCK)
+    subprocess.run(_qemu_io(path, "write -P 1 0 64k", "write -P 2 64k 64k"), check=True)
+    return path
+
+
+def test_a_cluster_in_use_that_is_counted_as_free_is_counted_anew(image: Path) -> None:
+    _set_refcount(image, _first_entry(image) // BLOCK, 0)
+    mend(image)
+    assert _checked(image) == 0
+    # A new cluster does not take the place of the one that was lost count of.
+    subprocess.run(_qemu_io(image, "write -P 3 128k 64k"), check=True)
+    _assert_content(image)
+
+
+def test_a_cluster_that_nothing_uses_is_given_back(image: Path) -> None:
+    unused = _first_entry(image) // BLOCK + 2
+    with image.open("r+b") as file:
+        file.truncate((unused + 1) * BLOCK)
+    _set_refcount(image, unused, 1)
+    assert _checked(image) == 3
+    mend(image)
+    assert _checked(image) == 0
+    _assert_content(image)
+
+
+def _two_in_one(image: Path) -> None:
+    with image.open("r+b") as file:
+        file.seek(_word(image, _word(image, _L1_TABLE_AT)) & _OFFSET_MASK)
+        file.write(file.read(8))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_two_in_one, "TARGET_CORRUPT"),
+        (lambda image: image.write_bytes(b"no QCOW2"), "TARGET_UNCHECKED"),
+    ],
+)
+def test_other_damage_is_refused_and_nothing_is_changed(
+    image: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    damage(image)
+    before = image.read_bytes()
+    with pytest.raises(TargetUnusable) as caught:
+        mend(image)
+    assert caught.value.reason == reason
+    assert caught.value.hint
+    assert image.read_bytes() == before
+
+
+def test_an_image_in_use_is_left_to_whoever_uses_it(image: Path, tmp_path: Path) -> None:
+    with TargetServer(image, tmp_path, writable=True):
+        mend(image)
+    _assert_content(image)
+
+
+def _word(image: Path, offset: int) -> int:
+    with image.open("rb") as file:
+        file.seek(offset)
+        return int(struct.unpack(">Q", file.read(8))[0])
+
+
+def _first_entry(image: Path) -> int:
+    """Where the disk's first cluster lies in the file."""
+    table = _word(image, _word(image, _L1_TABLE_AT)) & _OFFSET_MASK
+    return _word(image, table) & _OFFSET_MASK
+
+
+def _set_refcount(image: Path, cluster: int, count: int) -> None:
+    with image.open("r+b") as file:
+        file.seek(_word(image, _word(image, _REFCOUNT_TABLE_AT)) + 2 * cluster)
+        file.write(struct.pack(">H", count))
+
+
+def _qemu_io(image: Path, *commands: str) -> list[str]:
+    return ["qemu-io", "-f", "qcow2", *(f"-c{command}" for command in commands), str(image)]
+
+
+def _checked(image: Path) -> int:
+    return subprocess.run(["qemu-img", "check", "-q", str(image)], check=False).returncode
+
+
+def _assert_content(image: Path) -> None:
+    subprocess.run(_qemu_io(image, "read -P 1 0 64k", "read -P 2 64k 64k"), check=True)
