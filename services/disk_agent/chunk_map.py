@@ -15,7 +15,6 @@ Size: 20 bytes a chunk, so 20 MiB for each TiB of 1 MiB chunks.
 """
 
 import os
-import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -69,7 +68,7 @@ class ChunkMap:
     @classmethod
     def create(cls, path: Path, disk_id: str, capacity_bytes: int, chunk_bytes: int) -> Self:
         """Make an empty map in place of whatever is at `path`."""
-        header = Header(secrets.randbits(63), disk_id, capacity_bytes, chunk_bytes)
+        header = Header(int.from_bytes(os.urandom(8)) >> 1, disk_id, capacity_bytes, chunk_bytes)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(path.name + ".new")
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.disk_agent.chunk_map import ChunkMap, PassKey
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.copying import Copy, Resync
 from services.disk_agent.engine.core import Engine, Strategy, Tuning
-from services.disk_agent.engine.depth import depth_for
 from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.extents import ExtentWindows, is_blank
 from services.disk_agent.engine.failures import MapUnusable, SourceUnusable, TargetUnusable
@@ -90,19 +89,12 @@ class DiskPass:
             chunk_map=chunk_map,
             control=self._around.control,
             meter=self.meter,
-            tuning=self._tuning(source),
+            tuning=self._around.tuning,
             now=self._around.now,
             report=self._around.report,
         )
         engine.run(strategy)
         mismatches.raise_if_any()
-
-    def _tuning(self, source: Endpoint | None) -> Tuning:
-        tuning = self._around.tuning
-        if source is None:
-            return tuning
-        depth = depth_for(source, tuning.depth, tuning.near_depth, self._around.now)
-        return replace(tuning, depth=depth)
 
     def _strategy(
         self,

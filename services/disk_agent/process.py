@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -52,8 +53,17 @@ def stop(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
     """Ask a process to end, and kill it when it does not."""
     if process.poll() is None:
         process.terminate()
+        if not _ends_within(process.pid, grace_seconds):
+            process.kill()
+    process.wait()
+
+
+def _ends_within(pid: int, seconds: float) -> bool:
+    """Wait for a child's end without looking again and again, as Popen.wait(timeout) does."""
+    fd = os.pidfd_open(pid)
     try:
-        process.wait(grace_seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        end = select.poll()
+        end.register(fd, select.POLLIN)
+        return bool(end.poll(seconds * 1000))
+    finally:
+        os.close(fd)

@@ -1,6 +1,8 @@
 """Delta passes over many small ranges, against a C program that does no more than it must."""
 
+import os
 import random
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +22,8 @@ _PROGRAM = Path(__file__).with_name("delta.c")
 # VMware counts changes in blocks of this size.
 _BLOCK_BYTES = 64 << 10
 _MOST_RANGES = 5000
+# So many ranges hold data for each one that was zeroed: guests write more than they wipe.
+_DATA_PER_ZEROED = 7
 _SEED = 21
 _SAME = "C program"
 _RANGES_ONLY = "C, ranges only"
@@ -55,14 +59,17 @@ class _Deltas:
         self._lines.write_text("".join(f"{at} {length}\n" for at, length in self.ranges))
         self._program = bench.folder / "delta"
         subprocess.run(["gcc", "-O2", "-o", str(self._program), str(_PROGRAM), "-lnbd"], check=True)
+        self._disk = bench.folder / "changed.raw"
+        shutil.copyfile(bench.disk.path, self._disk)
         self._copied = Copied.below(bench.folder, bench.sockets, "delta-engine")
         self._other = Copied.below(bench.folder, bench.sockets, "delta-program")
         for copied in (self._copied, self._other):
             copied.forget()
             create_image(copied.image, bench.capacity_bytes)
             processes = Processes()
-            with nbdkit_source(processes, bench.sockets, bench.disk.path) as source:
+            with nbdkit_source(processes, bench.sockets, self._disk) as source:
                 start_worker(processes, copied, source.uri, bench.capacity_bytes).finish()
+        _change(self._disk, self.ranges)
         self._pass_number = 0
 
     def engine(self) -> Cost:
@@ -70,7 +77,7 @@ class _Deltas:
         bench, processes = self.bench, Processes()
         self._pass_number += 1
         with (
-            nbdkit_source(processes, bench.sockets, bench.disk.path) as source,
+            nbdkit_source(processes, bench.sockets, self._disk) as source,
             stopwatch() as watch,
         ):
             worker = start_worker(
@@ -90,7 +97,7 @@ class _Deltas:
         bench, processes = self.bench, Processes()
         with (
             self._lines.open("rb") as lines,
-            nbdkit_source(processes, bench.sockets, bench.disk.path) as source,
+            nbdkit_source(processes, bench.sockets, self._disk) as source,
             stopwatch() as watch,
             qemu_target(processes, bench.sockets, self._other.image) as target,
         ):
@@ -104,8 +111,9 @@ class _Deltas:
     def check(self) -> None:
         """Both images still hold the source."""
         for copied in (self._copied, self._other):
-            assert_equal(self.bench.disk.path, copied.image)
+            assert_equal(self._disk, copied.image)
             copied.image.unlink()
+        self._disk.unlink()
 
 
 def _changed(bench: Bench) -> Iterator[Range]:
@@ -118,3 +126,17 @@ def _changed(bench: Bench) -> Iterator[Range]:
         length = dice.randint(1, stop - first - 1)
         start = dice.randint(first, stop - length - 1)
         yield Range(start * _BLOCK_BYTES, length * _BLOCK_BYTES)
+
+
+def _change(disk: Path, ranges: list[Range]) -> None:
+    """Write into the ranges what a guest would: data, and zeroes here and there."""
+    block = random.Random(_SEED).randbytes(max(each.length_bytes for each in ranges))
+    with disk.open("r+b") as file:
+        for number, (offset, length) in enumerate(ranges):
+            file.seek(offset)
+            zeroed = number % (_DATA_PER_ZEROED + 1) == 0
+            file.write(
+                bytes(length) if zeroed else number.to_bytes(512, "little") + block[512:length]
+            )
+        file.flush()
+        os.fsync(file.fileno())

@@ -196,7 +196,7 @@ def test_many_requests_in_flight_arrive_whole(kind: Kind, host: Host) -> None:
     with kind.source.open() as endpoint:
         buffers = {at: bytearray(BLOCK) for at in range(0, 32 * BLOCK, BLOCK)}
         for at, buffer in buffers.items():
-            endpoint.read(nbd.Buffer.from_buffer(buffer), at, at)
+            endpoint.read(memoryview(buffer), at, at)
         while len(endpoint.completions) < len(buffers):
             endpoint.handle.poll(-1)
         assert {error for _, error in endpoint.completions} == {0}

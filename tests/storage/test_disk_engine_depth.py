@@ -1,52 +1,60 @@
-"""The number of requests in flight follows the source's latency."""
+"""How much is in flight follows how long the source keeps the copy waiting."""
 
-import time
 from pathlib import Path
 
 import pytest
 
-from services.disk_agent.engine.depth import depth_for
-from services.disk_agent.engine.endpoint import Endpoint, Side
-from tests.disk_transfer_rig import Rig, serving
+from services.disk_agent.engine.core import Engine, Tuning
+from services.disk_agent.engine.depth import Depth
+from tests.disk_transfer_rig import CHUNK, Rig
 
 
-class _Clock:
-    """Each look at it is that much later."""
+def _reviewed(depth: Depth, share: float, times: int, began: float = 0.0) -> list[int]:
+    """Chunks' worth of bytes after each of so many windows with that share of starvation."""
+    found = []
+    now = began
+    for _ in range(times):
+        now, before = depth.review_at, now
+        depth.starved_seconds += share * (now - before)
+        depth.review(now)
+        found.append(depth.bytes // CHUNK)
+    return found
 
-    def __init__(self, step_seconds: float) -> None:
-        self._now, self._step = 0.0, step_seconds
 
-    def __call__(self) -> float:
-        self._now += self._step
-        return self._now
+def test_it_grows_while_the_source_keeps_all_waiting_and_not_beyond_the_most() -> None:
+    assert _reviewed(Depth(8, 16, CHUNK, 0.0), 0.9, 6) == [10, 12, 14, 16, 16, 16]
 
 
-@pytest.mark.parametrize(
-    ("latency_seconds", "most", "expected"),
-    [(0.0002, 16, 8), (0.0002, 32, 8), (0.0002, 4, 4), (0.002, 16, 16), (0.05, 32, 32)],
-)
-def test_a_near_source_gets_fewer(
-    tmp_path: Path, latency_seconds: float, most: int, expected: int
+def test_it_stays_where_source_and_target_keep_each_other_busy() -> None:
+    assert _reviewed(Depth(8, 16, CHUNK, 0.0), 0.2, 3) == [8, 8, 8]
+
+
+def test_it_shrinks_once_the_source_keeps_up_and_not_below_the_least() -> None:
+    depth = Depth(8, 16, CHUNK, 0.0)
+    _reviewed(depth, 0.9, 1)
+    assert _reviewed(depth, 0.0, 4, depth.review_at - 0.05) == [9, 8, 8, 8]
+
+
+def test_the_most_is_never_exceeded_by_the_least() -> None:
+    depth = Depth(8, 3, CHUNK, 0.0)
+    assert depth.bytes == 3 * CHUNK
+    assert _reviewed(depth, 0.9, 2) == [3, 3]
+
+
+def test_a_copy_goes_deeper_for_a_far_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig = Rig(tmp_path, "A" * 16)
-    with serving(tmp_path, "file", str(rig.source)):
-        source = Endpoint(rig.uri, Side.SOURCE)
-        assert depth_for(source, most, 8, _Clock(latency_seconds)) == expected
-        source.close()
+    most: list[int] = []
+    release = Engine.release
 
+    def released(engine: Engine, slot: object) -> None:
+        most.append(len(engine._active))
+        release(engine, slot)  # type: ignore[arg-type]
 
-def test_a_source_with_latency_gets_all(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, "A" * 16)
-    with serving(tmp_path, "--filter=delay", "file", str(rig.source), "rdelay=2ms"):
-        source = Endpoint(rig.uri, Side.SOURCE)
-        assert depth_for(source, 16, 8, time.monotonic) == 16
-        source.close()
-
-
-def test_a_source_that_cannot_be_read_is_left_to_the_copy(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, "A" * 16)
-    errors = ("error-pread=EIO", "error-pread-rate=100%")
-    with serving(tmp_path, "--filter=error", "file", str(rig.source), *errors):
-        source = Endpoint(rig.uri, Side.SOURCE)
-        assert depth_for(source, 16, 8, time.monotonic) == 16
-        source.close()
+    monkeypatch.setattr(Engine, "release", released)
+    rig = Rig(tmp_path, "ABCD" * 256)
+    far = ("--filter=delay", "file", str(rig.source), "rdelay=20ms")
+    rig.run(server=far, tuning=Tuning(depth=16, near_depth=4))
+    rig.assert_identical()
+    assert most[0] == 4
+    assert max(most) == 16

@@ -82,6 +82,35 @@ def test_ranges_bring_data_and_zeroes(tmp_path: Path) -> None:
     assert progress.done_bytes == progress.total_bytes == 13 * BLOCK
 
 
+def test_changed_areas_that_became_holes_are_not_read(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "A" * 640)
+    rig.run()
+    # 16 MiB are worth asking what is allocated: every other block was discarded, the rest written.
+    with rig.source.open("r+b") as file:
+        file.truncate(0)
+        file.truncate(rig.size)
+    overwrite(rig.source, 300, "B" * 20)
+    ranges = [Range(at * BLOCK, BLOCK) for at in range(0, 640, 2)]
+    ranges += [Range(at * BLOCK, BLOCK) for at in range(1, 640, 2)]
+    progress = rig.run(Mode.RANGES, number=1, ranges=sorted(ranges)).progress
+    rig.assert_identical()
+    assert progress.read_bytes < 40 * BLOCK
+    assert progress.written_bytes == 20 * BLOCK
+    assert progress.done_bytes == progress.total_bytes == rig.size
+
+
+def test_a_few_changed_areas_are_read_without_asking_what_is_allocated(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "A" * 64)
+    rig.run()
+    changed = overwrite(rig.source, 5, "B")
+    # Asking would fail, and be told.
+    no_extents = ("--filter=error", "file", str(rig.source))
+    server = (*no_extents, "error-extents=EIO", "error-extents-rate=100%")
+    outcome = rig.run(Mode.RANGES, number=1, ranges=[changed], server=server)
+    rig.assert_identical()
+    assert outcome.notices == []
+
+
 def test_ranges_leave_everything_else_alone(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA" * 4)
     rig.run()

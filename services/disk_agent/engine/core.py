@@ -10,12 +10,14 @@ import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 import nbd
 
 from services.disk_agent.chunk_map import NO_DIGEST, ChunkMap, Kind
 from services.disk_agent.engine.control import Control
+from services.disk_agent.engine.depth import Depth
 from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.engine.failures import TargetFailed, TargetFull, TransferFailure
 from services.disk_agent.engine.plan import ChunkTask, Task
@@ -29,9 +31,9 @@ class Tuning:
     """How the engine works.
 
     A checkpoint is made at the latest after `checkpoint_seconds` or `checkpoint_bytes` of written
-    data: the most that a resumed pass copies twice. 1 MiB requests measured best, at most
-    `near_depth` of them in flight for a source without latency and `depth` for others; a failed
-    read is repeated after `retry_seconds`, doubled each time.
+    data: the most that a resumed pass copies twice. 1 MiB requests measured best, as many
+    bytes as `near_depth` chunks have in flight for a source that keeps up, up to `depth` chunks for
+    others (see `Depth`); a failed read is repeated after `retry_seconds`, doubled each time.
     """
 
     depth: int = 16
@@ -61,10 +63,14 @@ class Phase(Enum):
 class Slot:
     """One task in flight, with a buffer for the source's bytes and one to compare with."""
 
+    __slots__ = ("digest", "fed_bytes", "kind", "memory", "other", "pending", "phase", "task")
+
     def __init__(self, memory: memoryview, other: memoryview | None) -> None:
         self.memory = memory
         self.other = other
         self.pending = 0
+        # What its task asked of the endpoint that feeds the pass.
+        self.fed_bytes = 0
         self.phase = Phase.START
         self.task: Task | None = None
         self.kind = Kind.UNKNOWN
@@ -88,6 +94,7 @@ class _Request:
 
     slot: Slot
     endpoint: Endpoint
+    # Takes the request, as the token of its completion.
     issue: Callable[["_Request"], None]
     writing: bool
     attempts: int = 1
@@ -135,6 +142,13 @@ class Engine:
         self._report = report
         self._endpoints = [target] if source is None else [source, target]
         self._loop = PollLoop(self._endpoints, control)
+        self._feeder = target if source is None else source
+        self._depth = Depth(tuning.near_depth, tuning.depth, chunk_map.header.chunk_bytes, now())
+        self._fed_bytes = 0
+        self._writes = 0
+        # What is in flight when a checkpoint begins is lost together with what it is to cover.
+        in_flight = tuning.depth * chunk_map.header.chunk_bytes
+        self._checkpoint_bytes = max(tuning.checkpoint_bytes * 7 // 8 - in_flight, 1)
         self._free: list[Slot] = []
         self._active: set[Slot] = set()
         self._completed: list[tuple[int, int, Kind, bytes]] = []
@@ -152,33 +166,25 @@ class Engine:
 
     def read(self, slot: Slot, endpoint: Endpoint, area: Range, memory: memoryview) -> None:
         """Read an area of the slot's chunk into the same place of `memory`."""
-        buffer = nbd.Buffer.from_buffer(_part(slot, area, memory))
-
-        def issue(request: _Request) -> None:
-            endpoint.read(buffer, area.offset_bytes, request)
-
+        issue = partial(endpoint.read, _part(slot, area, memory), area.offset_bytes)
         self._issue(_Request(slot, endpoint, issue, writing=False))
+        if endpoint is self._feeder:
+            slot.fed_bytes += area.length_bytes
+            self._fed_bytes += area.length_bytes
         if endpoint.side is Side.SOURCE:
             self._control.limit.spend(area.length_bytes)
             self.meter.read_bytes += area.length_bytes
 
     def write(self, slot: Slot, area: Range) -> None:
         """Write an area of the slot's chunk from the slot's memory."""
-        buffer = nbd.Buffer.from_buffer(_part(slot, area, slot.memory))
-
-        def issue(request: _Request) -> None:
-            self.target.write(buffer, area.offset_bytes, request)
-
+        issue = partial(self.target.write, _part(slot, area, slot.memory), area.offset_bytes)
         self._issue(_Request(slot, self.target, issue, writing=True))
         self.meter.written_bytes += area.length_bytes
         self._unflushed_bytes += area.length_bytes
 
     def zero(self, slot: Slot, area: Range) -> None:
         """Make an area of the target read as zeroes."""
-
-        def issue(request: _Request) -> None:
-            self.target.zero(area.offset_bytes, area.length_bytes, request)
-
+        issue = partial(self.target.zero, area.offset_bytes, area.length_bytes)
         self._issue(_Request(slot, self.target, issue, writing=True))
 
     def nothing_to_wait_for(self, slot: Slot) -> None:
@@ -195,6 +201,8 @@ class Engine:
         if slot.task is not None:
             self.meter.current = Range(slot.task.offset_bytes, slot.task.length_bytes)
         slot.task = None
+        self._fed_bytes -= slot.fed_bytes
+        slot.fed_bytes = 0
         self._active.discard(slot)
         self._free.append(slot)
 
@@ -214,17 +222,22 @@ class Engine:
         try:
             while True:
                 self._handle_completions(strategy)
-                self._reissue_due()
+                now = self._now()
+                if self._delayed:
+                    self._reissue_due(now)
                 if self._control.stop is not None:
                     raise self._control.stop
                 self._fill(strategy, tasks)
-                self._checkpoint_if_due()
-                self._report_if_due()
+                if self._flushing is None and self._is_checkpoint_due(now):
+                    self._start_checkpoint()
+                if now >= self._report_at:
+                    self._report_at = now + self._tuning.report_seconds
+                    self._report()
                 if self._exhausted and not self._active and self._flushing is None:
                     if not self._completed:
                         return
                     self._start_checkpoint()
-                self._loop.wait(self._timeout())
+                self._wait(now)
         except TransferFailure as failure:
             self._save_what_completed(failure)
             raise
@@ -240,7 +253,7 @@ class Engine:
             self._free.append(Slot(memory[at : at + chunk], other))
 
     def _fill(self, strategy: Strategy, tasks: Iterator[Task]) -> None:
-        while self._free and not self._exhausted and not self._control.paused:
+        while self._has_room():
             if self._control.limit.wait_seconds() > 0:
                 return
             if self.map.dirty_pages + len(self._completed) >= _DIRTY_PAGES:
@@ -258,8 +271,28 @@ class Engine:
             slot.reset(task)
             strategy.advance(self, slot)
 
+    def _has_room(self) -> bool:
+        return not (self._is_full() or self._exhausted or self._control.paused)
+
+    def _is_full(self) -> bool:
+        return not self._free or self._fed_bytes >= self._depth.bytes
+
+    def _wait(self, now: float) -> None:
+        """Wait for something to happen; the depth learns from how long the source alone is it."""
+        starved = not self._writes and self._is_full()
+        timeout = self._timeout(now)
+        if starved:
+            began = self._now()
+            self._loop.wait(timeout)
+            self._depth.starved_seconds += self._now() - began
+        else:
+            self._loop.wait(timeout)
+        if now >= self._depth.review_at:
+            self._depth.review(now)
+
     def _issue(self, request: _Request) -> None:
         request.slot.pending += 1
+        self._writes += request.writing
         request.issue(request)
 
     def _handle_completions(self, strategy: Strategy) -> None:
@@ -279,6 +312,7 @@ class Engine:
         if errnum:
             self._retry(request, errnum)
             return
+        self._writes -= request.writing
         slot = request.slot
         slot.pending -= 1
         if not slot.pending:
@@ -293,45 +327,38 @@ class Engine:
         request.attempts += 1
         self._delayed.append((self._now() + delay, request))
 
-    def _reissue_due(self) -> None:
-        if not self._delayed:
-            return
-        now = self._now()
+    def _reissue_due(self, now: float) -> None:
         due = [request for at, request in self._delayed if at <= now]
         self._delayed = [entry for entry in self._delayed if entry[0] > now]
         for request in due:
             request.issue(request)
 
-    def _timeout(self) -> float:
-        if self._ready or any(endpoint.completions for endpoint in self._endpoints):
+    def _timeout(self, now: float) -> float:
+        if self._ready:
             return 0.0
-        timeout = max(self._report_at - self._now(), 0.0)
+        for endpoint in self._endpoints:
+            if endpoint.completions:
+                return 0.0
+        timeout = max(self._report_at - now, 0.0)
         if self._delayed:
-            timeout = min(timeout, max(min(at for at, _ in self._delayed) - self._now(), 0.0))
-        if self._free and not self._exhausted and not self._control.paused:
+            timeout = min(timeout, max(min(at for at, _ in self._delayed) - now, 0.0))
+        if self._has_room():
             wait = self._control.limit.wait_seconds()
             timeout = min(timeout, wait) if wait else timeout
         return timeout
 
-    def _report_if_due(self) -> None:
-        now = self._now()
-        if now >= self._report_at:
-            self._report_at = now + self._tuning.report_seconds
-            self._report()
-
     # -- checkpoints
 
-    def _checkpoint_if_due(self) -> None:
-        if self._flushing is not None:
-            return
-        due = (
-            self._unflushed_bytes >= self._tuning.checkpoint_bytes
-            or self._now() - self._checkpoint_at >= self._tuning.checkpoint_seconds
+    def _is_checkpoint_due(self, now: float) -> bool:
+        if not self._completed:
+            # A re-sync that used up its window waits for the next one.
+            return self._held is not None and not self._active
+        return (
+            self._unflushed_bytes >= self._checkpoint_bytes
+            or now - self._checkpoint_at >= self._tuning.checkpoint_seconds
             or self.map.dirty_pages + len(self._completed) >= _DIRTY_PAGES
+            or (self._held is not None and not self._active)
         )
-        held_back = self._held is not None and not self._active
-        if (self._completed and due) or held_back:
-            self._start_checkpoint()
 
     def _start_checkpoint(self) -> None:
         """Flush what completed; copying goes on meanwhile.

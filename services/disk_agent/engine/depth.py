@@ -1,35 +1,40 @@
-"""How many requests are in flight: fewer where the source answers at once, all where it is far.
+"""How much is in flight: little where the source answers at once, more where it is far.
 
 Why, and what was measured: docs/adr/0005-requests-in-flight.md.
 """
 
-from collections.abc import Callable
-
-import nbd
-
-from services.disk_agent.engine.endpoint import Endpoint
-
-# Below this, more in flight only queue up in front of a source that is busy already.
-_NEAR_SECONDS = 0.001
-_PROBE_BYTES = 4096
-# The shortest counts: the first read of a connection may be slow for other reasons.
-_PROBES = 3
+# The share of time in which all there is waits for the source: above it more would help.
+_STARVED_SHARE = 0.3
+# Below it less would do.
+_FED_SHARE = 0.1
+_WINDOW_SECONDS = 0.05
 
 
-def depth_for(source: Endpoint, most: int, near: int, now: Callable[[], float]) -> int:
-    """`most` requests for a source with a latency, at most `near` for one without. Blocks.
+class Depth:
+    """The bytes in flight, between two numbers of chunks, by how long the source keeps all waiting.
 
-    A source that cannot be read gets `most`: the copy finds out why, and repeats what it may.
+    They are `least` chunks' as long as a source keeps up with the target, and grow to those of
+    `most` for one that does not: latency is hidden by more requests, and a slow line does not mind
+    them. What is more than needed would only push the rest out of the processor's caches.
+
+    `starved_seconds` is to be added to whenever all that is in flight waited for the source, and
+    `review` to be called from `review_at` on.
     """
-    if most <= near or source.size_bytes < _PROBE_BYTES:
-        return most
-    step = source.size_bytes // _PROBES // _PROBE_BYTES * _PROBE_BYTES
-    for number in range(_PROBES):
-        began = now()
-        try:
-            source.handle.pread(_PROBE_BYTES, number * step)
-        except nbd.Error:
-            return most
-        if now() - began < _NEAR_SECONDS:
-            return near
-    return most
+
+    def __init__(self, least: int, most: int, chunk_bytes: int, now: float) -> None:
+        self._chunk_bytes = chunk_bytes
+        self._least_bytes = min(least, most) * chunk_bytes
+        self._most_bytes = most * chunk_bytes
+        self.bytes = self._least_bytes
+        self.starved_seconds = 0.0
+        self.review_at = now + _WINDOW_SECONDS
+
+    def review(self, now: float) -> None:
+        """Draw the consequences from the time since the last review."""
+        share = self.starved_seconds / (now - self.review_at + _WINDOW_SECONDS)
+        if share > _STARVED_SHARE:
+            self.bytes = min(self.bytes + 2 * self._chunk_bytes, self._most_bytes)
+        elif share < _FED_SHARE:
+            self.bytes = max(self.bytes - self._chunk_bytes, self._least_bytes)
+        self.starved_seconds = 0.0
+        self.review_at = now + _WINDOW_SECONDS

@@ -73,33 +73,45 @@ class Endpoint:
         if side is Side.TARGET:
             _widen(handle.aio_get_fd())
 
-    def read(self, buffer: nbd.Buffer, offset_bytes: int, token: object) -> None:
+    def read(self, buffer: memoryview, offset_bytes: int, token: object) -> None:
         """Read `len(buffer)` bytes into `buffer`, which must live until completion."""
-        self._issue(lambda done: self.handle.aio_pread(buffer, offset_bytes, done), token)
+        try:
+            self.handle.aio_pread(buffer, offset_bytes, self._completion(token))
+        except nbd.Error as error:
+            raise self._refused(error) from error
 
-    def write(self, buffer: nbd.Buffer, offset_bytes: int, token: object) -> None:
+    def write(self, buffer: memoryview, offset_bytes: int, token: object) -> None:
         """Write `buffer`, which must live and stay unchanged until completion."""
-        self._issue(lambda done: self.handle.aio_pwrite(buffer, offset_bytes, done), token)
+        try:
+            self.handle.aio_pwrite(buffer, offset_bytes, self._completion(token))
+        except nbd.Error as error:
+            raise self._refused(error) from error
 
     def zero(self, offset_bytes: int, length_bytes: int, token: object) -> None:
         """Make a range read as zeroes; the server may deallocate it."""
-        self._issue(lambda done: self.handle.aio_zero(length_bytes, offset_bytes, done), token)
+        try:
+            self.handle.aio_zero(length_bytes, offset_bytes, self._completion(token))
+        except nbd.Error as error:
+            raise self._refused(error) from error
 
     def flush(self, token: object) -> None:
         """Make all writes that completed so far durable."""
-        self._issue(self.handle.aio_flush, token)
+        try:
+            self.handle.aio_flush(self._completion(token))
+        except nbd.Error as error:
+            raise self._refused(error) from error
 
-    def _issue(self, command: Callable[[Callable[[c_int], int]], int], token: object) -> None:
+    def _completion(self, token: object) -> Callable[[c_int], int]:
         completions = self.completions
 
         def done(error: c_int) -> int:
             completions.append((token, error.value))
             return 1
 
-        try:
-            command(done)
-        except nbd.Error as error:
-            raise self.failure(error.errnum or errno.EIO, error.string) from error
+        return done
+
+    def _refused(self, error: nbd.Error) -> TransferFailure:
+        return self.failure(error.errnum or errno.EIO, error.string)
 
     def extents(self, offset_bytes: int, length_bytes: int) -> list[Extent]:
         """The allocation of a range, neighbours of one kind merged. Blocks.

@@ -1,11 +1,12 @@
 """Allocation of a source, asked for window by window while the copy advances."""
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 import nbd
 
 from services.disk_agent.engine.endpoint import Endpoint, Extent
-from services.disk_agent.engine.ranges import Range
+from services.disk_agent.engine.ranges import Range, by_chunk, total_bytes
 
 WINDOW_BYTES = 2 << 30
 # Below this a query costs more than reading the range and looking for zeroes.
@@ -43,12 +44,13 @@ class ExtentWindows:
             at = stop
 
     def runs_of(self, ranges: list[Range]) -> Iterator[Extent]:
-        """The allocation of sorted ranges; small ones are taken as data."""
-        for offset, length in ranges:
-            if length < _WORTH_A_QUERY_BYTES:
-                yield Extent(offset, length, False)
+        """The allocation of sorted ranges; a few that lie alone are taken as data."""
+        for _, pieces in by_chunk(ranges, self._window_bytes):
+            if total_bytes(pieces) < _WORTH_A_QUERY_BYTES:
+                yield from (Extent(offset, length, False) for offset, length in pieces)
             else:
-                yield from self.runs(offset, offset + length)
+                begin = pieces[0].offset_bytes
+                yield from _within(pieces, self._window(begin, pieces[-1].end_bytes - begin))
 
     def _window(self, offset_bytes: int, length_bytes: int) -> list[Extent]:
         if not self.degraded:
@@ -60,6 +62,19 @@ class ExtentWindows:
                 self.degraded = True
                 self._notice(f"extents failed, everything is read from here on: {error.string}")
         return [Extent(offset_bytes, length_bytes, False)]
+
+
+def _within(pieces: list[Range], extents: Iterable[Extent]) -> Iterator[Extent]:
+    """The parts of extents that lie in pieces; both ascend, and the extents cover the pieces."""
+    waiting = deque(pieces)
+    for extent in extents:
+        end = extent.offset_bytes + extent.length_bytes
+        while waiting and waiting[0].offset_bytes < end:
+            piece = waiting.popleft()
+            stop = min(piece.end_bytes, end)
+            yield Extent(piece.offset_bytes, stop - piece.offset_bytes, extent.zero)
+            if stop < piece.end_bytes:
+                waiting.appendleft(Range(stop, piece.end_bytes - stop))
 
 
 def is_blank(endpoint: Endpoint) -> bool:

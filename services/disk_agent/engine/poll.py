@@ -39,32 +39,38 @@ class PollLoop:
         deadline = time.monotonic() + timeout_seconds
         while True:
             self._watch_directions()
-            left = max(deadline - time.monotonic(), 0.0)
-            happened = self._poll.poll(left * 1000)
+            happened = self._poll.poll(timeout_seconds * 1000)
+            completed = not happened
             for fd, events in happened:
                 if fd == self._control_fd:
                     self._control.receive()
                     return
-                self._notify(self._endpoints[fd], events)
-            if not happened or any(each.completions for each in self._endpoints.values()):
+                endpoint = self._endpoints[fd]
+                _notify(endpoint, events)
+                if endpoint.completions:
+                    completed = True
+            if completed:
                 return
+            timeout_seconds = max(deadline - time.monotonic(), 0.0)
 
     def _watch_directions(self) -> None:
         for fd, endpoint in self._endpoints.items():
-            wanted = _DIRECTIONS.get(endpoint.handle.aio_get_direction(), select.POLLIN)
+            # A connection that is dead or closed has no direction.
+            wanted = _DIRECTIONS.get(endpoint.handle.aio_get_direction())
+            if wanted is None:
+                raise endpoint.failure(errno.ECONNRESET)
             if wanted != self._events[fd]:
                 self._poll.modify(fd, wanted)
                 self._events[fd] = wanted
 
-    def _notify(self, endpoint: Endpoint, happened: int) -> None:
-        handle = endpoint.handle
-        try:
-            # One step at a time: reading may change whether the handle wants to write.
-            if happened & ~select.POLLOUT:
-                handle.aio_notify_read()
-            elif handle.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:
-                handle.aio_notify_write()
-        except nbd.Error as error:
-            raise endpoint.failure(error.errnum or errno.EIO, error.string) from error
-        if endpoint.is_lost():
-            raise endpoint.failure(errno.ECONNRESET)
+
+def _notify(endpoint: Endpoint, happened: int) -> None:
+    handle = endpoint.handle
+    try:
+        # One step at a time: reading may change whether the handle wants to write.
+        if happened & ~select.POLLOUT:
+            handle.aio_notify_read()
+        elif handle.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:
+            handle.aio_notify_write()
+    except nbd.Error as error:
+        raise endpoint.failure(error.errnum or errno.EIO, error.string) from error
