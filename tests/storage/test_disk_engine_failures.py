@@ -154,6 +154,32 @@ def test_a_flush_that_failed_is_not_made_good_by_the_next_one(
 ) -> None:
     """The kernel tells of lost writes once; the next flush succeeds and brings none back."""
     rig = Rig(tmp_path, DISK)
+    with monkeypatch.context() as patched:
+        fail_first_flush(patched)
+        with pytest.raises(TargetFailed, match="Input/output error"):
+            rig.run(server=(*SLOW, str(rig.source)))
+    assert rig.run().progress.resumed_bytes == 0
+    rig.assert_identical()
+
+
+def test_a_last_flush_that_fails_is_what_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that was lost would be opened again, and the copy go on over what was not kept."""
+    rig = Rig(tmp_path, DISK)
+    fail_first_flush(monkeypatch)
+    tuning = Tuning(depth=4, report_seconds=0.001, checkpoint_seconds=60.0)
+
+    def kill(control: Control, progress: Progress) -> None:
+        if progress.done_bytes > rig.size // 2:
+            _kill_by_pidfile(tmp_path / "source.pid")
+
+    with pytest.raises(TargetFailed, match="Input/output error"):
+        rig.run(server=(*SLOW, str(rig.source)), tuning=tuning, on_report=kill)
+
+
+def fail_first_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have qemu-nbd fail the first flush of an image, and no other."""
     real = target.qemu_nbd_command
 
     def failing_once(
@@ -165,12 +191,7 @@ def test_a_flush_that_failed_is_not_made_good_by_the_next_one(
         file = f"file.driver=blkdebug,{failing},file.image.driver=file,file.image.filename={image}"
         return [*command[:-2], "--image-opts", f"driver=qcow2,{file}"]
 
-    with monkeypatch.context() as patched:
-        patched.setattr(target, "qemu_nbd_command", failing_once)
-        with pytest.raises(TargetFailed, match="Input/output error"):
-            rig.run(server=(*SLOW, str(rig.source)))
-    assert rig.run().progress.resumed_bytes == 0
-    rig.assert_identical()
+    monkeypatch.setattr(target, "qemu_nbd_command", failing_once)
 
 
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.RANGES, Mode.RESYNC])

@@ -386,7 +386,7 @@ class Engine:
         self.meter.checkpoints += 1
 
     def _save_what_completed(self, failure: TransferFailure) -> None:
-        """Make the way so far durable; the failure that ended it stays the one that is told."""
+        """Make the way so far durable. Raises TargetFailed or TargetFull when that fails too."""
         # A failed sync is told once and loses what it did not write (fsync(2)), also one that QEMU
         # made within a write. So after a failure of the target no flush vouches for anything.
         if self.target.is_lost() or isinstance(failure, TargetFailed | TargetFull):
@@ -395,8 +395,7 @@ class Engine:
         try:
             self.target.handle.flush()
         except nbd.Error as error:
-            failure.metadata["last_flush"] = error.string
-            return
+            raise self.target.failure(error.errnum or errno.EIO, error.string) from failure
         # Writes that completed while the flush was waited for are not covered by it.
         for first, count, kind, digest in completed:
             self.map.put(first, count, kind, digest)
