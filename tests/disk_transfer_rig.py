@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nbd
+
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
+from services.disk_agent.engine.digests import XXH3_128
 from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.progress import Progress
@@ -92,6 +95,7 @@ class Rig:
         self.image = folder / "target.qcow2"
         self.map = folder / "disk.map"
         self.chunk_bytes = CHUNK
+        self.digest = XXH3_128
         self.size = write_disk(self.source, letters, extra_bytes=extra_bytes)
         create_image(self.image, self.size)
 
@@ -145,7 +149,7 @@ class Rig:
             self.order(mode, number=number, snapshot=snapshot, ranges_id=rebased),
             self.map,
             ranges or [],
-            Surroundings(control, tuning, outcome.notices.append, report),
+            Surroundings(control, tuning, outcome.notices.append, report, digest=self.digest),
         )
         arguments = server or ("file", str(self.source))
         with contextlib.ExitStack() as stack:
@@ -170,6 +174,15 @@ class Rig:
         outcome.progress = disk_pass.meter.snapshot()
         outcome.digest = disk_pass.digest
         return outcome
+
+    def damage(self, offset: int, content: bytes) -> None:
+        """Write into the image behind the engine's back."""
+        with TargetServer(self.image, self.folder, writable=True) as server:
+            handle = nbd.NBD()
+            handle.connect_uri(server.uri)
+            handle.pwrite(content, offset)
+            handle.flush()
+            handle.shutdown()
 
     def assert_identical(self) -> None:
         """Compare source and image byte by byte, and check the image's structure."""

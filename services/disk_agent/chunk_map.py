@@ -22,11 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import xxhash
-
 from services.disk_agent.chunk_map_file import (
     CHECKSUM_BYTES,
-    DIGEST_BYTES,
     HEADER_SLOTS,
     NO_DIGEST,
     PAGE_BYTES,
@@ -43,6 +40,7 @@ from services.disk_agent.chunk_map_file import (
     sync_directory,
     write_header,
 )
+from services.disk_agent.engine.digests import ALGORITHMS, DIGEST_BYTES, XXH3_128
 from services.disk_agent.engine.failures import MapUnusable
 
 __all__ = ["NO_DIGEST", "ChunkMap", "Header", "Kind", "PassKey", "Record"]
@@ -58,6 +56,11 @@ class ChunkMap:
         self._fd = fd
         self.path = path
         self.header = header
+        algorithm = ALGORITHMS.get(header.digest)
+        if algorithm is None:
+            raise MapUnusable(f"the chunk map {path} has digests of unknown kind {header.digest!r}")
+        self.digest_of = algorithm.digest_of
+        self._begin_digest = algorithm.begin
         self.damaged_pages = 0
         self._clean: OrderedDict[int, bytearray] = OrderedDict()
         self._dirty: dict[int, bytearray] = {}
@@ -66,9 +69,17 @@ class ChunkMap:
     # -- opening and closing
 
     @classmethod
-    def create(cls, path: Path, disk_id: str, capacity_bytes: int, chunk_bytes: int) -> Self:
-        """Make an empty map in place of whatever is at `path`."""
-        header = Header(int.from_bytes(os.urandom(8)) >> 1, disk_id, capacity_bytes, chunk_bytes)
+    def create(
+        cls,
+        path: Path,
+        disk_id: str,
+        capacity_bytes: int,
+        chunk_bytes: int,
+        digest: str = XXH3_128,
+    ) -> Self:
+        """Make an empty map in place of whatever is at `path`; `digest` names the algorithm."""
+        identity = int.from_bytes(os.urandom(8)) >> 1
+        header = Header(identity, disk_id, capacity_bytes, chunk_bytes, digest=digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(path.name + ".new")
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -83,7 +94,8 @@ class ChunkMap:
     def open(cls, path: Path) -> Self:
         """Open an existing map.
 
-        Raises FileNotFoundError, or MapUnusable when neither header slot is intact.
+        Raises FileNotFoundError, or MapUnusable when neither header slot is intact or the digests'
+        algorithm is not known.
         """
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -251,15 +263,16 @@ class ChunkMap:
     def digest(self) -> str:
         """The digest over all chunks' kinds and digests in order: equal for equal content.
 
-        Chunks without a digest count as such, so two maps compare only if both know everything.
+        Two maps compare only if both have the same algorithm and know everything: chunks without a
+        digest count as such.
         """
-        state = xxhash.xxh3_128()
+        state = self._begin_digest()
         for page, stop in self._filled_pages():
             for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES):
                 # The kind, in the lowest byte's two lowest bits, without the pass's number.
                 state.update(bytes((page[at] & 3,)))
                 state.update(page[at + WORD.size : at + RECORD_BYTES])
-        return state.hexdigest()
+        return state.hexdigest()[: 2 * DIGEST_BYTES]
 
     def _filled_pages(self) -> Iterator[tuple[bytearray, int]]:
         """All pages, each with where its last record ends."""

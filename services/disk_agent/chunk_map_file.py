@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import xxhash
 
+from services.disk_agent.engine.digests import DIGEST_BYTES, XXH3_128
 from services.disk_agent.engine.failures import MapUnusable
 
 PAGE_BYTES = 4096
 CHECKSUM_BYTES = 16
-DIGEST_BYTES = 16
 NO_DIGEST = bytes(DIGEST_BYTES)
 WORD = struct.Struct("<I")
 RECORD_BYTES = WORD.size + DIGEST_BYTES
@@ -73,6 +73,8 @@ class Header:
     grown_from_bytes: int = 0
     intent_first: int = 0
     intent_stop: int = 0
+    # The algorithm of all its digests. Maps from before there was a choice do not name it.
+    digest: str = XXH3_128
 
     @property
     def key(self) -> PassKey:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from services.disk_agent.engine.digests import XXH3_128
+
 
 class Mode(StrEnum):
     """What a transfer does."""
@@ -88,7 +90,8 @@ class TransferOrder:
 class WorkerOrder:
     """A transfer with everything its worker needs on this host.
 
-    `cache` is how qemu-nbd opens the image: "none", "writeback", or "auto" to find out.
+    `cache` is how qemu-nbd opens the image: "none", "writeback", or "auto" to find out. `digest` is
+    the algorithm for a new chunk map; one that exists goes on with its own.
     """
 
     transfer: TransferOrder
@@ -99,6 +102,7 @@ class WorkerOrder:
     checkpoint_seconds: float = 5.0
     checkpoint_bytes: int = 1 << 30
     cache: str = "auto"
+    digest: str = XXH3_128
 
     def to_wire(self) -> dict[str, object]:
         """The order as a JSON object."""

@@ -10,6 +10,7 @@ from services.disk_agent.chunk_map import ChunkMap, PassKey
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.copying import Copy, Resync
 from services.disk_agent.engine.core import Engine, Strategy, Tuning
+from services.disk_agent.engine.digests import XXH3_128
 from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.extents import ExtentWindows, is_blank
 from services.disk_agent.engine.failures import MapUnusable, SourceUnusable, TargetUnusable
@@ -31,6 +32,8 @@ class Surroundings:
     notice: Callable[[str], None]
     report: Callable[[], None]
     now: Callable[[], float] = time.monotonic
+    # The algorithm of the digests in a new map.
+    digest: str = XXH3_128
 
 
 class DiskPass:
@@ -185,7 +188,11 @@ class DiskPass:
     def _fresh(self) -> ChunkMap:
         order = self._order
         return ChunkMap.create(
-            self._map_path, order.disk_id, order.capacity_bytes, order.chunk_bytes
+            self._map_path,
+            order.disk_id,
+            order.capacity_bytes,
+            order.chunk_bytes,
+            self._around.digest,
         )
 
     def _map_for_full(self, target: Endpoint) -> ChunkMap:

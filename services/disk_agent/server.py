@@ -97,6 +97,7 @@ async def serve(setup: ServiceSetup) -> None:
         checkpoint_seconds=config.disk.checkpoint_seconds,
         checkpoint_bytes=config.disk.checkpoint_mb * _MEBIBYTE,
         cache=config.disk.cache,
+        digest=config.disk.digest,
     )
     commands = HostCommands()
     pools = await asyncio.to_thread(_pools, commands, state_dir)

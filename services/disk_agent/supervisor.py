@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from services.disk_agent.engine.digests import XXH3_128
 from services.disk_agent.engine.failures import WorkerDied
 from services.disk_agent.order import TransferOrder, WorkerOrder
 
@@ -69,11 +70,13 @@ class ProcessLauncher:
         checkpoint_seconds: float,
         checkpoint_bytes: int,
         cache: str = "auto",
+        digest: str = XXH3_128,
     ) -> None:
         self._runtime_dir = runtime_dir
         self._checkpoint_seconds = checkpoint_seconds
         self._checkpoint_bytes = checkpoint_bytes
         self._cache = cache
+        self._digest = digest
 
     async def launch(
         self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
@@ -89,6 +92,7 @@ class ProcessLauncher:
             checkpoint_seconds=self._checkpoint_seconds,
             checkpoint_bytes=self._checkpoint_bytes,
             cache=self._cache,
+            digest=self._digest,
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -126,6 +126,7 @@ class Worker:
                 ),
                 notice=lambda message: emit({"event": "notice", "message": message}),
                 report=self._report,
+                digest=order.digest,
             ),
         )
 

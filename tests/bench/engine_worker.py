@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.disk_agent.engine.digests import XXH3_128
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.order import Mode, NbdSpec, TransferOrder, WorkerOrder
 from tests.bench.processes import BenchFailed, Processes
@@ -94,6 +95,7 @@ def start_worker(
     module: str = MODULE,
     rate: int = 0,
     checkpoint_bytes: int = 1 << 30,
+    digest: str = XXH3_128,
 ) -> EngineWorker:
     """Start a worker with the product's defaults on one disk."""
     # Each worker has a folder of its own, as the agent gives it one.
@@ -115,6 +117,7 @@ def start_worker(
         runtime_dir=runtime_dir,
         rate_bytes_per_second=rate,
         checkpoint_bytes=checkpoint_bytes,
+        digest=digest,
     )
     process = processes.start([sys.executable, "-m", module], talk=True, own_group=True)
     told = {"order": order.to_wire(), "password": "", "parent_pid": os.getpid()}

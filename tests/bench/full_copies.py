@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.disk_agent.engine.digests import BLAKE3, XXH3_128
 from tests.bench.bench_disk import assert_equal, create_image
 from tests.bench.engine_worker import MODULE, WITHOUT_DIGESTS, Copied, start_worker
 from tests.bench.processes import Cost, Processes
@@ -29,7 +30,7 @@ class FullCopies:
     bench: Bench
     delay_ms: int = 0
 
-    def engine(self, module: str = MODULE) -> Cost:
+    def engine(self, module: str = MODULE, digest: str = XXH3_128) -> Cost:
         """The worker, from its start to its end: qemu-nbd, map and checkpoints included."""
         bench, processes = self.bench, Processes()
         copied = Copied.below(bench.folder, bench.sockets, "copy")
@@ -37,7 +38,7 @@ class FullCopies:
         create_image(copied.image, bench.capacity_bytes)
         with self._source(processes) as source, stopwatch() as watch:
             worker = start_worker(
-                processes, copied, source.uri, bench.capacity_bytes, module=module
+                processes, copied, source.uri, bench.capacity_bytes, module=module, digest=digest
             )
             worker.finish()
         self._check(copied.image)
@@ -136,10 +137,14 @@ def copy_from_afar(bench: Bench) -> list[Result]:
 
 
 def digests(bench: Bench) -> list[Result]:
-    """The engine with digests against itself without."""
+    """The engine with digests against itself without, and with the others for orientation."""
     copies = FullCopies(bench)
     costs = bench.interleaved(
-        {OURS: copies.engine, "without digests": lambda: copies.engine(WITHOUT_DIGESTS)},
+        {
+            OURS: copies.engine,
+            "without digests": lambda: copies.engine(WITHOUT_DIGESTS),
+            "with blake3": lambda: copies.engine(digest=BLAKE3),
+        },
         "digests",
     )
     return compared("digests", costs, {"without digests": (1.05, None)})

@@ -10,6 +10,8 @@ from typing import TypeAlias
 import grpc
 import pytest
 
+from services.disk_agent.chunk_map import ChunkMap
+from services.disk_agent.engine.digests import BLAKE3
 from services.kit.errors import RemoteError
 from tests.disk_agent_rig import AgentProcess, agent, ended, progressed, request
 from tests.disk_transfer_rig import (
@@ -89,6 +91,17 @@ async def test_copy_with_progress_and_digest(stub: Stub, disk: Disk, fast: None)
     assert transfer.attempts == 1
     assert transfer.end_time.seconds >= transfer.create_time.seconds > 0
     assert_identical(disk.source, disk.image)
+
+
+async def test_digests_are_those_of_the_config(disk: Disk, fast: None) -> None:
+    with agent(disk.folder, digest=BLAKE3) as process:
+        async with process.stub() as stub:
+            await stub.StartTransfer(disk.request(), timeout=SECONDS)
+            transfer = await ended(stub, disk.folder.name)
+    (path,) = (disk.folder / "control" / "disk-agent" / "maps").iterdir()
+    with ChunkMap.open(path) as chunk_map:
+        assert chunk_map.header.digest == BLAKE3
+        assert transfer.digest == chunk_map.digest()
 
 
 async def test_delta_by_range_set_and_verification(stub: Stub, disk: Disk, fast: None) -> None:

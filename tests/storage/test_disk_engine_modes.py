@@ -15,7 +15,6 @@ from services.disk_agent.engine.failures import (
 )
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.order import Mode
-from services.disk_agent.target import TargetServer
 from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, create_image, overwrite, serving, write_disk
 
 # Data, zeroes and holes, alone and mixed within chunks of four blocks.
@@ -190,7 +189,7 @@ def test_verify_target_finds_nothing_in_a_good_image(tmp_path: Path) -> None:
 def test_verify_target_names_the_damage(tmp_path: Path, letter: str) -> None:
     rig = Rig(tmp_path, "AAAA" * 4 + "----")
     rig.run()
-    _damage(rig, 9 * BLOCK, letter.replace("0", "\0").encode() * BLOCK)
+    rig.damage(9 * BLOCK, letter.replace("0", "\0").encode() * BLOCK)
     with pytest.raises(ContentMismatch) as caught:
         rig.run(Mode.VERIFY_TARGET, with_source=False)
     assert "vm-1/2000" in caught.value.message
@@ -201,7 +200,7 @@ def test_verify_target_names_the_damage(tmp_path: Path, letter: str) -> None:
 def test_verify_target_finds_data_where_zeroes_belong(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA----")
     rig.run()
-    _damage(rig, CHUNK, b"x" * 512)
+    rig.damage(CHUNK, b"x" * 512)
     with pytest.raises(ContentMismatch, match="expected zero"):
         rig.run(Mode.VERIFY_TARGET, with_source=False)
 
@@ -215,7 +214,7 @@ def test_verify_target_compares_half_written_chunks_with_the_source(tmp_path: Pa
     assert alone.unverified_chunks == 1
     together = rig.run(Mode.VERIFY_TARGET).progress
     assert (together.unverified_chunks, together.verified_chunks) == (0, 4)
-    _damage(rig, 5 * BLOCK, b"y" * 512)
+    rig.damage(5 * BLOCK, b"y" * 512)
     with pytest.raises(ContentMismatch):
         rig.run(Mode.VERIFY_TARGET)
 
@@ -225,7 +224,7 @@ def test_verify_target_compares_what_became_zeroes_in_part_with_the_source(tmp_p
     rig.run()
     area = overwrite(rig.source, 3, "0")
     rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[area])
-    _damage(rig, 0, b"\0" * CHUNK)
+    rig.damage(0, b"\0" * CHUNK)
     progress = rig.run(Mode.VERIFY_TARGET).progress
     assert (progress.unverified_bytes, progress.verified_bytes) == (0, rig.size)
     alone = rig.run(Mode.VERIFY_TARGET, with_source=False).progress
@@ -239,7 +238,7 @@ def test_verify_full_compares_with_the_source(tmp_path: Path) -> None:
     rig = Rig(tmp_path, MIXED)
     rig.run()
     rig.run(Mode.VERIFY_FULL)
-    _damage(rig, 5 * BLOCK, b"x" * 512)  # where the source has a hole
+    rig.damage(5 * BLOCK, b"x" * 512)  # where the source has a hole
     with pytest.raises(ContentMismatch, match=f"offset {CHUNK}"):
         rig.run(Mode.VERIFY_FULL)
 
@@ -306,15 +305,6 @@ def test_large_sparse_disk_takes_bounded_time_and_memory(tmp_path: Path) -> None
         handle = nbd.NBD()
         handle.connect_uri(rig.uri)
         assert handle.pread(1, (3 << 40) - 1) == b"Z"
-        handle.shutdown()
-
-
-def _damage(rig: Rig, offset: int, content: bytes) -> None:
-    with TargetServer(rig.image, rig.folder, writable=True) as server:
-        handle = nbd.NBD()
-        handle.connect_uri(server.uri)
-        handle.pwrite(content, offset)
-        handle.flush()
         handle.shutdown()
 
 

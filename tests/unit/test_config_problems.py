@@ -68,6 +68,7 @@ def test_all_problems_are_told_at_once() -> None:
         ("disk: {queue_depth: 1.5}", "disk.queue_depth", "'1.5': expected a whole number"),
         ("disk: {queue_depth: 1000}", "disk.queue_depth", "'1000': must be at most 64"),
         ("disk: {verify_target: maybe}", "disk.verify_target", "expected true or false"),
+        ("disk: {digest: sha256}", "disk.digest", "'sha256': expected xxh3_128 or blake3"),
         ("disk: [1]", "disk", "a list: expected keys and values"),
         ("disk: fast", "disk", "text: expected keys and values"),
         ("limits: {transfer_mbps: fast}", "limits.transfer_mbps", "'fast': expected a number"),

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 import nbd
-import xxhash
 
 from services.disk_agent.chunk_map import ChunkMap, Kind
 from services.disk_agent.engine.core import Engine, Phase, Slot
+from services.disk_agent.engine.digests import DigestOf
 from services.disk_agent.engine.endpoint import Endpoint, Extent
 from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
 from services.disk_agent.engine.progress import Meter
@@ -32,7 +32,7 @@ class Copy:
 
     def __init__(self, runs: Iterable[Extent], chunk_map: ChunkMap, meter: Meter) -> None:
         self._runs = runs
-        self._map = chunk_map
+        self._digest_of = chunk_map.digest_of
         self._meter = meter
         self._blank = chunk_map.header.blank_target
         self._planner = Planner(chunk_map, zero_run_chunks=_ZERO_RUN_CHUNKS)
@@ -72,7 +72,7 @@ class Copy:
         engine.finish(slot, task.first, task.count)
 
     def _write(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
-        digest_chunk(slot, task)
+        digest_chunk(slot, task, self._digest_of)
         if slot.kind is Kind.ZERO:
             self._meter.zero_bytes += task.asked_bytes
         else:
@@ -96,6 +96,7 @@ class Resync:
     ) -> None:
         self._runs = runs
         self._map = chunk_map
+        self._digest_of = chunk_map.digest_of
         self._meter = meter
         self._source = source
         self._planner = Planner(chunk_map, zero_run_chunks=_ZERO_RUN_CHUNKS)
@@ -150,7 +151,7 @@ class Resync:
         engine.finish(slot, task.first, task.count)
 
     def _compare(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
-        digest_chunk(slot, task)
+        digest_chunk(slot, task, self._digest_of)
         known = self._map[task.index]
         if known.kind in (Kind.UNKNOWN, Kind.UNDIGESTED):
             slot.phase = Phase.COMPARE
@@ -162,7 +163,9 @@ class Resync:
             self._write(engine, slot, task)
 
     def _compare_bytes(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
-        if slot.other is not None and same_bytes(slot.memory, slot.other, task.length_bytes):
+        if slot.other is not None and same_bytes(
+            slot.memory, slot.other, task.length_bytes, self._digest_of
+        ):
             self._skip(engine, slot, task)
         else:
             self._write(engine, slot, task)
@@ -200,7 +203,7 @@ def read_source(engine: Engine, slot: Slot, task: ChunkTask) -> None:
         engine.nothing_to_wait_for(slot)
 
 
-def digest_chunk(slot: Slot, task: ChunkTask) -> None:
+def digest_chunk(slot: Slot, task: ChunkTask, digest_of: DigestOf) -> None:
     """Set the slot's kind and digest from what its memory holds of the chunk."""
     memory = slot.memory[: task.length_bytes]
     if not task.whole:
@@ -209,16 +212,15 @@ def digest_chunk(slot: Slot, task: ChunkTask) -> None:
         slot.kind = Kind.ZERO
     else:
         slot.kind = Kind.DATA
-        slot.digest = xxhash.xxh3_128_digest(memory)
+        slot.digest = digest_of(memory)
 
 
-def same_bytes(one: memoryview, other: memoryview, length_bytes: int) -> bool:
+def same_bytes(one: memoryview, other: memoryview, length_bytes: int, digest_of: DigestOf) -> bool:
     """Whether two buffers begin with the same bytes.
 
     By digest: comparing two memoryviews goes byte by byte, a hundred times slower.
     """
-    digests = {xxhash.xxh3_128_digest(side[:length_bytes]) for side in (one, other)}
-    return len(digests) == 1
+    return digest_of(one[:length_bytes]) == digest_of(other[:length_bytes])
 
 
 def write_chunk(engine: Engine, slot: Slot, task: ChunkTask, *, blank: bool) -> None:

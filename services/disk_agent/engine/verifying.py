@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 
 import nbd
-import xxhash
 
 from services.disk_agent.chunk_map import ChunkMap, Kind
 from services.disk_agent.engine.copying import digest_chunk, read_source, same_bytes
 from services.disk_agent.engine.core import Engine, Phase, Slot
+from services.disk_agent.engine.digests import DigestOf
 from services.disk_agent.engine.endpoint import Endpoint, Extent
 from services.disk_agent.engine.failures import ContentMismatch
 from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
@@ -66,6 +66,7 @@ class VerifyTarget:
     ) -> None:
         self._runs = runs
         self._map = chunk_map
+        self._digest_of = chunk_map.digest_of
         self._meter = meter
         self._mismatches = mismatches
         self._source = source
@@ -112,18 +113,18 @@ class VerifyTarget:
             self._check(engine, slot, task)
         else:
             other = slot.other if slot.other is not None else slot.memory
-            if not same_bytes(other, slot.memory, task.length_bytes):
+            if not same_bytes(other, slot.memory, task.length_bytes, self._digest_of):
                 self._mismatches.add(
                     task.offset_bytes,
                     task.length_bytes,
-                    _name(other[: task.length_bytes]),
-                    _name(slot.memory[: task.length_bytes]),
+                    _name(other[: task.length_bytes], self._digest_of),
+                    _name(slot.memory[: task.length_bytes], self._digest_of),
                 )
             self._done(engine, slot, task)
 
     def _check(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
         known = self._map[task.index]
-        digest_chunk(slot, task)
+        digest_chunk(slot, task, self._digest_of)
         if known.kind in _WITHOUT_DIGEST:
             if engine.source is not None and slot.other is not None:
                 slot.phase = Phase.COMPARE
@@ -178,6 +179,7 @@ class VerifyFull:
     ) -> None:
         self._runs = runs
         self._map = chunk_map
+        self._digest_of = chunk_map.digest_of
         self._meter = meter
         self._mismatches = mismatches
         self._target = target
@@ -222,12 +224,12 @@ class VerifyFull:
             slot.phase = Phase.COMPARE
             _read_target(engine, slot, task, slot.other)
         else:
-            if not same_bytes(slot.memory, slot.other, task.length_bytes):
+            if not same_bytes(slot.memory, slot.other, task.length_bytes, self._digest_of):
                 self._mismatches.add(
                     task.offset_bytes,
                     task.length_bytes,
-                    _name(slot.memory[: task.length_bytes]),
-                    _name(slot.other[: task.length_bytes]),
+                    _name(slot.memory[: task.length_bytes], self._digest_of),
+                    _name(slot.other[: task.length_bytes], self._digest_of),
                 )
             self._meter.verified(task.length_bytes)
             self._meter.copied_bytes += task.asked_bytes
@@ -238,7 +240,7 @@ def _read_target(engine: Engine, slot: Slot, task: ChunkTask, memory: memoryview
     engine.read(slot, engine.target, Range(task.offset_bytes, task.length_bytes), memory)
 
 
-def _name(memory: memoryview) -> str:
+def _name(memory: memoryview, digest_of: DigestOf) -> str:
     if nbd.Buffer.from_buffer(memory).is_zero():
         return _ZERO_NAME
-    return xxhash.xxh3_128_hexdigest(memory)
+    return digest_of(memory).hex()
