@@ -64,10 +64,18 @@ class NBD:
         self, count: int, offset: int, extent: _ExtentCallback, flags: int = 0
     ) -> None: ...
     def aio_pread(
-        self, buf: Buffer | memoryview, offset: int, completion: _Completion | None = None, flags: int = 0
+        self,
+        buf: Buffer | memoryview,
+        offset: int,
+        completion: _Completion | None = None,
+        flags: int = 0,
     ) -> int: ...
     def aio_pwrite(
-        self, buf: Buffer | memoryview, offset: int, completion: _Completion | None = None, flags: int = 0
+        self,
+        buf: Buffer | memoryview,
+        offset: int,
+        completion: _Completion | None = None,
+        flags: int = 0,
     ) -> int: ...
     def aio_zero(
         self, count: int, offset: int, completion: _Completion | None = None, flags: int = 0

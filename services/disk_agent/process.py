@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
+from pathlib import Path
 from typing import IO
 
 # prctl(2); from <linux/prctl.h>.
@@ -26,6 +27,29 @@ def die_with_parent(parent_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def group_is_alive(group: int) -> bool:
+    """Whether a process of a process group still runs.
+
+    Zombies do not count: they hold neither files nor locks, and wait for a parent that, in a
+    container, may take its time or never ask for them.
+    """
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return any(_runs_in(group, entry) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def _runs_in(group: int, entry: Path) -> bool:
+    try:
+        # proc(5): the name in parentheses may hold anything; then come state, parent and group.
+        state, _, of_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+    except OSError:
+        # It ended meanwhile.
+        return False
+    return int(of_group) == group and state not in "ZX"
 
 
 class LastWords:

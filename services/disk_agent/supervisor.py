@@ -18,6 +18,7 @@ import structlog
 from services.disk_agent.engine.digests import XXH3_128
 from services.disk_agent.engine.failures import WorkerDied
 from services.disk_agent.order import TransferOrder, WorkerOrder
+from services.disk_agent.process import group_is_alive
 
 # nbdkit closes its session with the server when it is told to end: let it, but not for ever.
 _GROUP_GRACE_SECONDS = 5.0
@@ -212,17 +213,9 @@ class WorkerProcess:
             await self._process.wait()
         group = self._process.pid
         waited = 0.0
-        while _group_exists(group) and waited < _GROUP_GRACE_SECONDS:
+        while group_is_alive(group) and waited < _GROUP_GRACE_SECONDS:
             await asyncio.sleep(_STEP_SECONDS)
             waited += _STEP_SECONDS
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-
-
-def _group_exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -13,6 +13,7 @@ from typing import Any
 from services.disk_agent.engine.digests import XXH3_128
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.order import Mode, NbdSpec, TransferOrder, WorkerOrder
+from services.disk_agent.process import group_is_alive
 from tests.bench.processes import BenchFailed, Processes
 
 MODULE = "services.disk_agent.worker"
@@ -63,7 +64,7 @@ class EngineWorker:
         """SIGKILL it, and wait like the agent until nothing of its process group is left."""
         self.process.kill()
         self.processes.reap(self.process)
-        while _group_exists(self.process.pid):
+        while group_is_alive(self.process.pid):
             time.sleep(_STEP_SECONDS)
 
     def abandon(self) -> None:
@@ -125,11 +126,3 @@ def start_worker(
         raise BenchFailed("the worker has no standard input")
     process.stdin.write(json.dumps(told).encode() + b"\n")
     return EngineWorker(processes, process)
-
-
-def _group_exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True

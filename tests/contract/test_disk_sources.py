@@ -150,8 +150,7 @@ def _content(endpoint: Endpoint) -> bytes:
 
 def _read(endpoint: Endpoint, offset: int, length: int) -> int:
     """Read as the engine does; the errno of the completion."""
-    buffer = nbd.Buffer(length)
-    endpoint.read(buffer, offset, "token")
+    endpoint.read(memoryview(bytearray(length)), offset, "token")
     while not endpoint.completions:
         endpoint.handle.poll(-1)
     token, error = endpoint.completions.popleft()

@@ -13,13 +13,12 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
-import nbd
-
 from services.disk_agent.chunk_map import NO_DIGEST, ChunkMap, Kind
+from services.disk_agent.engine.checkpoints import Checkpoints
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.depth import Depth
 from services.disk_agent.engine.endpoint import Endpoint, Side
-from services.disk_agent.engine.failures import TargetFailed, TargetFull, TransferFailure
+from services.disk_agent.engine.failures import TransferFailure
 from services.disk_agent.engine.plan import ChunkTask, Task
 from services.disk_agent.engine.poll import PollLoop
 from services.disk_agent.engine.progress import Meter
@@ -45,8 +44,6 @@ class Tuning:
     retry_seconds: float = 0.25
 
 
-# Dirty pages of the map are kept in memory until a checkpoint; this is 16 MiB of them.
-_DIRTY_PAGES = 4096
 # A re-sync may write this many chunks beyond a checkpoint before the next one.
 _INTENT_CHUNKS = 8192
 
@@ -82,10 +79,6 @@ class Slot:
         self.phase = Phase.START
         self.kind = Kind.UNKNOWN
         self.digest = NO_DIGEST
-
-
-class _Flush:
-    """The token of a checkpoint's flush."""
 
 
 @dataclass(slots=True)
@@ -146,15 +139,17 @@ class Engine:
         self._depth = Depth(tuning.near_depth, tuning.depth, chunk_map.header.chunk_bytes, now())
         self._fed_bytes = 0
         self._writes = 0
-        # What is in flight when a checkpoint begins is lost together with what it is to cover.
-        in_flight = tuning.depth * chunk_map.header.chunk_bytes
-        self._checkpoint_bytes = max(tuning.checkpoint_bytes * 7 // 8 - in_flight, 1)
+        self._checkpoints = Checkpoints(
+            target,
+            chunk_map,
+            meter,
+            interval_seconds=tuning.checkpoint_seconds,
+            interval_bytes=tuning.checkpoint_bytes,
+            in_flight_bytes=tuning.depth * chunk_map.header.chunk_bytes,
+            now=now,
+        )
         self._free: list[Slot] = []
         self._active: set[Slot] = set()
-        self._completed: list[tuple[int, int, Kind, bytes]] = []
-        self._flushing: list[tuple[int, int, Kind, bytes]] | None = None
-        self._unflushed_bytes = 0
-        self._checkpoint_at = now()
         self._report_at = now()
         self._delayed: list[tuple[float, _Request]] = []
         self._ready: list[Slot] = []
@@ -180,7 +175,7 @@ class Engine:
         issue = partial(self.target.write, _part(slot, area, slot.memory), area.offset_bytes)
         self._issue(_Request(slot, self.target, issue, writing=True))
         self.meter.written_bytes += area.length_bytes
-        self._unflushed_bytes += area.length_bytes
+        self._checkpoints.unflushed_bytes += area.length_bytes
 
     def zero(self, slot: Slot, area: Range) -> None:
         """Make an area of the target read as zeroes."""
@@ -193,7 +188,7 @@ class Engine:
 
     def finish(self, slot: Slot, first: int, count: int) -> None:
         """The slot's task is done: record its kind and digest with the next checkpoint."""
-        self._completed.append((first, count, slot.kind, slot.digest))
+        self._checkpoints.completed.append((first, count, slot.kind, slot.digest))
         self.release(slot)
 
     def release(self, slot: Slot) -> None:
@@ -228,18 +223,20 @@ class Engine:
                 if self._control.stop is not None:
                     raise self._control.stop
                 self._fill(strategy, tasks)
-                if self._flushing is None and self._is_checkpoint_due(now):
-                    self._start_checkpoint()
+                if not self._checkpoints.running and (
+                    self._checkpoints.is_due(now) or self._waits_for_intent()
+                ):
+                    self._checkpoints.begin()
                 if now >= self._report_at:
                     self._report_at = now + self._tuning.report_seconds
                     self._report()
-                if self._exhausted and not self._active and self._flushing is None:
-                    if not self._completed:
+                if self._exhausted and not self._active and not self._checkpoints.running:
+                    if not self._checkpoints.completed:
                         return
-                    self._start_checkpoint()
+                    self._checkpoints.begin()
                 self._wait(now)
         except TransferFailure as failure:
-            self._save_what_completed(failure)
+            self._checkpoints.save(failure)
             raise
 
     def _make_slots(self, strategy: Strategy) -> None:
@@ -256,7 +253,7 @@ class Engine:
         while self._has_room():
             if self._control.limit.wait_seconds() > 0:
                 return
-            if self.map.dirty_pages + len(self._completed) >= _DIRTY_PAGES:
+            if self._checkpoints.are_full():
                 return
             task = self._held or next(tasks, None)
             self._held = None
@@ -347,61 +344,21 @@ class Engine:
             timeout = min(timeout, wait) if wait else timeout
         return timeout
 
-    # -- checkpoints
+    # -- the window of a re-sync
 
-    def _is_checkpoint_due(self, now: float) -> bool:
-        if not self._completed:
-            # A re-sync that used up its window waits for the next one.
-            return self._held is not None and not self._active
-        return (
-            self._unflushed_bytes >= self._checkpoint_bytes
-            or now - self._checkpoint_at >= self._tuning.checkpoint_seconds
-            or self.map.dirty_pages + len(self._completed) >= _DIRTY_PAGES
-            or (self._held is not None and not self._active)
-        )
-
-    def _start_checkpoint(self) -> None:
-        """Flush what completed; copying goes on meanwhile.
-
-        A flush covers the writes that completed before it was sent, and no others.
-        """
-        self._flushing, self._completed = self._completed, []
-        self._unflushed_bytes = 0
-        self._checkpoint_at = self._now()
-        self.target.flush(_Flush())
+    def _waits_for_intent(self) -> bool:
+        return self._held is not None and not self._active
 
     def _flushed(self, strategy: Strategy) -> None:
-        records, self._flushing = self._flushing or [], None
-        for first, count, kind, digest in records:
-            self.map.put(first, count, kind, digest)
-        intent = None
-        if strategy.needs_intent:
-            busy = [_first_chunk(slot.task) for slot in self._active if slot.task is not None]
-            busy += [first for first, _, _, _ in self._completed]
-            busy += [_first_chunk(self._held)] if self._held is not None else []
-            low = min(busy, default=self._intent_stop)
-            self._intent_stop = max(self._intent_stop, low + _INTENT_CHUNKS)
-            intent = (low, self._intent_stop)
-        self.map.checkpoint(intent=intent)
-        self.meter.checkpoints += 1
-
-    def _save_what_completed(self, failure: TransferFailure) -> None:
-        """Make the way so far durable. Raises TargetFailed or TargetFull when that fails too."""
-        # A failed sync is told once and loses what it did not write (fsync(2)), also one that QEMU
-        # made within a write. So after a failure of the target no flush vouches for anything.
-        if self.target.is_lost() or isinstance(failure, TargetFailed | TargetFull):
+        if not strategy.needs_intent:
+            self._checkpoints.end(None)
             return
-        completed = (self._flushing or []) + self._completed
-        try:
-            self.target.handle.flush()
-        except nbd.Error as error:
-            raise self.target.failure(error.errnum or errno.EIO, error.string) from failure
-        # Writes that completed while the flush was waited for are not covered by it.
-        for first, count, kind, digest in completed:
-            self.map.put(first, count, kind, digest)
-        self.map.checkpoint()
-        self.meter.checkpoints += 1
-        self._flushing, self._completed = None, []
+        busy = [_first_chunk(slot.task) for slot in self._active if slot.task is not None]
+        busy += [first for first, _, _, _ in self._checkpoints.completed]
+        busy += [_first_chunk(self._held)] if self._held is not None else []
+        low = min(busy, default=self._intent_stop)
+        self._intent_stop = max(self._intent_stop, low + _INTENT_CHUNKS)
+        self._checkpoints.end((low, self._intent_stop))
 
 
 def _part(slot: Slot, area: Range, memory: memoryview) -> memoryview:

@@ -162,6 +162,9 @@ class Endpoint:
             return TargetFull(f"the target's storage is full: {detail}", metadata=metadata)
         if self.is_lost():
             return TargetFailed(f"the connection to the target broke: {detail}", metadata=metadata)
+        if errnum == errno.EPERM:
+            # The protocol has no EROFS, the usual reason.
+            detail += " (its file system may have become read-only)"
         what = "writing" if writing else "reading"
         return TargetFailed(f"{what} the target failed: {detail}", metadata=metadata)
 

@@ -1,0 +1,109 @@
+"""Checkpoints: what completed is flushed on the target, and only then recorded in the map."""
+
+import errno
+from collections.abc import Callable
+
+import nbd
+
+from services.disk_agent.chunk_map import ChunkMap, Kind
+from services.disk_agent.engine.endpoint import Endpoint
+from services.disk_agent.engine.failures import TargetFailed, TargetFull, TransferFailure
+from services.disk_agent.engine.progress import Meter
+
+# Dirty pages of the map are kept in memory until a checkpoint; this is 16 MiB of them.
+_DIRTY_PAGES = 4096
+
+
+class FlushToken:
+    """The token of a checkpoint's flush among an endpoint's completions."""
+
+
+class Checkpoints:
+    """The chunks that completed, until they are durable; copying goes on meanwhile.
+
+    One is due after `interval_seconds`, or early enough that what was written since the last one,
+    with the `in_flight_bytes` that are lost together with it, stays below `interval_bytes`.
+    """
+
+    def __init__(
+        self,
+        target: Endpoint,
+        chunk_map: ChunkMap,
+        meter: Meter,
+        *,
+        interval_seconds: float,
+        interval_bytes: int,
+        in_flight_bytes: int,
+        now: Callable[[], float],
+    ) -> None:
+        self._target = target
+        self._map = chunk_map
+        self._meter = meter
+        self._interval_seconds = interval_seconds
+        # An eighth for what is written while the flush is under way.
+        self._limit_bytes = max(interval_bytes * 7 // 8 - in_flight_bytes, 1)
+        self._now = now
+        self._began = now()
+        # (first chunk, count, kind, digest)
+        self.completed: list[tuple[int, int, Kind, bytes]] = []
+        self._flushing: list[tuple[int, int, Kind, bytes]] | None = None
+        self.unflushed_bytes = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether a flush is under way."""
+        return self._flushing is not None
+
+    def are_full(self) -> bool:
+        """Whether no more may complete before a checkpoint."""
+        return self._map.dirty_pages + len(self.completed) >= _DIRTY_PAGES
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time for one."""
+        return bool(self.completed) and (
+            self.unflushed_bytes >= self._limit_bytes
+            or now - self._began >= self._interval_seconds
+            or self.are_full()
+        )
+
+    def begin(self) -> None:
+        """Flush the writes that completed so far: a flush covers those, and no others."""
+        self._flushing, self.completed = self.completed, []
+        self.unflushed_bytes = 0
+        self._began = self._now()
+        self._target.flush(FlushToken())
+
+    def end(self, intent: tuple[int, int] | None) -> None:
+        """The flush succeeded: record what it covers, with the intent of `ChunkMap.checkpoint`."""
+        records, self._flushing = self._flushing or [], None
+        self._record(records, intent)
+
+    def save(self, failure: TransferFailure) -> None:
+        """Make the way so far durable before a pass ends with a failure.
+
+        Raises TargetFailed or TargetFull when that fails too.
+        """
+        # A failed sync is told once and loses what it did not write (fsync(2)), also one that QEMU
+        # made within a write. So after a failure of the target no flush vouches for anything.
+        if self._target.is_lost() or isinstance(failure, TargetFailed | TargetFull):
+            return
+        # Writes that complete while the flush is waited for are not covered by it.
+        records = (self._flushing or []) + self.completed
+        try:
+            self._target.handle.flush()
+        except nbd.Error as error:
+            raise self._target.failure(error.errnum or errno.EIO, error.string) from failure
+        # The same holds for a request that failed meanwhile, the running checkpoint's flush too.
+        for _, errnum in self._target.completions:
+            if errnum:
+                raise self._target.failure(errnum) from failure
+        self._record(records, None)
+        self._flushing, self.completed = None, []
+
+    def _record(
+        self, records: list[tuple[int, int, Kind, bytes]], intent: tuple[int, int] | None
+    ) -> None:
+        for first, count, kind, digest in records:
+            self._map.put(first, count, kind, digest)
+        self._map.checkpoint(intent=intent)
+        self._meter.checkpoints += 1
