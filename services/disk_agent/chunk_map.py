@@ -188,7 +188,6 @@ class ChunkMap:
             self.header,
             complete=True,
             complete_pass_id=self.header.pass_id,
-            complete_snapshot=self.header.snapshot,
             grown_from_bytes=0,
             intent_first=0,
             intent_stop=0,
@@ -246,19 +245,11 @@ class ChunkMap:
 
     def holds_data(self) -> bool:
         """Whether any chunk on the target is recorded to hold data."""
-        return any(
-            WORD.unpack_from(page, at)[0] & 3 in (Kind.DATA, Kind.UNDIGESTED)
-            for page, stop in self._filled_pages()
-            for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES)
-        )
+        return self._has_any(Kind.DATA, Kind.UNDIGESTED)
 
     def lacks_digests(self) -> bool:
         """Whether there is a chunk of which the content is not known."""
-        return any(
-            WORD.unpack_from(page, at)[0] & 3 in (Kind.UNKNOWN, Kind.UNDIGESTED)
-            for page, stop in self._filled_pages()
-            for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES)
-        )
+        return self._has_any(Kind.UNKNOWN, Kind.UNDIGESTED)
 
     def digest(self) -> str:
         """The digest over all chunks' kinds and digests in order: equal for equal content.
@@ -273,6 +264,13 @@ class ChunkMap:
                 state.update(bytes((page[at] & 3,)))
                 state.update(page[at + WORD.size : at + RECORD_BYTES])
         return state.hexdigest()[: 2 * DIGEST_BYTES]
+
+    def _has_any(self, *kinds: Kind) -> bool:
+        return any(
+            WORD.unpack_from(page, at)[0] & 3 in kinds
+            for page, stop in self._filled_pages()
+            for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES)
+        )
 
     def _filled_pages(self) -> Iterator[tuple[bytearray, int]]:
         """All pages, each with where its last record ends."""

@@ -21,6 +21,8 @@ RECORD_BYTES = WORD.size + DIGEST_BYTES
 RECORDS_PER_PAGE = (PAGE_BYTES - CHECKSUM_BYTES) // RECORD_BYTES
 HEADER_SLOTS = 2
 _MAGIC = b"v2c-map1"
+# What headers of earlier versions say beside the fields of `Header`.
+_RETIRED_FIELDS = ("complete_snapshot",)
 
 
 class Kind(IntEnum):
@@ -68,7 +70,6 @@ class Header:
     blank_target: bool = False
     # The newest pass that ended well; empty before the first.
     complete_pass_id: str = ""
-    complete_snapshot: str = ""
     # The capacity before the disk grew; bytes from there on belong to the current pass. 0: none.
     grown_from_bytes: int = 0
     intent_first: int = 0
@@ -92,7 +93,10 @@ def read_header(fd: int, slot: int) -> Header | None:
         return None
     start = len(_MAGIC) + 4
     length = int.from_bytes(body[len(_MAGIC) : start], "little")
-    return Header(**json.loads(body[start : start + length]))
+    fields = json.loads(body[start : start + length])
+    for name in _RETIRED_FIELDS:
+        fields.pop(name, None)
+    return Header(**fields)
 
 
 def write_header(fd: int, path: Path, header: Header) -> None:
