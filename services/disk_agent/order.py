@@ -50,6 +50,7 @@ class NbdSpec:
 
 
 SourceSpec = VddkSpec | NbdSpec
+_SOURCE_KINDS: dict[str, type[SourceSpec]] = {"vddk": VddkSpec, "nbd": NbdSpec}
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class TransferOrder:
 
     def to_wire(self) -> dict[str, object]:
         """The order as a JSON object."""
-        kind = {VddkSpec: "vddk", NbdSpec: "nbd"}.get(type(self.source), "")
-        return {**asdict(self), "source_kind": kind}
+        kinds = [kind for kind, spec in _SOURCE_KINDS.items() if isinstance(self.source, spec)]
+        return {**asdict(self), "source_kind": kinds[0] if kinds else ""}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Self:
@@ -79,9 +80,7 @@ class TransferOrder:
         fields = dict(wire)
         kind = fields.pop("source_kind")
         source = fields.pop("source")
-        spec: SourceSpec | None = None
-        if kind:
-            spec = VddkSpec(**source) if kind == "vddk" else NbdSpec(**source)
+        spec = _SOURCE_KINDS[kind](**source) if kind else None
         fields["mode"] = Mode(fields["mode"])
         return cls(source=spec, **fields)
 

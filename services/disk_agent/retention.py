@@ -1,4 +1,4 @@
-"""How long what has ended is remembered: transfers, conversions with their logs, chunk maps.
+"""How long what has ended is remembered: transfers, their maps and ranges, conversions and logs.
 
 All that is known of an image goes together, when no migration uses it any more and nothing has
 happened to it for long enough. Of an image in use only the transfers of old passes go: a pass

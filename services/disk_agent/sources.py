@@ -31,12 +31,9 @@ class NbdSource:
 
     spec: NbdSpec
 
-    def open(self) -> AbstractContextManager[Endpoint]:
-        """Connect to it."""
-        return self._opened()
-
     @contextmanager
-    def _opened(self) -> Iterator[Endpoint]:
+    def open(self) -> Iterator[Endpoint]:
+        """Connect to it."""
         try:
             endpoint = Endpoint(self.spec.uri, Side.SOURCE)
         except SourceUnusable as error:
@@ -57,12 +54,9 @@ class VddkSource:
     password: str
     runtime_dir: Path
 
-    def open(self) -> AbstractContextManager[Endpoint]:
-        """Start nbdkit and connect."""
-        return self._opened()
-
     @contextmanager
-    def _opened(self) -> Iterator[Endpoint]:
+    def open(self) -> Iterator[Endpoint]:
+        """Start nbdkit and connect."""
         installed = nbdkit.probe()
         library = nbdkit.library_dir(self.spec.library_dir)
         server = nbdkit.NbdkitServer(
@@ -163,6 +157,8 @@ def explained(said: str, error: TransferFailure) -> SourceUnusable:
 
 def source_for(spec: SourceSpec, password: str, runtime_dir: Path) -> Source:
     """The source a transfer's order names."""
-    if isinstance(spec, NbdSpec):
-        return NbdSource(spec)
-    return VddkSource(spec, password, runtime_dir)
+    match spec:
+        case NbdSpec():
+            return NbdSource(spec)
+        case VddkSpec():
+            return VddkSource(spec, password, runtime_dir)

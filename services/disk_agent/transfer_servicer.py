@@ -201,12 +201,16 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         return order, request.source.vddk.password or self._defaults.password
 
     def _source(self, source: pb.Source) -> SourceSpec | None:
-        kind = source.WhichOneof("kind")
-        if kind is None:
-            return None
-        if kind == "nbd":
-            return NbdSpec(source.nbd.uri)
-        vddk, defaults = source.vddk, self._defaults
+        match source.WhichOneof("kind"):
+            case None:
+                return None
+            case "nbd":
+                return NbdSpec(source.nbd.uri)
+            case "vddk":
+                return self._vddk(source.vddk)
+
+    def _vddk(self, vddk: pb.VddkSource) -> VddkSpec:
+        defaults = self._defaults
         return VddkSpec(
             server=vddk.server or defaults.server,
             user=vddk.user or defaults.user,
