@@ -39,7 +39,7 @@ def mend(image: Path) -> None:
         raise TargetUnusable(
             f"the image {image} is damaged: {said}",
             reason="TARGET_CORRUPT",
-            hint="delete the image and copy the disk anew",
+            hint="cancel the migration and start it anew, which makes a new image",
         )
     # Whoever has the image open is told by the qemu-nbd that is started next.
     if found.returncode not in (0, _LEAKS) and not is_locked(said):

@@ -270,7 +270,7 @@ class DiskPass:
             raise MapUnusable(
                 f"the disk shrank from {before} to {capacity} bytes",
                 reason="DISK_SHRANK",
-                hint="copy the disk anew into a new image",
+                hint="cancel the migration and start it anew, which makes a new image",
             )
         if capacity > found.header.capacity_bytes:
             found.grow(capacity)

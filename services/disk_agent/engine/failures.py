@@ -94,14 +94,19 @@ class MapUnusable(TransferFailure):
     """The chunk map is corrupt or belongs to other content than the order says."""
 
     reason = "CHUNK_MAP_UNUSABLE"
-    hint = "run a re-sync: it compares the target with the source and rebuilds the map"
+    hint = (
+        "cancel the migration and start it anew; over gRPC, a transfer in mode RESYNC rebuilds it"
+    )
 
 
 class ContentMismatch(TransferFailure):
     """Verification found chunks whose content differs from what was read from the source."""
 
     reason = "CONTENT_MISMATCH"
-    hint = "run a re-sync of this disk; a repeated mismatch points at the storage or its memory"
+    hint = (
+        "retry reads the image again; a difference that stays points at the storage or its memory: "
+        "mend that, cancel the migration and start it anew"
+    )
 
 
 class TransferCancelled(TransferFailure):
