@@ -214,11 +214,13 @@ class Transfers:
     async def pause(self, transfer_id: str, *, paused: bool, epoch: int = 0) -> Transfer:
         """Hold a transfer, or let it go on; one that has ended stays as it is.
 
-        Raises TransferNotFound or StaleEpoch.
+        Epoch 0 is a person's, who knows of none: holding does no harm, so it is not fenced. Raises
+        TransferNotFound or StaleEpoch.
         """
         async with self._commands:
             entry = self._entry(transfer_id)
-            await self._check_epoch(entry.transfer.order.target_path, epoch)
+            if epoch:
+                await self._check_epoch(entry.transfer.order.target_path, epoch)
             if entry.task is not None:
                 await self._change(entry, paused=paused)
                 if entry.worker is not None:

@@ -150,6 +150,15 @@ async def test_an_older_epoch_holds_nothing(running: AgentProcess, source: Path)
                 pb.PauseTransferRequest(transfer_id=start.transfer_id, epoch=4), timeout=SECONDS
             )
         assert RemoteError.from_rpc_error(caught.value).reason == "STALE_EPOCH"
+        # A person knows of no epoch.
+        held = await stub.PauseTransfer(
+            pb.PauseTransferRequest(transfer_id=start.transfer_id), timeout=SECONDS
+        )
+        assert held.transfer.paused
+        freed = await stub.ResumeTransfer(
+            pb.ResumeTransferRequest(transfer_id=start.transfer_id), timeout=SECONDS
+        )
+        assert not freed.transfer.paused
         await stub.CancelTransfer(
             pb.CancelTransferRequest(transfer_id=start.transfer_id, epoch=5), timeout=SECONDS
         )

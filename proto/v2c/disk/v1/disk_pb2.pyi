@@ -1475,7 +1475,7 @@ class PauseTransferRequest(_message.Message):
     transfer_id: _builtins.str
     """Id chosen by the caller."""
     epoch: _builtins.int
-    """Fencing epoch."""
+    """Fencing epoch; 0, from a person, is not fenced."""
     def __init__(
         self,
         *,
@@ -1525,7 +1525,7 @@ class ResumeTransferRequest(_message.Message):
     transfer_id: _builtins.str
     """Id chosen by the caller."""
     epoch: _builtins.int
-    """Fencing epoch."""
+    """Fencing epoch; 0, from a person, is not fenced."""
     def __init__(
         self,
         *,
