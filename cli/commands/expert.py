@@ -3,18 +3,29 @@
 import asyncio
 import json
 import os
+import re
 import tempfile
 import uuid
+from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import xxhash
 
-from cli.errors import CommandError
+from cli.errors import EXIT_INTERRUPTED, CommandError
 from cli.expert_spec import BaseCopySpec, DeltaSyncSpec, ExpertSpec, load_expert_spec, ranges_from
+from cli.interrupts import Interrupted, interruptible
 from cli.words import rate, size
+from services.disk_agent.chunk_map import ChunkMap
 from services.disk_agent.commands import HostCommands
-from services.disk_agent.engine.failures import RemoteFailure, TransferFailure
+from services.disk_agent.engine.failures import (
+    MapUnusable,
+    RemoteFailure,
+    TransferFailure,
+    WorkerDied,
+)
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.images import Images
 from services.disk_agent.order import Mode, TransferOrder, VddkSpec
@@ -28,6 +39,8 @@ _CHECKPOINT_SECONDS = 5.0
 _CHECKPOINT_BYTES = 512 * _MEBIBYTE
 _RANGES_ID = "delta-sync"
 _PERCENT_STEP = 5
+# Snapshots give a disk's file other names: a.vmdk, a-000001.vmdk, …
+_SNAPSHOT_NUMBER = re.compile(r"-[0-9]{6}(?=\.vmdk$)")
 
 SpecFile = Annotated[Path, typer.Option("--spec", help="Expert spec: vddk and the disk.")]
 
@@ -42,8 +55,8 @@ def base_copy(spec: SpecFile) -> None:
 
     The spec has vddk{libdir,server,user,password,thumbprint,vm_moref} and
     base_copy{snapshot_moref,disk_path,target_qcow2,disk_size_bytes,…}. The larger of its readers
-    and queue_depth (16) is how many requests are in flight; chunks have 1 MiB, or the next power
-    of two from min_chunk_mb on, up to max_chunk_mb.
+    and queue_depth (16) is how many requests are in flight at most; chunks have 1 MiB, or the next
+    power of two from min_chunk_mb on, up to max_chunk_mb. An example is in docs/operations.md.
     """
     loaded = load_expert_spec(spec)
     job = loaded.base_copy
@@ -55,7 +68,7 @@ def base_copy(spec: SpecFile) -> None:
     )
     depth = job.requests_in_flight
     order = _order(loaded, job, Mode.FULL, queue_depth=depth, chunk_mb=job.chunk_mb)
-    asyncio.run(_transfer(order, loaded, ranges=None))
+    _run(_transfer(order, loaded, ranges=None))
 
 
 def delta_sync(spec: SpecFile) -> None:
@@ -74,13 +87,17 @@ def delta_sync(spec: SpecFile) -> None:
         )
     try:
         document = json.loads(job.ranges_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
         raise CommandError(
-            f"delta_sync.ranges_file: {job.ranges_file} cannot be read as JSON"
+            f"delta_sync.ranges_file: {job.ranges_file} cannot be read: {exc.strerror}"
         ) from exc
+    except (ValueError, RecursionError) as exc:
+        raise CommandError(f"delta_sync.ranges_file: {job.ranges_file} is not JSON: {exc}") from exc
     ranges = [Range(*pair) for pair in ranges_from(document, job.ranges_file)]
     order = _order(loaded, job, Mode.RANGES, queue_depth=16, chunk_mb=job.chunk_mb)
-    asyncio.run(_transfer(order, loaded, ranges=ranges))
+    # Only the same ranges go on where they were: with others it is another pass.
+    order = replace(order, pass_number=_number_of(ranges))
+    _run(_transfer(order, loaded, ranges=ranges))
 
 
 class _OneFolder:
@@ -115,8 +132,7 @@ def _order(
         ),
         target_path=str(job.target_qcow2),
         capacity_bytes=job.disk_size_bytes,
-        # Snapshots give a disk's file other names; the image stands for the same disk always.
-        disk_id=f"{vddk.vm_moref}:{job.target_qcow2.name}",
+        disk_id=f"{vddk.vm_moref}:{_SNAPSHOT_NUMBER.sub('', job.disk_path)}",
         snapshot_id=job.snapshot_moref,
         pass_number=0 if full else 1,
         ranges_id="" if full else _RANGES_ID,
@@ -125,9 +141,40 @@ def _order(
     )
 
 
+def _run(transfer: Coroutine[None, None, None]) -> None:
+    """Run to the end, or to SIGINT or SIGTERM: neither leaves a folder or a process behind."""
+    try:
+        asyncio.run(interruptible(transfer, lambda: None))
+    except Interrupted:
+        typer.echo("interrupted; the same command goes on where it was", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _number_of(ranges: list[Range]) -> int:
+    return 1 + xxhash.xxh3_64_intdigest(repr(sorted(ranges)))
+
+
+def _check_map(map_path: Path, disk_id: str) -> None:
+    """Raises CommandError when the image holds another disk: it would be written over."""
+    try:
+        with ChunkMap.open(map_path) as found:
+            before = found.header.disk_id
+    except (FileNotFoundError, MapUnusable):
+        return  # The worker tells what that means for the pass.
+    except OSError as exc:
+        raise CommandError(f"the chunk map {map_path} cannot be opened: {exc.strerror}") from exc
+    if before != disk_id:
+        raise CommandError(
+            f"target_qcow2: the image holds the disk {before}, not {disk_id}",
+            f"Correct vm_moref, disk_path or target_qcow2; or delete the image and {map_path}.",
+        )
+
+
 async def _transfer(order: TransferOrder, spec: ExpertSpec, *, ranges: list[Range] | None) -> None:
     """Run the worker to its end and say how it went. Raises CommandError when it failed."""
     target = Path(order.target_path)
+    map_path = target.with_name(f".{target.name}.map")
+    _check_map(map_path, order.disk_id)
     with tempfile.TemporaryDirectory(prefix="v2c-") as folder:
         sets = RangeSets(Path(folder))
         ranges_path = ""
@@ -144,12 +191,15 @@ async def _transfer(order: TransferOrder, spec: ExpertSpec, *, ranges: list[Rang
         )
         worker = await launcher.launch(
             order,
-            map_path=target.with_name(f".{target.name}.map"),
+            map_path=map_path,
             ranges_path=ranges_path,
             rate=0,
             password=spec.vddk.password.get_secret_value(),
         )
-        end = await worker.run(_Progress())
+        try:
+            end = await worker.run(_Progress())
+        except WorkerDied as exc:
+            raise CommandError(exc.message, exc.hint) from exc
     if end["failure"] is not None:
         failure = RemoteFailure.from_wire(end["failure"])
         raise CommandError(failure.message, failure.hint)

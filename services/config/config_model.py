@@ -194,7 +194,7 @@ class Disk(Section):
     """The data path of one transfer; the numbers are measured optima."""
 
     # 16 requests of 1 MiB hide 2 ms of latency (0.66 of the time of synchronous reads' 2.9).
-    # A source without latency gets 8 of them (docs/adr/0005).
+    # A source that answers at once gets fewer (docs/adr/0005).
     queue_depth: int = Field(default=16, ge=1, le=64)
     chunk_mb: int = Field(default=1, ge=1, le=32)
     # 59 GB/s a core: next to free, but not cryptographic. BLAKE3 is, at 6 GB/s; SHA-256 would cost

@@ -12,6 +12,7 @@ from typer.main import get_command
 
 import lab.__main__ as lab_cli
 from cli.app import _app
+from cli.expert_spec import load_expert_spec
 from docs.render.reasons import ROOT
 from gateway.routes import health, inventory, migrations
 from services.config.config_model import Config
@@ -93,6 +94,17 @@ def test_every_section_of_the_config_is_explained() -> None:
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     told = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
     assert set(Config.model_fields) <= set(told)
+
+
+def test_the_expert_spec_in_the_page_can_be_used(tmp_path: Path) -> None:
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(vddk:.*?)```", text, re.DOTALL)
+    assert len(blocks) == 1
+    (tmp_path / "disk.yaml").write_text(blocks[0], encoding="utf-8")
+    spec = load_expert_spec(tmp_path / "disk.yaml")
+    assert spec.base_copy is not None
+    assert spec.delta_sync is not None
+    assert spec.base_copy.target_qcow2 == spec.delta_sync.target_qcow2
 
 
 def test_the_glossary_is_sorted_and_says_each_word_once() -> None:
