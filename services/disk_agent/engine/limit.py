@@ -16,11 +16,6 @@ class RateLimit:
         self._tokens = 0.0
         self._filled = now()
 
-    @property
-    def bytes_per_second(self) -> int:
-        """The rate in force."""
-        return self._rate
-
     def set_rate(self, bytes_per_second: int) -> None:
         """Change the rate at once. A debt run up at the old rate is forgiven."""
         self._rate = bytes_per_second
