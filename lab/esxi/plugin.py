@@ -1,12 +1,12 @@
 """nbdkit Python plugin: every disk of the lab's ESXi side from one nbdkit process.
 
-    nbdkit --unix D/esxi/nbd.sock python lab/esxi/plugin.py dir=D/esxi
+    nbdkit --unix D/esxi/nbdkit.sock python lab/esxi/plugin.py dir=D/esxi
 
 Export names: ``<vm>/<key>`` is the live disk, ``<vm>/<key>@<snapshot>`` a snapshot's frozen state,
 ``vddk:<either>`` the same read-only for the VDDK library, with injected faults. Any number of
 readers; the first connection that writes to a live disk is its writer until it leaves, others get
-EROFS. The control socket is ``D/esxi/control.sock``. Runs in nbdkit's own libpython with the
-standard library only.
+EROFS. Clients come to ``D/esxi/nbd.sock``, a relay that lets them be killed; the control socket is
+``D/esxi/control.sock``. Runs in nbdkit's own libpython with the standard library only.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lab.esxi.exports import ExportName
 from lab.esxi.faults import FaultTable
 from lab.esxi.model import BLOCK_BYTES
 from lab.esxi.operations import handlers
+from lab.esxi.relay import serve_relay
 from lab.esxi.store import Store
 
 API_VERSION = 2
@@ -96,11 +97,12 @@ def config(key: str, value: str) -> None:
 
 
 def after_fork() -> None:
-    """Open the store and the control socket: threads do not survive nbdkit's fork."""
+    """Open the store and the sockets: threads do not survive nbdkit's fork."""
     global _store, _control
     if _directory is None:
         raise RuntimeError("dir= is missing")
     _store = Store(_directory / "disks")
+    serve_relay(_directory / "nbd.sock", _directory / "nbdkit.sock")
     _control = serve_control(_directory / "control.sock", handlers(_store, _faults))
 
 

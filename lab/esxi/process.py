@@ -14,6 +14,7 @@ from lab.control import ControlClient, ControlError
 from lab.esxi.client import EsxiClient
 
 _PLUGIN = Path(__file__).with_name("plugin.py")
+_SOCKETS = ("nbd.sock", "nbdkit.sock", "control.sock")
 _START_SECONDS = 15.0
 _STOP_SECONDS = 1.0
 
@@ -55,8 +56,7 @@ class EsxiProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        for path in (self.nbd_socket, self.control_socket):
-            path.unlink(missing_ok=True)
+        _remove_sockets(self.directory)
 
     def __enter__(self) -> Self:
         return self
@@ -73,11 +73,11 @@ def start_esxi(directory: Path) -> EsxiProcess:
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    for name in ("nbd.sock", "control.sock"):
-        (directory / name).unlink(missing_ok=True)
+    _remove_sockets(directory)
     log = directory / "nbdkit.log"
     command = ["nbdkit", "--foreground", "--exit-with-parent", "--threads", "16"]
-    command += ["--unix", str(directory / "nbd.sock"), "python", str(_PLUGIN), f"dir={directory}"]
+    command += ["--unix", str(directory / "nbdkit.sock")]
+    command += ["python", str(_PLUGIN), f"dir={directory}"]
     with log.open("ab") as stream:
         process = subprocess.Popen(
             command,
@@ -108,6 +108,11 @@ def _answers(esxi: EsxiProcess) -> bool:
             return False
         raise
     return True
+
+
+def _remove_sockets(directory: Path) -> None:
+    for name in _SOCKETS:
+        (directory / name).unlink(missing_ok=True)
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,20 @@ from tests.lab_esxi_rig import BLOCK, connect, content, extents, wait_until, wri
 
 SIZE = 64 * BLOCK
 LIVE = "vm-1/2000"
+KILLS = 30
+# Asks for the whole disk at once and takes no reply; one alone is more than a unix socket holds.
+READER = f"""
+import select, sys, time, nbd
+handle = nbd.NBD()
+handle.set_export_name(sys.argv[2])
+handle.connect_unix(sys.argv[1])
+buffers = [nbd.Buffer({4 * BLOCK}) for _ in range({SIZE // BLOCK // 4})]
+for number, buffer in enumerate(buffers):
+    handle.aio_pread(buffer, number * {4 * BLOCK})
+select.select([handle.aio_get_fd()], [], [])
+print(flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -178,3 +194,33 @@ def test_a_snapshot_of_several_disks_is_one_instant(esxi: EsxiProcess) -> None:
         esxi.client.create_snapshot("vm-1", "snapshot-2", [2000, 7])
     assert caught.value.kind == "not_found"
     assert {disk.snapshots for disk in esxi.client.disks()} == {("snapshot-1",)}
+
+
+def test_readers_killed_with_replies_to_come_harm_nobody_else(esxi: EsxiProcess) -> None:
+    guest = connect(esxi.nbd_socket, LIVE)
+    guest.pwrite(b"a" * SIZE, 0)
+    esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    before = _open_files(esxi)
+    for number in range(KILLS):
+        _kill_a_reader(esxi.nbd_socket, f"{LIVE}@snapshot-1")
+        guest.pwrite(bytes([number]) * BLOCK, 0)
+    assert esxi.process.poll() is None
+    assert guest.pread(BLOCK, 0) == bytes([number]) * BLOCK
+    assert content(connect(esxi.nbd_socket, f"{LIVE}@snapshot-1")) == b"a" * SIZE
+    deadline = time.monotonic() + 10
+    while _open_files(esxi) > before:
+        assert time.monotonic() < deadline, "connections of killed readers stay"
+        time.sleep(0.01)
+
+
+def _kill_a_reader(socket: Path, export: str) -> None:
+    command = [sys.executable, "-c", READER, str(socket), export]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"\n"
+        time.sleep(0.05)  # more replies get ready
+        reader.kill()
+
+
+def _open_files(esxi: EsxiProcess) -> int:
+    return len(os.listdir(f"/proc/{esxi.process.pid}/fd"))
