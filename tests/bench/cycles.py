@@ -69,21 +69,11 @@ class _Host:
     """The lab's ESXi with one disk, and the VDDK for it."""
 
     def __init__(self, folder: Path, raw: Path, size: int) -> None:
-        self._folder = folder / "esxi"
-        self._esxi = start_esxi(self._folder)
+        self._esxi = start_esxi(folder / "esxi")
         self._esxi.client.add_disk("vm-1", 2000, "[ds] a/a.vmdk", size, raw)
         self._esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
-        self._slow_down()
-        self._library = build_vddk(folder / "vddk", self._esxi)
-
-    def _slow_down(self) -> None:
         self._esxi.client.inject_fault(DiskFault("latency", milliseconds=_LATENCY_MS, count=0))
-
-    def see_to_it(self) -> None:
-        """Start it again if it is gone: it is an nbdkit, too, and its clients are killed."""
-        if self._esxi.process.poll() is not None:
-            self._esxi = start_esxi(self._folder)
-            self._slow_down()
+        self._library = build_vddk(folder / "vddk", self._esxi)
 
     def stop(self) -> None:
         """End it."""
@@ -123,7 +113,6 @@ async def _run(folder: Path, kills: list[tuple[str, str]], bench: Bench) -> list
             order = request(folder, f"t{number}", size, image, snapshot_id=f"snapshot-{number}")
             if source == "vddk":
                 order.source.CopyFrom(host.source)
-            host.see_to_it()
             async with running.stub() as stub:
                 await stub.StartTransfer(order, timeout=_SECONDS)
                 await _at_work(running, image, own_pipes, _RUNNING[source])
@@ -134,7 +123,6 @@ async def _run(folder: Path, kills: list[tuple[str, str]], bench: Bench) -> list
             if victim == "agent":
                 await _gone(running)
                 running, own_pipes = _start_agent(stack, folder)
-            host.see_to_it()
             async with running.stub() as stub:
                 await stub.StartTransfer(order, timeout=_SECONDS)
                 transfer = await ended(stub, order.transfer_id)
