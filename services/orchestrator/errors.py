@@ -6,6 +6,7 @@ __all__ = [
     "AmbiguousMigration",
     "ControlNotAllowed",
     "DatabaseUnusable",
+    "MapLost",
     "MigrationExists",
     "MigrationNotFound",
     "SnapshotLost",
@@ -86,6 +87,14 @@ class SnapshotLost(ServiceError):
 
     code = StatusCode.ABORTED
     reason = "SNAPSHOT_LOST"
+    retryable = True
+
+
+class MapLost(ServiceError):
+    """A disk's chunk map cannot be used; the pass goes on by comparing the whole disk."""
+
+    code = StatusCode.ABORTED
+    reason = "CHUNK_MAP_LOST"
     retryable = True
 
 

@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from services.kit.errors import ServiceError
 from services.orchestrator import tables
 from services.orchestrator.debts import SNAPSHOT, owe, pay_snapshots
-from services.orchestrator.errors import SnapshotLost, SpecMismatch
+from services.orchestrator.errors import MapLost, SnapshotLost, SpecMismatch
 from services.orchestrator.ports import Area, SourceSnapshot, TransferMode, TransferOrder
 from services.orchestrator.store import add_event
 from services.orchestrator.tick import Tick, reset_progress
-from services.orchestrator.transfers import run_transfers, stop_transfers
+from services.orchestrator.transfers import next_transfer_id, run_transfers, stop_transfers
 from services.orchestrator.views import PASSES_KEPT
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
 
 # In place of the change id of a lost snapshot that had none.
 _NEVER_TRACKED = "untracked"
+# The disk agent's reason for a chunk map that is missing, damaged or of other content.
+_MAP_UNUSABLE = "CHUNK_MAP_UNUSABLE"
 
 
 def open_pass(migration: tables.Migration) -> tables.Pass | None:
@@ -65,7 +67,8 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
     """Copy what the pass has to, make it durable, record it, remove its snapshot.
 
     Raises SnapshotLost (retryable) when the snapshot is gone; the pass then has a new name, and
-    the next try takes a new snapshot.
+    the next try takes a new snapshot. Raises MapLost (retryable) when a disk's chunk map cannot be
+    used; the next try compares that disk.
     """
     try:
         # Read anew: one may have grown since the tick began.
@@ -73,6 +76,8 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
         results = run_transfers(tick, orders)
     except ServiceError as exc:
         _check_snapshot(tick, current, exc)
+        if exc.reason == _MAP_UNUSABLE:
+            _compare_instead(tick, current, exc)
         raise
     with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, current.number))
@@ -307,6 +312,34 @@ def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> No
     raise SnapshotLost(
         message=f"the snapshot of pass {current.number} disappeared while it was read: "
         f"{cause.message}"
+    ) from cause
+
+
+def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> None:
+    """Raise MapLost if the transfer that failed was of changed areas, which need a map."""
+    failed = cause.metadata.get("transfer_id", "")
+    with tick.change() as (session, migration):
+        row = session.get_one(tables.Pass, (tick.id, current.number))
+        part = next((p for p in row.disks if p.transfer_id == failed), None)
+        if part is None or part.mode != TransferMode.RANGES:
+            return
+        disk = next(d for d in migration.disks if d.key == part.key)
+        part.mode, part.ranges_id = TransferMode.RESYNC.value, ""
+        part.changed_bytes = disk.capacity_bytes
+        # The failed transfer keeps its id, and what it was ordered to do.
+        part.transfer_id = next_transfer_id(part.transfer_id)
+        add_event(
+            session,
+            tick.store.clock,
+            migration,
+            "map.lost",
+            f"{disk.label}: {cause.message}; the whole disk is compared and only what differs is "
+            "written",
+            unit=disk.unit,
+            number=row.number,
+        )
+    raise MapLost(
+        message=f"{disk.label} cannot go on by its changed areas: {cause.message}"
     ) from cause
 
 

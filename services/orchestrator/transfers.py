@@ -10,7 +10,7 @@ from services.orchestrator import tables
 from services.orchestrator.ports import TransferOrder, TransferSnapshot
 from services.orchestrator.tick import Interrupted, Tick
 
-__all__ = ["run_transfers", "stop_transfers"]
+__all__ = ["next_transfer_id", "run_transfers", "stop_transfers"]
 
 _POLL_SECONDS = 0.5
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
@@ -86,10 +86,16 @@ def _rename(tick: Tick, order: TransferOrder) -> TransferOrder:
     """A cancelled transfer stays cancelled; the next try needs an id of its own."""
     with tick.change() as (session, _):
         part = session.get_one(tables.PassDisk, (tick.id, order.pass_number, _key(order)))
-        old, (base, _, count) = part.transfer_id, part.transfer_id.partition(".")
-        part.transfer_id = f"{base}.{int(count or 1) + 1}"
+        old = part.transfer_id
+        part.transfer_id = next_transfer_id(old)
         # A verification's id is the transfer's with a suffix.
         return replace(order, transfer_id=order.transfer_id.replace(old, part.transfer_id, 1))
+
+
+def next_transfer_id(transfer_id: str) -> str:
+    """The id of the next try at the same: ``name``, ``name.2``, ``name.3``."""
+    base, _, count = transfer_id.partition(".")
+    return f"{base}.{int(count or 1) + 1}"
 
 
 def _error(snapshot: TransferSnapshot) -> ServiceError:

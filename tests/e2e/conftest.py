@@ -29,6 +29,7 @@ _MACHINES = (
     machine("broken reads", 8),
     machine("lost answers", 8, 8, nics=2),
     machine("expired", 8),
+    machine("map lost", 8, 8),
     machine("by grpcurl", 8),
     machine("by rest", 8, 8, tools=Tools.NOT_RUNNING),
     machine("flipped", 8, 8),

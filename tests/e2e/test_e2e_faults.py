@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,7 @@ def under_way(site: Site, client: Client) -> Iterator[None]:
             quick("cbt reset", delta_interval=300),
             quick("untracked disk", delta_interval=300),
             quick("expired"),
+            quick("map lost", delta_interval=300),
             {
                 **quick("lost answers", start_vm_after_import=True),
                 "target": {"cloudstack": {"nic_mappings": mapped}},
@@ -111,6 +114,21 @@ def test_tracking_that_was_reset_costs_a_comparison_not_data(site: Site, client:
     # Everything was read, what was equal was not written.
     assert delta.changed_bytes == sum(disk.capacity_bytes for disk in done.disks)
     assert delta.written_bytes < delta.read_bytes
+
+
+def test_a_chunk_map_that_is_lost_or_torn_costs_a_comparison_not_data(
+    site: Site, client: Client
+) -> None:
+    client.wait("map lost", lambda now: now.state == pb.STATE_WAITING)
+    images = [Path(disk.target_path).name for disk in client.get("map lost").disks]
+    missing, torn = (next(site.control_dir.rglob(f"{image}*.map")) for image in images)
+    missing.unlink()
+    os.truncate(torn, 100)
+
+    done = _finish(site, client, "map lost")
+
+    assert_migrated(site, done)
+    assert client.events("map lost").count("map.lost") == 2
 
 
 def test_a_disk_without_tracking_is_tracked_or_compared(site: Site, client: Client) -> None:

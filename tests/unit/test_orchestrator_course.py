@@ -118,6 +118,29 @@ def test_a_change_id_that_vcenter_refuses_leads_to_a_comparison_of_that_disk() -
         rig.check_done(vm)
 
 
+def test_a_chunk_map_that_is_lost_leads_to_a_comparison_of_that_disk() -> None:
+    with new_rig(memory_agents(pace=1), verify=False) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta(passes=1)
+        lost: list[str] = []
+
+        def lose() -> None:
+            for transfer in rig.storage.transfers.values():
+                if not lost and transfer.state == "running" and transfer.order.pass_number == 2:
+                    transfer.state, transfer.reason = "failed", "CHUNK_MAP_UNUSABLE"
+                    lost.append(transfer.order.transfer_id)
+
+        rig.signals.on_wait = lose
+        rig.to_waiting_delta(passes=2)
+        # The failed one and its follower, and the other disk as usual.
+        assert rig.storage.transfers[f"{lost[0]}.2"].order.mode is TransferMode.RESYNC
+        assert _modes(rig)[2] == {TransferMode.RESYNC, TransferMode.RANGES}
+        assert len(rig.events("map.lost")) == 1
+        rig.finish()
+        rig.check_done(vm)
+
+
 @pytest.mark.parametrize("stage", [Stage.BASE_COPY, Stage.DELTA, Stage.FINAL_SYNC])
 def test_a_pass_whose_snapshot_is_lost_goes_on_with_a_new_one(stage: Stage) -> None:
     with new_rig(memory_agents(pace=1), verify=False) as rig:

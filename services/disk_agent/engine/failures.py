@@ -95,7 +95,8 @@ class MapUnusable(TransferFailure):
 
     reason = "CHUNK_MAP_UNUSABLE"
     hint = (
-        "cancel the migration and start it anew; over gRPC, a transfer in mode RESYNC rebuilds it"
+        "a migration's delta pass compares the whole disk instead, by itself; elsewhere cancel the "
+        "migration and start it anew, or run a transfer in mode RESYNC over gRPC, which makes one"
     )
 
 
