@@ -201,7 +201,14 @@ class Images:
     def _create_file(self, path: Path, size_bytes: int) -> None:
         # Complete or not at all, and never over a file that appeared meanwhile.
         fresh = path.with_name(f".{path.name}.new")
-        fresh.unlink(missing_ok=True)
+        try:
+            fresh.unlink(missing_ok=True)
+        except OSError as exc:
+            raise ImageUnusable(
+                message=f"{path} cannot be created: {exc.strerror}",
+                metadata={"path": str(path)},
+                hint="check that the folder exists and can be written to",
+            ) from exc
         try:
             command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", _OPTIONS]
             done = self._commands.run(

@@ -131,7 +131,13 @@ class TargetServer:
         if self._open_mark is not None:
             if self._open_mark.exists():
                 mend(self._image)
-            self._open_mark.touch()
+            try:
+                self._open_mark.touch()
+            except OSError as error:
+                raise TargetUnusable(
+                    f"the folder of {self._image} cannot be written to: {error.strerror}",
+                    hint="check that the storage below the image is mounted and writable",
+                ) from error
         # A worker that was killed leaves these behind, and the pid file means that qemu-nbd serves.
         self._remove_files()
         command = qemu_nbd_command(

@@ -12,6 +12,7 @@ cancel) follow there as lines. Progress and the end are lines on standard output
 It never outlives the agent, and nbdkit and qemu-nbd never outlive it.
 """
 
+import errno
 import json
 import os
 import sys
@@ -139,6 +140,11 @@ class Worker:
             failure = self._with_space(error)
         except TransferFailure as error:
             failure = error
+        except OSError as error:
+            # The chunk map lies beside the image, or in the agent's state, and needs space too.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            failure = self._map_full(error)
         self._emit(
             {
                 "event": "end",
@@ -191,6 +197,13 @@ class Worker:
 
     def _report(self) -> None:
         self._emit({"event": "progress", "progress": self._pass.meter.snapshot().to_wire()})
+
+    def _map_full(self, error: OSError) -> TargetFull:
+        folder = Path(self._order.map_path).parent
+        return TargetFull(
+            f"the file system of the chunk map, {folder}, is full: {error.strerror}",
+            hint=f"make space in {folder}, then retry: the copy resumes where it stopped",
+        )
 
     def _with_space(self, error: TargetFull) -> TargetFull:
         stats = os.statvfs(Path(self._order.transfer.target_path).parent)

@@ -182,3 +182,15 @@ def test_a_pool_on_a_read_only_mount_is_refused(tmp_path: Path) -> None:
         assert pools.list() == []
     finally:
         subprocess.check_call(["umount", str(path)])
+
+
+def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
+    class Anywhere:
+        def root_of(self, image: Path) -> Path:
+            return image.parent
+
+    no_folder = tmp_path / "file"
+    no_folder.touch()
+
+    with pytest.raises(ImageUnusable, match="cannot be created: Not a directory"):
+        Images(HostCommands(), Anywhere(), tmp_path).create(no_folder, "a.qcow2", MIB)

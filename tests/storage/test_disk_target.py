@@ -56,3 +56,12 @@ def test_a_killed_workers_pid_file_is_not_taken_for_a_served_image(tmp_path: Pat
         assert target.size_bytes == SIZE
         target.close()
     assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    image = tmp_path / "disk.qcow2"
+    create_image(image, SIZE)
+    mark = tmp_path / "missing" / "disk.map.open"
+
+    with pytest.raises(TargetUnusable, match="cannot be written to: No such file"):
+        TargetServer(image, tmp_path, writable=True, open_mark=mark).__enter__()
