@@ -1,5 +1,6 @@
 """The spec of the expert commands: one disk of one snapshot, and the image it goes to."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -14,6 +15,9 @@ from services.config.secret import secret_field
 from services.config.validation import validate
 
 __all__ = ["BaseCopySpec", "DeltaSyncSpec", "ExpertSpec", "VddkSpec", "load_expert_spec"]
+
+# VDDK reads whole sectors, and changed areas are made of them.
+_SECTOR_BYTES = 512
 
 
 class VddkSpec(Section):
@@ -94,15 +98,26 @@ def load_expert_spec(path: Path) -> ExpertSpec:
 
 def ranges_from(document: Any, source: Path) -> Iterator[tuple[int, int]]:
     """Pairs of offset and length from parsed JSON. Raises CommandError."""
-    try:
-        for item in document:
-            if isinstance(item, dict):
-                yield int(item["start"]), int(item["length"])
-            else:
-                offset, length = item
-                yield int(offset), int(length)
-    except (TypeError, ValueError, KeyError) as exc:
-        raise CommandError(
-            f"delta_sync.ranges_file: {source} is no list of ranges",
-            'Write [{"start": 0, "length": 65536}, …], in bytes.',
-        ) from exc
+    hint = 'Write [{"start": 0, "length": 65536}, …], in bytes.'
+    named = f"delta_sync.ranges_file: {source}"
+    if not isinstance(document, list):
+        raise CommandError(f"{named} is no list of ranges", hint)
+    for number, item in enumerate(document, 1):
+        match item:
+            case {"start": start, "length": length} | [start, length]:
+                pair = _bytes(start), _bytes(length)
+            case _:
+                raise CommandError(f"{named}: range {number} is no range", hint)
+        if pair[0] is None or pair[1] is None:
+            raise CommandError(
+                f"{named}: range {number} is not in whole sectors of {_SECTOR_BYTES} bytes", hint
+            )
+        yield pair[0], pair[1]
+
+
+def _bytes(value: Any) -> int | None:
+    """A number as it stands, or as text; None for what names no byte at a sector's border."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,19}", value):
+        value = int(value)
+    # A bool is an int, and half a byte would be rounded.
+    return value if type(value) is int and value % _SECTOR_BYTES == 0 else None

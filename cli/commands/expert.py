@@ -151,7 +151,7 @@ def _run(transfer: Coroutine[None, None, None]) -> None:
 
 
 def _number_of(ranges: list[Range]) -> int:
-    return 1 + xxhash.xxh3_64_intdigest(repr(sorted(ranges)))
+    return 1 + xxhash.xxh3_64_intdigest(repr(sorted(ranges)).encode())
 
 
 def _check_map(map_path: Path, disk_id: str) -> None:

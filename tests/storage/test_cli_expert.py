@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lab.esxi.client import DiskFault
 from lab.esxi.process import EsxiProcess, start_esxi
 from tests.lab_esxi_rig import BLOCK, PASSWORD, build_vddk, connect, content
 
@@ -49,22 +52,29 @@ class Expert:
     def v2c(
         self, command: str, section: str, *, enabled: bool = True, **job: Any
     ) -> subprocess.CompletedProcess[str]:
+        with self.started(command, section, None, enabled=enabled, **job) as process:
+            said, errors = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(command, process.returncode, said, errors)
+
+    def started(
+        self, command: str, section: str, temporary: Path | None, enabled: bool = True, **job: Any
+    ) -> subprocess.Popen[str]:
         disk = {"disk_path": DISK, "target_qcow2": "a.qcow2", "disk_size_bytes": SIZE}
         document = {"vddk": self.vddk, section: {**disk, **job}}
         (self.folder / "expert.yaml").write_text(yaml.safe_dump(document))
         environment = {
             **os.environ,
+            **({"TMPDIR": str(temporary)} if temporary else {}),
             "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
             "V2C_ENABLE_EXPERT_COMMANDS": "1" if enabled else "",
         }
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "cli", command, "--spec", "expert.yaml"],
             cwd=self.folder,
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
-            check=False,
         )
 
 
@@ -142,3 +152,81 @@ def test_without_the_word_they_do_not_exist(expert: Expert) -> None:
 
     assert refused.returncode == 2
     assert "No such command" in refused.stderr
+
+
+def test_another_disk_is_not_copied_over_an_image(expert: Expert) -> None:
+    expert.esxi.client.add_disk("vm-1", 2001, "[ds] a/a_1.vmdk", SIZE)
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000, 2001])
+    expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
+
+    refused = expert.v2c(
+        "base-copy", "base_copy", snapshot_moref="snapshot-1", disk_path="[ds] a/a_1.vmdk"
+    )
+
+    assert refused.returncode == 1
+    assert "the image holds the disk vm-1:[ds] a/a.vmdk, not" in refused.stderr
+    assert expert.image_content() == expert.snapshot_content("snapshot-1")
+
+
+def test_corrected_ranges_of_the_same_snapshot_are_copied(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
+    expert.write(40 * BLOCK, b"d")
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-2", [2000])
+    for start in (0, 40 * BLOCK):
+        (expert.folder / "ranges.json").write_text(json.dumps([[start, BLOCK]]))
+        synced = expert.v2c(
+            "delta-sync", "delta_sync", snapshot_moref="snapshot-2", ranges_file="ranges.json"
+        )
+        assert synced.returncode == 0, synced.stderr
+
+    assert expert.image_content() == expert.snapshot_content("snapshot-2")
+
+
+@pytest.mark.parametrize(
+    ("whom", "number", "status", "told"),
+    [
+        ("cli", signal.SIGTERM, 130, "the same command goes on"),
+        ("disk_agent.worker", signal.SIGKILL, 1, "ended without a word (signal 9)"),
+    ],
+)
+def test_killed_in_mid_copy_it_says_so_and_goes_on(
+    expert: Expert, whom: str, number: int, status: int, told: str
+) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    slow = DiskFault(kind="latency", vm="vm-1", key=2000, count=0, milliseconds=5000)
+    expert.esxi.client.inject_fault(slow)
+    folder = expert.folder / "tmp"
+    folder.mkdir()
+    spec: dict[str, Any] = {"snapshot_moref": "snapshot-1"}
+    with expert.started("base-copy", "base_copy", folder, **spec) as command:
+        while not list(folder.glob("v2c-*/run/*/source.pid")):
+            assert command.poll() is None
+            time.sleep(0.01)
+        children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text()
+        os.kill(command.pid if whom == "cli" else int(children), number)
+        _, said = command.communicate(timeout=30)
+
+    assert command.returncode == status
+    assert told in said
+    assert "Traceback" not in said
+    assert not list(folder.iterdir())
+    expert.esxi.client.clear_faults()
+    assert expert.v2c("base-copy", "base_copy", **spec).returncode == 0
+    assert expert.image_content() == expert.snapshot_content("snapshot-1")
+
+
+def test_no_space_for_the_map_is_no_defect(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    # Every write to it fails with ENOSPC (full(4)); as a link it is what the new map opens.
+    (expert.folder / ".a.qcow2.map.new").symlink_to("/dev/full")
+
+    full = expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
+    (expert.folder / ".a.qcow2.map.new").unlink()
+    again = expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
+
+    assert full.returncode == 1
+    assert "the file system of the chunk map" in full.stderr
+    assert "No space left on device" in full.stderr
+    assert again.returncode == 0, again.stderr
+    assert expert.image_content() == expert.snapshot_content("snapshot-1")

@@ -1,10 +1,12 @@
 """The reference tool's tuning keys in an expert spec, and what they mean here."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cli.expert_spec import BaseCopySpec, load_expert_spec
+from cli.errors import CommandError
+from cli.expert_spec import BaseCopySpec, load_expert_spec, ranges_from
 from services.config import ConfigError
 
 SPEC = """\
@@ -48,3 +50,25 @@ def test_limits_without_a_chunk_size_between_them_are_named(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="no power of two lies between min_chunk_mb") as caught:
         base_copy(tmp_path, "min_chunk_mb: 5, max_chunk_mb: 7")
     assert caught.value.problems[0].field == "base_copy.max_chunk_mb"
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"12": 1}, "no list of ranges"),
+        (["12"], "range 1 is no range"),
+        ([[0, 512], {"start": 0, "lenght": 512}], "range 2 is no range"),
+        ([[0.5, 512]], "range 1 is not in whole sectors"),
+        ([[0, float("inf")]], "range 1 is not in whole sectors"),
+        ([[False, 512]], "range 1 is not in whole sectors"),
+        ([[0, 7]], "range 1 is not in whole sectors"),
+    ],
+)
+def test_what_is_no_range_is_named(document: Any, told: str) -> None:
+    with pytest.raises(CommandError, match=told):
+        list(ranges_from(document, Path("ranges.json")))
+
+
+def test_ranges_are_pairs_or_mappings_of_numbers_or_their_text() -> None:
+    document = [[0, 512], {"start": "1024", "length": 512, "type": "data"}]
+    assert list(ranges_from(document, Path("r"))) == [(0, 512), (1024, 512)]
