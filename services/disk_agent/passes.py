@@ -185,10 +185,10 @@ class DiskPass:
             )
         return found
 
-    def _fresh(self) -> ChunkMap:
+    def _fresh(self, path: Path | None = None) -> ChunkMap:
         order = self._order
         return ChunkMap.create(
-            self._map_path,
+            path or self._map_path,
             order.disk_id,
             order.capacity_bytes,
             order.chunk_bytes,
@@ -260,7 +260,12 @@ class DiskPass:
 
     def _map_for_verify_full(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged()
-        return found if found is not None else self._fresh()
+        if found is not None:
+            return found
+        # Both sides are read, so that an empty map does. It takes the place of no other's.
+        spare = self._fresh(self._map_path.with_name(f"{self._map_path.name}.spare"))
+        spare.path.unlink()
+        return spare
 
     def _grow(self, found: ChunkMap) -> None:
         capacity = self._order.capacity_bytes

@@ -243,6 +243,22 @@ def test_verify_full_compares_with_the_source(tmp_path: Path) -> None:
         rig.run(Mode.VERIFY_FULL)
 
 
+@pytest.mark.parametrize("content", [b"", b"damaged", None])
+def test_verify_full_needs_no_map_and_leaves_what_is_there(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    rig = Rig(tmp_path, MIXED)
+    rig.run()
+    if content is None:
+        rig.map.unlink()
+    else:
+        rig.map.write_bytes(content)
+    rig.run(Mode.VERIFY_FULL)
+    assert rig.map.exists() is (content is not None)
+    assert content is None or rig.map.read_bytes() == content
+    assert not list(tmp_path.glob("*.spare"))
+
+
 def test_grown_disk_gets_its_tail(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA" * 2 + "B")
     rig.run()
