@@ -5,8 +5,7 @@ advances only in the transaction that records the pass as durable; the snapshot 
 another one is made.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 
 from sqlalchemy.orm import Session
 
@@ -23,10 +22,9 @@ from services.orchestrator.views import PASSES_KEPT
 __all__ = [
     "copy_pass",
     "open_pass",
+    "order_for",
     "release_snapshot",
     "take_snapshot",
-    "verify_ids",
-    "verify_orders",
 ]
 
 # In place of the change id of a lost snapshot that had none.
@@ -72,7 +70,7 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
     """
     try:
         # Read anew: one may have grown since the tick began.
-        orders = [_order(tick, current, disk) for disk in tick.reload().disks]
+        orders = [order_for(tick, current, disk) for disk in tick.reload().disks]
         results = run_transfers(tick, orders)
     except ServiceError as exc:
         _check_snapshot(tick, current, exc)
@@ -209,7 +207,7 @@ def _grow_image(tick: Tick, disk: tables.Disk) -> None:
         session.get_one(tables.Disk, (tick.id, disk.key)).image_bytes = disk.capacity_bytes
 
 
-def _order(tick: Tick, current: tables.Pass, disk: tables.Disk) -> TransferOrder:
+def order_for(tick: Tick, current: tables.Pass, disk: tables.Disk) -> TransferOrder:
     """The disk's transfer; its mode is decided once and recorded."""
     part = next(p for p in current.disks if p.key == disk.key)
     if not part.mode:
@@ -358,44 +356,3 @@ def _forget_snapshot(tick: Tick, current: tables.Pass, action: str, text: str) -
         for part in list(row.disks):
             session.delete(part)
         add_event(session, tick.store.clock, migration, action, text, number=row.number)
-
-
-def verify_orders(tick: Tick, paths: Mapping[int, str]) -> list[TransferOrder]:
-    """Transfers that read every image back against the digests of the last pass.
-
-    `paths` are the files of the machine's disks now, by key: areas of which a delta pass wrote only
-    a part have no digest, and are compared with the source. It is off, so that its disks can be
-    read without a snapshot.
-    """
-    current = tick.migration.passes[-1]
-    orders = [_order(tick, current, disk) for disk in tick.migration.disks]
-    return [
-        replace(
-            order,
-            transfer_id=_verify_id(order.transfer_id),
-            mode=TransferMode.VERIFY_TARGET,
-            snapshot_moref="",
-            source_path=_path_now(tick, disk, paths),
-            ranges_id="",
-        )
-        for order, disk in zip(orders, tick.migration.disks, strict=True)
-    ]
-
-
-def _path_now(tick: Tick, disk: tables.Disk, paths: Mapping[int, str]) -> str:
-    if disk.key not in paths:
-        raise SpecMismatch(
-            message=f"{disk.label} (unit {disk.unit}) of {tick.migration.vm_name} was removed "
-            "after the final sync",
-            hint="attach it again and retry, or roll back",
-        )
-    return paths[disk.key]
-
-
-def verify_ids(tick: Tick) -> list[str]:
-    """The ids of the transfers in `verify_orders`."""
-    return [_verify_id(part.transfer_id) for part in tick.migration.passes[-1].disks]
-
-
-def _verify_id(transfer_id: str) -> str:
-    return f"{transfer_id}-verify"

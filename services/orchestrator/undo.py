@@ -5,10 +5,11 @@ from services.orchestrator import tables
 from services.orchestrator.debts import IMAGE, forgive, pay_images, pay_snapshots
 from services.orchestrator.handlers.cutover import conversion_id
 from services.orchestrator.jobs import run_job, settle_jobs
-from services.orchestrator.passes import open_pass, verify_ids
+from services.orchestrator.passes import open_pass
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.tick import Finish, Outcome, Tick
 from services.orchestrator.transfers import stop_transfers
+from services.orchestrator.verification import verify_ids
 
 __all__ = ["undo"]
 

@@ -3,13 +3,14 @@
 from services.kit.errors import ServiceError, StatusCode
 from services.orchestrator import tables
 from services.orchestrator.debts import pay_snapshots
-from services.orchestrator.passes import copy_pass, open_pass, take_snapshot, verify_orders
+from services.orchestrator.passes import copy_pass, open_pass, take_snapshot
 from services.orchestrator.ports import ConversionSnapshot
 from services.orchestrator.shutdown import mark_shutdown, require_off, settle, shut_down
 from services.orchestrator.stages import Stage
 from services.orchestrator.store import add_event
 from services.orchestrator.tick import Advance, Interrupted, Outcome, Tick, Wait
 from services.orchestrator.transfers import run_transfers
+from services.orchestrator.verification import verify_orders
 
 __all__ = ["await_shutdown", "conversion_id", "convert", "final_sync", "verify"]
 
