@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -196,21 +197,25 @@ def test_killed_in_mid_copy_it_says_so_and_goes_on(
     expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
     slow = DiskFault(kind="latency", vm="vm-1", key=2000, count=0, milliseconds=5000)
     expert.esxi.client.inject_fault(slow)
-    folder = expert.folder / "tmp"
-    folder.mkdir()
     spec: dict[str, Any] = {"snapshot_moref": "snapshot-1"}
-    with expert.started("base-copy", "base_copy", folder, **spec) as command:
+    # A short path: sockets are made below it (unix(7): 107 bytes).
+    with (
+        tempfile.TemporaryDirectory(prefix="v2c-") as temporary,
+        expert.started("base-copy", "base_copy", Path(temporary), **spec) as command,
+    ):
+        folder = Path(temporary)
         while not list(folder.glob("v2c-*/run/*/source.pid")):
             assert command.poll() is None
             time.sleep(0.01)
         children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text()
         os.kill(command.pid if whom == "cli" else int(children), number)
         _, said = command.communicate(timeout=30)
+        left = list(folder.iterdir())
 
     assert command.returncode == status
     assert told in said
     assert "Traceback" not in said
-    assert not list(folder.iterdir())
+    assert not left
     expert.esxi.client.clear_faults()
     assert expert.v2c("base-copy", "base_copy", **spec).returncode == 0
     assert expert.image_content() == expert.snapshot_content("snapshot-1")
