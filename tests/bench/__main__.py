@@ -4,6 +4,7 @@ Exit status 0 whatever the figures are; 1 when they could not be taken.
 """
 
 import argparse
+import compileall
 import signal
 import subprocess
 import sys
@@ -36,7 +37,8 @@ CASES: dict[str, Callable[[Bench], list[Result]]] = {
     "rate": rate_limit,
     "cycles": cycles,
 }
-_BUILD = Path(__file__).parents[2] / "build"
+_PROJECT = Path(__file__).parents[2]
+_BUILD = _PROJECT / "build"
 _ROUNDS = 5
 
 
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     # An end from outside removes disk and images, too.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     chosen.dir.mkdir(parents=True, exist_ok=True)
+    # As an installed package has it: Python may be told not to write any (PYTHONDONTWRITEBYTECODE).
+    compileall.compile_dir(_PROJECT / "services", quiet=1)
     with (
         tempfile.TemporaryDirectory(prefix="bench-", dir=chosen.dir) as folder,
         tempfile.TemporaryDirectory(prefix="v2c-") as sockets,

@@ -151,7 +151,7 @@ def _content(endpoint: Endpoint) -> bytes:
 def _read(endpoint: Endpoint, offset: int, length: int) -> int:
     """Read as the engine does; the errno of the completion."""
     endpoint.read(memoryview(bytearray(length)), offset, "token")
-    while not endpoint.completions:
+    while not endpoint.collect():
         endpoint.handle.poll(-1)
     token, error = endpoint.completions.popleft()
     assert token == "token"
@@ -198,6 +198,7 @@ def test_many_requests_in_flight_arrive_whole(kind: Kind, host: Host) -> None:
             endpoint.read(memoryview(buffer), at, at)
         while len(endpoint.completions) < len(buffers):
             endpoint.handle.poll(-1)
+            endpoint.collect()
         assert {error for _, error in endpoint.completions} == {0}
         for at, buffer in buffers.items():
             assert buffer == disk[at : at + BLOCK]

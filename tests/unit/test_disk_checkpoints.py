@@ -15,15 +15,20 @@ MIB = 1 << 20
 
 
 class _Target:
-    """A target whose flushes succeed; `completions` are what arrives while one is waited for."""
+    """A target whose flushes succeed; `arriving` completes while one is waited for."""
 
     def __init__(self) -> None:
         self.handle = self
+        self.arriving: list[tuple[object, int]] = []
         self.completions: deque[tuple[object, int]] = deque()
         self.flushes = 0
 
     def flush(self, token: object = None) -> None:
         self.flushes += 1
+
+    def collect(self) -> bool:
+        self.completions.extend(self.arriving)
+        return bool(self.completions)
 
     def is_lost(self) -> bool:
         return False
@@ -76,7 +81,7 @@ def test_nothing_is_recorded_when_a_request_failed_during_the_last_flush(tmp_pat
     target = _Target()
     checkpoints, chunk_map = _checkpoints(tmp_path, target)
     checkpoints.completed.append((3, 1, Kind.ZERO, NO_DIGEST))
-    target.completions.append((object(), errno.EIO))
+    target.arriving.append((object(), errno.EIO))
     with pytest.raises(TargetFailed, match=str(errno.EIO)):
         checkpoints.save(SourceFailed("no more"))
     assert not chunk_map.is_done(3)

@@ -93,6 +93,7 @@ class Checkpoints:
             self._target.handle.flush()
         except nbd.Error as error:
             raise self._target.failure(error.errnum or errno.EIO, error.string) from failure
+        self._target.collect()
         # The same holds for a request that failed meanwhile, the running checkpoint's flush too.
         for _, errnum in self._target.completions:
             if errnum:

@@ -10,14 +10,13 @@ import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Protocol
 
 from services.disk_agent.chunk_map import NO_DIGEST, ChunkMap, Kind
 from services.disk_agent.engine.checkpoints import Checkpoints
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.depth import Depth
-from services.disk_agent.engine.endpoint import Endpoint, Side
+from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.failures import TransferFailure
 from services.disk_agent.engine.plan import ChunkTask, Task
 from services.disk_agent.engine.poll import PollLoop
@@ -44,6 +43,8 @@ class Tuning:
     retry_seconds: float = 0.25
 
 
+# Checkpoints, reports and repeated reads are looked after this often, not with each request.
+_CHORES_SECONDS = 0.002
 # A re-sync may write this many chunks beyond a checkpoint before the next one.
 _INTENT_CHUNKS = 8192
 
@@ -81,16 +82,23 @@ class Slot:
         self.digest = NO_DIGEST
 
 
-@dataclass(slots=True)
-class _Request:
-    """A request in flight: enough to issue it again."""
+class _Read:
+    """A read in flight: enough to issue it again. The token of a write is its slot."""
 
-    slot: Slot
-    endpoint: Endpoint
-    # Takes the request, as the token of its completion.
-    issue: Callable[["_Request"], None]
-    writing: bool
-    attempts: int = 1
+    __slots__ = ("attempts", "endpoint", "memory", "offset_bytes", "slot")
+
+    def __init__(
+        self, slot: Slot, endpoint: Endpoint, memory: memoryview, offset_bytes: int
+    ) -> None:
+        self.slot = slot
+        self.endpoint = endpoint
+        self.memory = memory
+        self.offset_bytes = offset_bytes
+        self.attempts = 1
+
+    def issue(self) -> None:
+        """Ask for it."""
+        self.endpoint.read(self.memory, self.offset_bytes, self)
 
 
 class Strategy(Protocol):
@@ -151,7 +159,8 @@ class Engine:
         self._free: list[Slot] = []
         self._active: set[Slot] = set()
         self._report_at = now()
-        self._delayed: list[tuple[float, _Request]] = []
+        self._chores_at = now()
+        self._delayed: list[tuple[float, _Read]] = []
         self._ready: list[Slot] = []
         self._held: Task | None = None
         self._exhausted = False
@@ -161,26 +170,29 @@ class Engine:
 
     def read(self, slot: Slot, endpoint: Endpoint, area: Range, memory: memoryview) -> None:
         """Read an area of the slot's chunk into the same place of `memory`."""
-        issue = partial(endpoint.read, _part(slot, area, memory), area.offset_bytes)
-        self._issue(_Request(slot, endpoint, issue, writing=False))
+        offset, length = area
+        slot.pending += 1
+        _Read(slot, endpoint, _part(slot, area, memory), offset).issue()
         if endpoint is self._feeder:
-            slot.fed_bytes += area.length_bytes
-            self._fed_bytes += area.length_bytes
-        if endpoint.side is Side.SOURCE:
-            self._control.limit.spend(area.length_bytes)
-            self.meter.read_bytes += area.length_bytes
+            slot.fed_bytes += length
+            self._fed_bytes += length
+        if endpoint is self.source:
+            self._control.limit.spend(length)
+            self.meter.read_bytes += length
 
     def write(self, slot: Slot, area: Range) -> None:
         """Write an area of the slot's chunk from the slot's memory."""
-        issue = partial(self.target.write, _part(slot, area, slot.memory), area.offset_bytes)
-        self._issue(_Request(slot, self.target, issue, writing=True))
+        slot.pending += 1
+        self._writes += 1
+        self.target.write(_part(slot, area, slot.memory), area.offset_bytes, slot)
         self.meter.written_bytes += area.length_bytes
         self._checkpoints.unflushed_bytes += area.length_bytes
 
     def zero(self, slot: Slot, area: Range) -> None:
         """Make an area of the target read as zeroes."""
-        issue = partial(self.target.zero, area.offset_bytes, area.length_bytes)
-        self._issue(_Request(slot, self.target, issue, writing=True))
+        slot.pending += 1
+        self._writes += 1
+        self.target.zero(area.offset_bytes, area.length_bytes, slot)
 
     def nothing_to_wait_for(self, slot: Slot) -> None:
         """The phase needs no request: `advance` comes again without a completion."""
@@ -217,33 +229,44 @@ class Engine:
         try:
             while True:
                 self._handle_completions(strategy)
-                now = self._now()
-                if self._delayed:
-                    self._reissue_due(now)
                 if self._control.stop is not None:
                     raise self._control.stop
                 self._fill(strategy, tasks)
-                if not self._checkpoints.running and (
-                    self._checkpoints.is_due(now) or self._waits_for_intent()
-                ):
-                    self._checkpoints.begin()
-                if now >= self._report_at:
-                    self._report_at = now + self._tuning.report_seconds
-                    self._report()
-                if self._exhausted and not self._active and not self._checkpoints.running:
-                    if not self._checkpoints.completed:
-                        return
-                    self._checkpoints.begin()
+                now = self._now()
+                idle = not self._active
+                if (idle or now >= self._chores_at) and self._do_chores(now):
+                    return
                 self._wait(now)
         except TransferFailure as failure:
             self._checkpoints.save(failure)
             raise
 
+    def _do_chores(self, now: float) -> bool:
+        """What need not be looked at for each request; returns whether the pass is at its end."""
+        self._chores_at = now + _CHORES_SECONDS
+        if self._delayed:
+            self._reissue_due(now)
+        checkpoints = self._checkpoints
+        if not checkpoints.running and (checkpoints.is_due(now) or self._waits_for_intent()):
+            checkpoints.begin()
+        if now >= self._report_at:
+            self._report_at = now + self._tuning.report_seconds
+            self._report()
+        if now >= self._depth.review_at:
+            self._depth.review(now)
+        if self._exhausted and not self._active and not checkpoints.running:
+            if not checkpoints.completed:
+                return True
+            checkpoints.begin()
+        return False
+
     def _make_slots(self, strategy: Strategy) -> None:
         chunk = self.map.header.chunk_bytes
-        # Page-aligned, so that the kernel copies whole pages.
+        # Page-aligned, so that the kernel copies whole pages; huge ones take fewer look-ups.
         sides = 2 if strategy.compares else 1
-        memory = memoryview(mmap.mmap(-1, self._tuning.depth * sides * chunk))
+        area = mmap.mmap(-1, self._tuning.depth * sides * chunk)
+        area.madvise(mmap.MADV_HUGEPAGE)
+        memory = memoryview(area)
         for number in range(self._tuning.depth):
             at = number * sides * chunk
             other = memory[at + chunk : at + 2 * chunk] if strategy.compares else None
@@ -276,66 +299,16 @@ class Engine:
 
     def _wait(self, now: float) -> None:
         """Wait for something to happen; the depth learns from how long the source alone is it."""
-        starved = not self._writes and self._is_full()
         timeout = self._timeout(now)
-        if starved:
-            began = self._now()
+        if self._writes or not self._is_full():
             self._loop.wait(timeout)
-            self._depth.starved_seconds += self._now() - began
-        else:
-            self._loop.wait(timeout)
-        if now >= self._depth.review_at:
-            self._depth.review(now)
-
-    def _issue(self, request: _Request) -> None:
-        request.slot.pending += 1
-        self._writes += request.writing
-        request.issue(request)
-
-    def _handle_completions(self, strategy: Strategy) -> None:
-        while self._ready:
-            strategy.advance(self, self._ready.pop())
-        for endpoint in self._endpoints:
-            while endpoint.completions:
-                token, errnum = endpoint.completions.popleft()
-                if isinstance(token, _Request):
-                    self._completed_request(strategy, token, errnum)
-                elif errnum:
-                    raise endpoint.failure(errnum)
-                else:
-                    self._flushed(strategy)
-
-    def _completed_request(self, strategy: Strategy, request: _Request, errnum: int) -> None:
-        if errnum:
-            self._retry(request, errnum)
             return
-        self._writes -= request.writing
-        slot = request.slot
-        slot.pending -= 1
-        if not slot.pending:
-            strategy.advance(self, slot)
-
-    def _retry(self, request: _Request, errnum: int) -> None:
-        endpoint = request.endpoint
-        transient = errnum == errno.EIO and not request.writing and not endpoint.is_lost()
-        if not transient or request.attempts >= self._tuning.read_attempts:
-            raise endpoint.failure(errnum, writing=request.writing)
-        delay = self._tuning.retry_seconds * 2 ** (request.attempts - 1)
-        request.attempts += 1
-        self._delayed.append((self._now() + delay, request))
-
-    def _reissue_due(self, now: float) -> None:
-        due = [request for at, request in self._delayed if at <= now]
-        self._delayed = [entry for entry in self._delayed if entry[0] > now]
-        for request in due:
-            request.issue(request)
+        self._loop.wait(timeout)
+        self._depth.starved_seconds += self._now() - now
 
     def _timeout(self, now: float) -> float:
         if self._ready:
             return 0.0
-        for endpoint in self._endpoints:
-            if endpoint.completions:
-                return 0.0
         timeout = max(self._report_at - now, 0.0)
         if self._delayed:
             timeout = min(timeout, max(min(at for at, _ in self._delayed) - now, 0.0))
@@ -343,6 +316,45 @@ class Engine:
             wait = self._control.limit.wait_seconds()
             timeout = min(timeout, wait) if wait else timeout
         return timeout
+
+    def _handle_completions(self, strategy: Strategy) -> None:
+        while self._ready:
+            strategy.advance(self, self._ready.pop())
+        for endpoint in self._endpoints:
+            completions = endpoint.completions
+            while completions:
+                token, errnum = completions.popleft()
+                if isinstance(token, _Read):
+                    if errnum:
+                        self._retry(token, errnum)
+                        continue
+                    slot = token.slot
+                elif errnum:
+                    raise endpoint.failure(errnum)
+                elif isinstance(token, Slot):
+                    self._writes -= 1
+                    slot = token
+                else:
+                    self._flushed(strategy)
+                    continue
+                slot.pending -= 1
+                if not slot.pending:
+                    strategy.advance(self, slot)
+
+    def _retry(self, read: _Read, errnum: int) -> None:
+        endpoint = read.endpoint
+        transient = errnum == errno.EIO and not endpoint.is_lost()
+        if not transient or read.attempts >= self._tuning.read_attempts:
+            raise endpoint.failure(errnum, writing=False)
+        delay = self._tuning.retry_seconds * 2 ** (read.attempts - 1)
+        read.attempts += 1
+        self._delayed.append((self._now() + delay, read))
+
+    def _reissue_due(self, now: float) -> None:
+        due = [read for at, read in self._delayed if at <= now]
+        self._delayed = [entry for entry in self._delayed if entry[0] > now]
+        for read in due:
+            read.issue()
 
     # -- the window of a re-sync
 

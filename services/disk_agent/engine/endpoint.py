@@ -1,14 +1,13 @@
 """One NBD connection of the engine: requests are asynchronous, completions are a queue.
 
-libnbd holds the handle's lock while it calls back, so a completion callback only appends to
-`completions`; the poll loop does everything else.
+What completed is asked for after each step of the connection: libnbd's callbacks into Python cost
+more, and hold the handle's lock meanwhile.
 """
 
 import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
 from ctypes import c_int
 from enum import Enum
 from typing import NamedTuple
@@ -70,45 +69,55 @@ class Endpoint:
             unusable = SourceUnusable if side is Side.SOURCE else TargetUnusable
             raise unusable(f"cannot connect to the {side.value}: {error.string}") from error
         self.handle = handle
+        self._in_flight: dict[int, object] = {}
         if side is Side.TARGET:
             _widen(handle.aio_get_fd())
 
     def read(self, buffer: memoryview, offset_bytes: int, token: object) -> None:
         """Read `len(buffer)` bytes into `buffer`, which must live until completion."""
         try:
-            self.handle.aio_pread(buffer, offset_bytes, self._completion(token))
+            self._in_flight[self.handle.aio_pread(buffer, offset_bytes)] = token
         except nbd.Error as error:
             raise self._refused(error) from error
 
     def write(self, buffer: memoryview, offset_bytes: int, token: object) -> None:
         """Write `buffer`, which must live and stay unchanged until completion."""
         try:
-            self.handle.aio_pwrite(buffer, offset_bytes, self._completion(token))
+            self._in_flight[self.handle.aio_pwrite(buffer, offset_bytes)] = token
         except nbd.Error as error:
             raise self._refused(error) from error
 
     def zero(self, offset_bytes: int, length_bytes: int, token: object) -> None:
         """Make a range read as zeroes; the server may deallocate it."""
         try:
-            self.handle.aio_zero(length_bytes, offset_bytes, self._completion(token))
+            self._in_flight[self.handle.aio_zero(length_bytes, offset_bytes)] = token
         except nbd.Error as error:
             raise self._refused(error) from error
 
     def flush(self, token: object) -> None:
         """Make all writes that completed so far durable."""
         try:
-            self.handle.aio_flush(self._completion(token))
+            self._in_flight[self.handle.aio_flush()] = token
         except nbd.Error as error:
             raise self._refused(error) from error
 
-    def _completion(self, token: object) -> Callable[[c_int], int]:
-        completions = self.completions
+    def collect(self) -> bool:
+        """Move what completed to `completions`; returns whether there is anything in it.
 
-        def done(error: c_int) -> int:
-            completions.append((token, error.value))
-            return 1
-
-        return done
+        To be called after whatever lets the connection make progress.
+        """
+        in_flight = self._in_flight
+        while in_flight:
+            cookie = self.handle.aio_peek_command_completed()
+            if not cookie:
+                break
+            errnum = 0
+            try:
+                self.handle.aio_command_completed(cookie)
+            except nbd.Error as error:
+                errnum = error.errnum or errno.EIO
+            self.completions.append((in_flight.pop(cookie), errnum))
+        return bool(self.completions)
 
     def _refused(self, error: nbd.Error) -> TransferFailure:
         return self.failure(error.errnum or errno.EIO, error.string)
@@ -124,14 +133,18 @@ class Endpoint:
         while at < end:
             entries: list[int] = []
 
-            def collect(
+            def add(
                 context: str, _offset: int, flat: list[int], error: c_int, into: list[int] = entries
             ) -> int:
                 if context == nbd.CONTEXT_BASE_ALLOCATION and not error.value:
                     into.extend(flat)
                 return 0
 
-            self.handle.block_status(min(end - at, _STATUS_LIMIT_BYTES), at, collect)
+            try:
+                self.handle.block_status(min(end - at, _STATUS_LIMIT_BYTES), at, add)
+            finally:
+                # Other requests may have completed meanwhile.
+                self.collect()
             before = at
             for length, flags in zip(entries[::2], entries[1::2], strict=True):
                 length = min(length, end - at)

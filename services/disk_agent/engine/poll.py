@@ -2,7 +2,6 @@
 
 import errno
 import select
-import time
 from collections.abc import Sequence
 
 import nbd
@@ -17,51 +16,70 @@ _DIRECTIONS = {
 }
 
 
+# A reply of 1 MiB arrives in about ten parts; after more of them the engine has a look.
+_PARTS = 64
+
+
+class _Watched:
+    """A connection and what its descriptor is polled for."""
+
+    __slots__ = ("direction", "endpoint", "fd")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.fd = endpoint.handle.aio_get_fd()
+        self.direction = nbd.AIO_DIRECTION_READ
+
+
 class PollLoop:
     """Lets the state machines of its connections make progress, in one thread."""
 
     def __init__(self, endpoints: Sequence[Endpoint], control: Control) -> None:
-        self._endpoints = {endpoint.handle.aio_get_fd(): endpoint for endpoint in endpoints}
+        self._watched = [_Watched(endpoint) for endpoint in endpoints]
+        self._by_fd = {watched.fd: watched.endpoint for watched in self._watched}
         self._control = control
         self._control_fd = control.fileno()
         self._poll = select.poll()
-        self._events = dict.fromkeys(self._endpoints, select.POLLIN)
-        for fd, events in self._events.items():
-            self._poll.register(fd, events)
+        for fd in self._by_fd:
+            self._poll.register(fd, select.POLLIN)
         if self._control_fd >= 0:
             self._poll.register(self._control_fd, select.POLLIN)
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait for a completion or a wish, at most so long. Parts of replies wake nobody.
+        """Wait for a completion or a wish, for about so long at most. Parts of replies wake nobody.
 
         Raises SourceLost or TargetFailed when a connection is dead.
         """
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            self._watch_directions()
-            happened = self._poll.poll(timeout_seconds * 1000)
-            completed = not happened
+        timeout_ms = timeout_seconds * 1000
+        for _ in range(_PARTS):
+            completed = False
+            for watched in self._watched:
+                endpoint = watched.endpoint
+                # Calls that block, as for extents, let other requests complete.
+                completed |= bool(endpoint.completions)
+                direction = endpoint.handle.aio_get_direction()
+                if direction != watched.direction:
+                    self._turn(watched, direction)
+            if completed:
+                return
+            happened = self._poll.poll(timeout_ms)
             for fd, events in happened:
                 if fd == self._control_fd:
                     self._control.receive()
                     return
-                endpoint = self._endpoints[fd]
+                endpoint = self._by_fd[fd]
                 _notify(endpoint, events)
-                if endpoint.completions:
-                    completed = True
-            if completed:
+                completed |= endpoint.collect()
+            if completed or not happened:
                 return
-            timeout_seconds = max(deadline - time.monotonic(), 0.0)
 
-    def _watch_directions(self) -> None:
-        for fd, endpoint in self._endpoints.items():
-            # A connection that is dead or closed has no direction.
-            wanted = _DIRECTIONS.get(endpoint.handle.aio_get_direction())
-            if wanted is None:
-                raise endpoint.failure(errno.ECONNRESET)
-            if wanted != self._events[fd]:
-                self._poll.modify(fd, wanted)
-                self._events[fd] = wanted
+    def _turn(self, watched: _Watched, direction: int) -> None:
+        events = _DIRECTIONS.get(direction)
+        # A connection that is dead or closed has no direction.
+        if events is None:
+            raise watched.endpoint.failure(errno.ECONNRESET)
+        self._poll.modify(watched.fd, events)
+        watched.direction = direction
 
 
 def _notify(endpoint: Endpoint, happened: int) -> None:
