@@ -20,11 +20,17 @@ class Mode(StrEnum):
     RESYNC = "resync"
     VERIFY_TARGET = "verify-target"
     VERIFY_FULL = "verify-full"
+    REPAIR = "repair"
+
+    @property
+    def copies(self) -> bool:
+        """Whether it is a pass over the source, which the map is bound to."""
+        return self in (Mode.FULL, Mode.RANGES, Mode.RESYNC)
 
     @property
     def writes(self) -> bool:
         """Whether the target is changed."""
-        return self in (Mode.FULL, Mode.RANGES, Mode.RESYNC)
+        return self.copies or self is Mode.REPAIR
 
 
 @dataclass(frozen=True)

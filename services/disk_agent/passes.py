@@ -16,6 +16,7 @@ from services.disk_agent.engine.extents import ExtentWindows, is_blank
 from services.disk_agent.engine.failures import MapUnusable, SourceUnusable, TargetUnusable
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range, by_chunk, checked_ranges, total_bytes
+from services.disk_agent.engine.repairing import Repair
 from services.disk_agent.engine.verifying import Mismatches, VerifyFull, VerifyTarget
 from services.disk_agent.order import Mode, TransferOrder
 
@@ -71,13 +72,13 @@ class DiskPass:
             if chunk_map.damaged_pages:
                 self._around.notice(f"{chunk_map.damaged_pages} pages of the map were damaged")
             header = chunk_map.header
-            if self._order.mode.writes and header.complete:
+            if self._order.mode.copies and header.complete:
                 # Begun again after it had ended well: there is nothing left to do.
                 self.meter.total_bytes = self._total(chunk_map)
                 self.meter.resumed_bytes = self.meter.total_bytes
             else:
                 self._run_strategy(chunk_map, source, target)
-                if self._order.mode.writes:
+                if self._order.mode.copies:
                     chunk_map.complete_pass()
             self.digest = chunk_map.digest()
         self._around.report()
@@ -111,6 +112,9 @@ class DiskPass:
         if order.mode is Mode.VERIFY_TARGET:
             runs = ExtentWindows(target, notice).runs(0, capacity)
             return VerifyTarget(runs, chunk_map, meter, mismatches, source)
+        if order.mode is Mode.REPAIR:
+            runs = ExtentWindows(target, notice).runs(0, capacity)
+            return Repair(runs, chunk_map, meter, mismatches)
         if source is None:
             raise SourceUnusable(f"mode {order.mode} needs a source")
         windows = ExtentWindows(source, notice)
@@ -154,6 +158,7 @@ class DiskPass:
             Mode.RESYNC: self._map_for_resync,
             Mode.VERIFY_TARGET: self._map_for_verify_target,
             Mode.VERIFY_FULL: self._map_for_verify_full,
+            Mode.REPAIR: self._map_for_repair,
         }
         return bind[self._order.mode](target)
 
@@ -257,6 +262,9 @@ class DiskPass:
 
     def _map_for_verify_target(self, target: Endpoint) -> ChunkMap:
         return self._needed("verifying the target")
+
+    def _map_for_repair(self, target: Endpoint) -> ChunkMap:
+        return self._needed("repairing the image")
 
     def _map_for_verify_full(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged()

@@ -30,6 +30,7 @@ MODES = {
     pb.TRANSFER_MODE_RESYNC: Mode.RESYNC,
     pb.TRANSFER_MODE_VERIFY_TARGET: Mode.VERIFY_TARGET,
     pb.TRANSFER_MODE_VERIFY_FULL: Mode.VERIFY_FULL,
+    pb.TRANSFER_MODE_REPAIR: Mode.REPAIR,
 }
 _MODE_NAMES = {mode: number for number, mode in MODES.items()}
 _STATES = {
@@ -282,6 +283,7 @@ def _progress(progress: Progress) -> pb.Progress:
         eta_seconds=-1 if eta is None else int(eta + 0.5),
         verified_bytes=progress.verified_bytes,
         unverified_bytes=progress.unverified_bytes,
+        repaired_bytes=progress.repaired_bytes,
         current_area=pb.Area(
             offset_bytes=progress.offset_bytes, length_bytes=progress.length_bytes
         ),

@@ -56,6 +56,7 @@ class Phase(Enum):
     READ = 1
     COMPARE = 2
     WRITE = 3
+    READ_BACK = 4
 
 
 class Slot:

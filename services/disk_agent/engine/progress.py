@@ -35,6 +35,8 @@ class Progress:
     verified_bytes: int = 0
     unverified_chunks: int = 0
     unverified_bytes: int = 0
+    repaired_chunks: int = 0
+    repaired_bytes: int = 0
     checkpoints: int = 0
     source_reopened: int = 0
 
@@ -65,6 +67,8 @@ class Meter:
         self.verified_bytes = 0
         self.unverified_chunks = 0
         self.unverified_bytes = 0
+        self.repaired_chunks = 0
+        self.repaired_bytes = 0
         self.checkpoints = 0
         self.source_reopened = 0
         self._samples: deque[tuple[float, int, int]] = deque([(now(), 0, 0)])
@@ -78,6 +82,11 @@ class Meter:
         """Count a chunk with nothing to compare it with."""
         self.unverified_chunks += 1
         self.unverified_bytes += length_bytes
+
+    def repaired(self, length_bytes: int) -> None:
+        """Count a chunk of the target that was written again."""
+        self.repaired_chunks += 1
+        self.repaired_bytes += length_bytes
 
     def snapshot(self) -> Progress:
         """The counters now, with the rate of reading over the last seconds."""
@@ -108,6 +117,8 @@ class Meter:
             verified_bytes=self.verified_bytes,
             unverified_chunks=self.unverified_chunks,
             unverified_bytes=self.unverified_bytes,
+            repaired_chunks=self.repaired_chunks,
+            repaired_bytes=self.repaired_bytes,
             checkpoints=self.checkpoints,
             source_reopened=self.source_reopened,
         )

@@ -1,10 +1,11 @@
 """The modes that only read: the target against its map, and the source against the target."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import nbd
 
 from services.disk_agent.chunk_map import ChunkMap, Kind
+from services.disk_agent.chunk_map_file import Record
 from services.disk_agent.engine.copying import digest_chunk, read_source, same_bytes
 from services.disk_agent.engine.core import Engine, Phase, Slot
 from services.disk_agent.engine.digests import DigestOf
@@ -77,25 +78,9 @@ class VerifyTarget:
         """All chunks; runs that read as zeroes stay runs where the map knows of them."""
         for task in self._planner.tasks(self._runs):
             if isinstance(task, ZeroTask) and self._source is not None:
-                yield from self._split(task)
+                yield from split_zeroes(self._map, task, alone=_WITHOUT_DIGEST)
             else:
                 yield task
-
-    def _split(self, task: ZeroTask) -> Iterator[Task]:
-        """A run of zeroes, with the chunks without a digest as tasks of their own."""
-        chunk = self._map.header.chunk_bytes
-        first, stop = task.first, task.first + task.count
-        end = task.offset_bytes + task.length_bytes
-        for index in range(first, stop):
-            if self._map[index].kind not in _WITHOUT_DIGEST:
-                continue
-            if index > first:
-                yield ZeroTask(first, index - first, first * chunk, (index - first) * chunk)
-            area = Range(index * chunk, min(chunk, end - index * chunk))
-            yield ChunkTask(index, *area, zero=[area], asked_bytes=area.length_bytes, whole=True)
-            first = index + 1
-        if first < stop:
-            yield ZeroTask(first, stop - first, first * chunk, end - first * chunk)
 
     def advance(self, engine: Engine, slot: Slot) -> None:
         """Read a chunk of the target and compare."""
@@ -108,7 +93,7 @@ class VerifyTarget:
             return
         elif slot.phase is Phase.START:
             slot.phase = Phase.READ
-            _read_target(engine, slot, task, slot.memory)
+            read_target(engine, slot, task, slot.memory)
         elif slot.phase is Phase.READ:
             self._check(engine, slot, task)
         else:
@@ -117,8 +102,8 @@ class VerifyTarget:
                 self._mismatches.add(
                     task.offset_bytes,
                     task.length_bytes,
-                    _name(other[: task.length_bytes], self._digest_of),
-                    _name(slot.memory[: task.length_bytes], self._digest_of),
+                    chunk_name(other[: task.length_bytes], self._digest_of),
+                    chunk_name(slot.memory[: task.length_bytes], self._digest_of),
                 )
             self._done(engine, slot, task)
 
@@ -222,25 +207,51 @@ class VerifyFull:
             read_source(engine, slot, task)
         elif slot.phase is Phase.READ:
             slot.phase = Phase.COMPARE
-            _read_target(engine, slot, task, slot.other)
+            read_target(engine, slot, task, slot.other)
         else:
             if not same_bytes(slot.memory, slot.other, task.length_bytes, self._digest_of):
                 self._mismatches.add(
                     task.offset_bytes,
                     task.length_bytes,
-                    _name(slot.memory[: task.length_bytes], self._digest_of),
-                    _name(slot.other[: task.length_bytes], self._digest_of),
+                    chunk_name(slot.memory[: task.length_bytes], self._digest_of),
+                    chunk_name(slot.other[: task.length_bytes], self._digest_of),
                 )
             self._meter.verified(task.length_bytes)
             self._meter.copied_bytes += task.asked_bytes
             engine.release(slot)
 
 
-def _read_target(engine: Engine, slot: Slot, task: ChunkTask, memory: memoryview) -> None:
+def split_zeroes(chunk_map: ChunkMap, task: ZeroTask, alone: Collection[Kind]) -> Iterator[Task]:
+    """A run of zeroes, with the chunks whose kind is one of `alone` as tasks of their own."""
+    chunk = chunk_map.header.chunk_bytes
+    first, stop = task.first, task.first + task.count
+    end = task.offset_bytes + task.length_bytes
+    for index in range(first, stop):
+        if chunk_map[index].kind not in alone:
+            continue
+        if index > first:
+            yield ZeroTask(first, index - first, first * chunk, (index - first) * chunk)
+        area = Range(index * chunk, min(chunk, end - index * chunk))
+        yield ChunkTask(index, *area, zero=[area], asked_bytes=area.length_bytes, whole=True)
+        first = index + 1
+    if first < stop:
+        yield ZeroTask(first, stop - first, first * chunk, end - first * chunk)
+
+
+def read_target(engine: Engine, slot: Slot, task: ChunkTask, memory: memoryview) -> None:
+    """Read a whole chunk of the target."""
     engine.read(slot, engine.target, Range(task.offset_bytes, task.length_bytes), memory)
 
 
-def _name(memory: memoryview, digest_of: DigestOf) -> str:
+def chunk_name(memory: memoryview, digest_of: DigestOf) -> str:
+    """What a chunk's content is called in a message: its digest, or that it is zero."""
     if nbd.Buffer.from_buffer(memory).is_zero():
         return _ZERO_NAME
     return digest_of(memory).hex()
+
+
+def is_recorded(known: Record, memory: memoryview, digest_of: DigestOf) -> bool:
+    """Whether a chunk's content is what the map says; False where it cannot say."""
+    if known.kind is Kind.ZERO:
+        return nbd.Buffer.from_buffer(memory).is_zero()
+    return known.kind is Kind.DATA and digest_of(memory) == known.digest

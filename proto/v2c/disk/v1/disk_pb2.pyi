@@ -70,6 +70,11 @@ class _TransferModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transfer
     """Reads the target back against the recorded digests."""
     TRANSFER_MODE_VERIFY_FULL: _TransferMode.ValueType  # 5
     """Reads source and target and compares them."""
+    TRANSFER_MODE_REPAIR: _TransferMode.ValueType  # 6
+    """Reads the target back like TRANSFER_MODE_VERIFY_TARGET; chunks that differ
+    are read from the source, written, and read back. The source must hold
+    what the last pass read: a machine that is off, or that pass's snapshot.
+    """
 
 class TransferMode(_TransferMode, metaclass=_TransferModeEnumTypeWrapper):
     """TransferMode is what a transfer does."""
@@ -86,6 +91,11 @@ TRANSFER_MODE_VERIFY_TARGET: TransferMode.ValueType  # 4
 """Reads the target back against the recorded digests."""
 TRANSFER_MODE_VERIFY_FULL: TransferMode.ValueType  # 5
 """Reads source and target and compares them."""
+TRANSFER_MODE_REPAIR: TransferMode.ValueType  # 6
+"""Reads the target back like TRANSFER_MODE_VERIFY_TARGET; chunks that differ
+are read from the source, written, and read back. The source must hold
+what the last pass read: a machine that is off, or that pass's snapshot.
+"""
 Global___TransferMode: _TypeAlias = TransferMode  # noqa: Y015
 
 class _TransferState:
@@ -1078,6 +1088,7 @@ class Progress(_message.Message):
     VERIFIED_BYTES_FIELD_NUMBER: _builtins.int
     UNVERIFIED_BYTES_FIELD_NUMBER: _builtins.int
     CURRENT_AREA_FIELD_NUMBER: _builtins.int
+    REPAIRED_BYTES_FIELD_NUMBER: _builtins.int
     total_bytes: _builtins.int
     """Bytes to go through in all."""
     done_bytes: _builtins.int
@@ -1102,6 +1113,8 @@ class Progress(_message.Message):
     """Bytes of the target that a verification could not compare: no digest of
     them was taken, and it was given no source.
     """
+    repaired_bytes: _builtins.int
+    """Bytes of the target that a repair wrote again because they differed."""
     @_builtins.property
     def current_area(self) -> Global___Area:
         """The area that was finished last."""
@@ -1121,10 +1134,11 @@ class Progress(_message.Message):
         verified_bytes: _builtins.int = ...,
         unverified_bytes: _builtins.int = ...,
         current_area: Global___Area | None = ...,
+        repaired_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_area", b"current_area"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_area", b"current_area", "done_bytes", b"done_bytes", "eta_seconds", b"eta_seconds", "rate_bytes_per_second", b"rate_bytes_per_second", "read_bytes", b"read_bytes", "resumed_bytes", b"resumed_bytes", "skipped_bytes", b"skipped_bytes", "total_bytes", b"total_bytes", "unverified_bytes", b"unverified_bytes", "verified_bytes", b"verified_bytes", "written_bytes", b"written_bytes", "zero_bytes", b"zero_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_area", b"current_area", "done_bytes", b"done_bytes", "eta_seconds", b"eta_seconds", "rate_bytes_per_second", b"rate_bytes_per_second", "read_bytes", b"read_bytes", "repaired_bytes", b"repaired_bytes", "resumed_bytes", b"resumed_bytes", "skipped_bytes", b"skipped_bytes", "total_bytes", b"total_bytes", "unverified_bytes", b"unverified_bytes", "verified_bytes", b"verified_bytes", "written_bytes", b"written_bytes", "zero_bytes", b"zero_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,118 @@
+"""The mode that mends an image: verified as by `VerifyTarget`, written again where it differs.
+
+What the source holds is the truth: its machine must be off, or the source a snapshot of the pass.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from services.disk_agent.chunk_map import ChunkMap, Kind
+from services.disk_agent.engine.copying import digest_chunk, read_source, same_bytes
+from services.disk_agent.engine.core import Engine, Phase, Slot
+from services.disk_agent.engine.endpoint import Extent
+from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
+from services.disk_agent.engine.progress import Meter
+from services.disk_agent.engine.ranges import Range
+from services.disk_agent.engine.verifying import (
+    Mismatches,
+    chunk_name,
+    is_recorded,
+    read_target,
+    split_zeroes,
+)
+
+_NOT_ZERO = (Kind.UNKNOWN, Kind.UNDIGESTED, Kind.DATA)
+
+
+class Repair:
+    """Compare the target with the map, and what does not agree with the source.
+
+    A chunk that differs from the source is written, read back and recorded. `mismatches` gets
+    those that came back wrong: the storage does not keep what it is given.
+    """
+
+    needs_intent = False
+    compares = True
+
+    def __init__(
+        self, runs: Iterable[Extent], chunk_map: ChunkMap, meter: Meter, mismatches: Mismatches
+    ) -> None:
+        self._runs = runs
+        self._map = chunk_map
+        self._digest_of = chunk_map.digest_of
+        self._meter = meter
+        self._mismatches = mismatches
+        self._planner = Planner(chunk_map, skip_done=False)
+
+    def tasks(self) -> Iterator[Task]:
+        """All chunks; runs that read as zeroes stay runs where they are to."""
+        for task in self._planner.tasks(self._runs):
+            if isinstance(task, ZeroTask):
+                yield from split_zeroes(self._map, task, alone=_NOT_ZERO)
+            else:
+                yield task
+
+    def advance(self, engine: Engine, slot: Slot) -> None:
+        """Read the target, then the source, write, and read back: as far as is needed."""
+        task = slot.task
+        if isinstance(task, ZeroTask):
+            self._meter.zero_bytes += task.length_bytes
+            self._meter.verified(task.length_bytes, task.count)
+            engine.release(slot)
+        elif task is None or slot.other is None:
+            return
+        elif slot.phase is Phase.START:
+            slot.phase = Phase.READ
+            read_target(engine, slot, task, slot.other)
+        elif slot.phase is Phase.READ:
+            self._check(engine, slot, task, slot.other)
+        elif slot.phase is Phase.COMPARE:
+            self._compare(engine, slot, task, slot.other)
+        elif slot.phase is Phase.WRITE:
+            slot.phase = Phase.READ_BACK
+            read_target(engine, slot, task, slot.other)
+        else:
+            self._check_written(engine, slot, task, slot.other)
+
+    def _check(self, engine: Engine, slot: Slot, task: ChunkTask, found: memoryview) -> None:
+        if is_recorded(self._map[task.index], found[: task.length_bytes], self._digest_of):
+            self._done(engine, slot, task)
+            return
+        slot.phase = Phase.COMPARE
+        area = Range(task.offset_bytes, task.length_bytes)
+        whole = ChunkTask(task.index, *area, data=[area], asked_bytes=task.asked_bytes, whole=True)
+        slot.task = whole
+        read_source(engine, slot, whole)
+
+    def _compare(self, engine: Engine, slot: Slot, task: ChunkTask, found: memoryview) -> None:
+        if same_bytes(slot.memory, found, task.length_bytes, self._digest_of):
+            self._done(engine, slot, task)
+            return
+        slot.phase = Phase.WRITE
+        digest_chunk(slot, task, self._digest_of)
+        area = Range(task.offset_bytes, task.length_bytes)
+        self._meter.repaired(task.length_bytes)
+        if slot.kind is Kind.ZERO:
+            engine.zero(slot, area)
+        else:
+            engine.write(slot, area)
+
+    def _check_written(
+        self, engine: Engine, slot: Slot, task: ChunkTask, found: memoryview
+    ) -> None:
+        if not same_bytes(slot.memory, found, task.length_bytes, self._digest_of):
+            self._mismatches.add(
+                task.offset_bytes,
+                task.length_bytes,
+                chunk_name(slot.memory[: task.length_bytes], self._digest_of),
+                chunk_name(found[: task.length_bytes], self._digest_of),
+            )
+            self._done(engine, slot, task)
+            return
+        self._meter.verified(task.length_bytes)
+        self._meter.copied_bytes += task.asked_bytes
+        engine.finish(slot, task.index, 1)
+
+    def _done(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
+        self._meter.verified(task.length_bytes)
+        self._meter.copied_bytes += task.asked_bytes
+        engine.release(slot)

@@ -1,0 +1,107 @@
+"""Repairing an image that was found to differ: only what differs is read, and all is read back."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from services.disk_agent.engine.control import Control
+from services.disk_agent.engine.endpoint import Endpoint, Side
+from services.disk_agent.engine.failures import ContentMismatch, MapUnusable, TransferCancelled
+from services.disk_agent.engine.limit import RateLimit
+from services.disk_agent.engine.progress import Progress
+from services.disk_agent.order import Mode
+from services.disk_agent.passes import DiskPass, Surroundings
+from tests.disk_transfer_rig import BLOCK, CHUNK, TUNING, Rig, overwrite, serving
+
+LETTERS = "AAAA" * 6 + "-" * 8 + "00AA"
+
+
+def test_only_what_differs_is_read_and_written_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, LETTERS, extra_bytes=512)
+    rig.run()
+    rig.damage(5 * BLOCK, b"x" * 512)
+    rig.damage(4 * CHUNK, b"\0" * CHUNK)
+    rig.damage(7 * CHUNK, b"x")
+    with pytest.raises(ContentMismatch):
+        rig.run(Mode.VERIFY_TARGET, with_source=False)
+
+    progress = rig.run(Mode.REPAIR).progress
+
+    assert (progress.repaired_chunks, progress.repaired_bytes) == (3, 3 * CHUNK)
+    assert progress.read_bytes == 3 * CHUNK
+    assert progress.verified_bytes == progress.done_bytes == rig.size
+    rig.assert_identical()
+    assert rig.run(Mode.VERIFY_TARGET, with_source=False).progress.unverified_chunks == 0
+
+
+def test_a_good_image_is_left_alone(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, LETTERS)
+    digest = rig.run().digest
+    outcome = rig.run(Mode.REPAIR)
+    assert outcome.progress.repaired_chunks == outcome.progress.written_bytes == 0
+    assert outcome.progress.read_bytes == 0
+    assert outcome.digest == digest
+
+
+def test_chunks_without_a_digest_are_compared_with_the_source(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 4)
+    rig.run()
+    for block in (1, 5):
+        area = overwrite(rig.source, block, "x")
+        rig.run(Mode.RANGES, number=block, snapshot=f"s{block}", ranges=[area])
+    rig.damage(5 * BLOCK, b"y")
+
+    progress = rig.run(Mode.REPAIR).progress
+
+    assert (progress.repaired_chunks, progress.read_bytes) == (1, 2 * CHUNK)
+    rig.assert_identical()
+
+
+def test_storage_that_keeps_nothing_is_found_by_reading_back(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 2 + "----")
+    rig.run()
+    socket = tmp_path / "null.sock"
+    command = ["nbdkit", "-f", "--exit-with-parent", "-U", str(socket), "null", str(rig.size)]
+    discarding = subprocess.Popen(command)
+    control = Control(RateLimit(0, time.monotonic))
+    around = Surroundings(control, TUNING, print, lambda: None)
+    try:
+        while not socket.exists():
+            time.sleep(0.005)
+        with serving(tmp_path, "file", str(rig.source)):
+            source = Endpoint(rig.uri, Side.SOURCE)
+            target = Endpoint(f"nbd+unix:///?socket={socket}", Side.TARGET)
+            with pytest.raises(ContentMismatch, match=r"2 chunks .* found zero"):
+                DiskPass(rig.order(Mode.REPAIR), rig.map, [], around).run(source, target)
+            source.close()
+            target.close()
+    finally:
+        discarding.kill()
+        discarding.wait()
+
+
+def test_one_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 64)
+    rig.run()
+    for chunk in range(0, 64, 3):
+        rig.damage(chunk * CHUNK, b"x")
+
+    def stop(control: Control, progress: Progress) -> None:
+        if progress.repaired_chunks:
+            control.stop = TransferCancelled("enough")
+
+    slow = ("--filter=delay", "file", str(rig.source), "rdelay=50ms")
+    with pytest.raises(TransferCancelled):
+        rig.run(Mode.REPAIR, server=slow, on_report=stop)
+    rest = rig.run(Mode.REPAIR).progress
+
+    assert rest.repaired_chunks < 22
+    rig.assert_identical()
+
+
+def test_without_a_map_there_is_nothing_to_hold_the_image_against(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA")
+    with pytest.raises(MapUnusable, match="repairing the image needs the chunk map"):
+        rig.run(Mode.REPAIR)
