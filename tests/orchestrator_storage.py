@@ -29,6 +29,7 @@ class MemoryTransfer:
     read: int = 0
     written: int = 0
     verified: int = 0
+    repaired: int = 0
     reason: str = ""
 
     def snapshot(self) -> TransferSnapshot:
@@ -40,6 +41,7 @@ class MemoryTransfer:
             read_bytes=self.read * BLOCK,
             written_bytes=self.written * BLOCK,
             verified_bytes=self.verified * BLOCK,
+            repaired_bytes=self.repaired * BLOCK,
             digest=f"digest-{self.order.pass_number}" if self.state == "succeeded" else "",
             reason=self.reason,
         )
@@ -73,6 +75,8 @@ class MemoryStorage:
         self.conversion_failure = ""
         # Set from another thread in tests with real time: transfers stand still.
         self.held = False
+        # What is written in a repair reads back wrong.
+        self.forgets = False
 
     def capabilities(self) -> Mapping[str, str]:
         return {"sources": "vddk", "virt_v2v": "2.2"}
@@ -227,7 +231,10 @@ class MemoryStorage:
             self._vcenter.open_live(order)
             transfer.verified += 1
             if image.blocks.get(block, 0) != image.digests.get(block, 0):
-                raise failure("TARGET_DIFFERS")
+                raise failure("CONTENT_MISMATCH")
+            return
+        if order.mode is TransferMode.REPAIR:
+            self._repair(transfer, order, image, block)
             return
         key = int(order.disk_id.rpartition("/")[2])
         value = self._vcenter.read(order.vm_moref, order.snapshot_moref, key).get(block, 0)
@@ -236,6 +243,18 @@ class MemoryStorage:
             return
         transfer.written += 1
         image.blocks[block] = image.digests[block] = value
+
+    def _repair(
+        self, transfer: MemoryTransfer, order: TransferOrder, image: MemoryImage, block: int
+    ) -> None:
+        self._vcenter.open_live(order)
+        transfer.verified += 1
+        if image.blocks.get(block, 0) != image.digests.get(block, 0):
+            transfer.repaired += 1
+            image.blocks[block] = image.digests.get(block, 0)
+            if self.forgets:
+                image.blocks[block] = -1
+                raise failure("CONTENT_MISMATCH")
 
     def _at_work(self, transfer: MemoryTransfer, path: str) -> bool:
         return transfer.order.target_path == path and transfer.state in {"queued", "running"}

@@ -157,6 +157,7 @@ class TransferMode(StrEnum):
     RANGES = "ranges"
     RESYNC = "resync"
     VERIFY_TARGET = "verify_target"
+    REPAIR = "repair"
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ class TransferSnapshot:
     written_bytes: int = 0
     verified_bytes: int = 0
     unverified_bytes: int = 0
+    repaired_bytes: int = 0
     rate_bytes_per_second: int = 0
     eta_seconds: int = -1
     digest: str = ""

@@ -186,7 +186,7 @@ _ROWS = (
         "Reads every image back and compares it with the digests taken while reading the source, "
         "and with the source itself where a delta wrote only a part of a chunk.",
         (Stage.CONVERTING, Stage.IMPORT_ROOT_DISK),
-        "reads again",
+        "reads again; what was found to differ is written again from the source and read back",
         _SOURCE_ON,
         _CUTOVER,
     ),

@@ -177,7 +177,7 @@ class PassDisk(Base):
     path: Mapped[str] = mapped_column(Text)
     change_id: Mapped[str] = mapped_column(Text)
     transfer_id: Mapped[str] = mapped_column(Text)
-    # "" until it is known: full, ranges or resync.
+    # "" until it is known: full, ranges or resync; repair once the image was found to differ.
     mode: Mapped[str] = mapped_column(String(10), default="")
     ranges_id: Mapped[str] = mapped_column(Text, default="")
     changed_bytes: Mapped[int] = mapped_column(default=0)

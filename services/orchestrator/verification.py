@@ -1,4 +1,4 @@
-"""The transfers that verify the images of a machine that is off."""
+"""The transfers that verify, and repair, the images of a machine that is off."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +9,10 @@ from services.orchestrator.passes import order_for
 from services.orchestrator.ports import TransferMode, TransferOrder
 from services.orchestrator.tick import Tick
 
-__all__ = ["verify_ids", "verify_orders"]
+__all__ = ["expect_repair", "verify_ids", "verify_orders"]
+
+_VERIFY = "-verify"
+_REPAIR = "-repair"
 
 
 def verify_orders(tick: Tick, paths: Mapping[int, str]) -> list[TransferOrder]:
@@ -17,21 +20,34 @@ def verify_orders(tick: Tick, paths: Mapping[int, str]) -> list[TransferOrder]:
 
     `paths` are the files of the machine's disks now, by key: areas of which a delta pass wrote only
     a part have no digest, and are compared with the source. It is off, so that its disks can be
-    read without a snapshot.
+    read without a snapshot. After `expect_repair` the images are written again where they differ.
     """
     current = tick.migration.passes[-1]
     orders = [order_for(tick, current, disk) for disk in tick.migration.disks]
     return [
-        replace(
-            order,
-            transfer_id=_verify_id(order.transfer_id),
-            mode=TransferMode.VERIFY_TARGET,
-            snapshot_moref="",
-            source_path=_path_now(tick, disk, paths),
-            ranges_id="",
-        )
+        _verifying(order, _path_now(tick, disk, paths))
         for order, disk in zip(orders, tick.migration.disks, strict=True)
     ]
+
+
+def expect_repair(tick: Tick) -> None:
+    """Have the next verification of this pass repair what differs."""
+    with tick.change() as (session, migration):
+        row = session.get_one(tables.Pass, (tick.id, migration.passes[-1].number))
+        for part in row.disks:
+            part.mode = TransferMode.REPAIR.value
+
+
+def _verifying(order: TransferOrder, path: str) -> TransferOrder:
+    repairs = order.mode is TransferMode.REPAIR
+    return replace(
+        order,
+        transfer_id=f"{order.transfer_id}{_REPAIR if repairs else _VERIFY}",
+        mode=TransferMode.REPAIR if repairs else TransferMode.VERIFY_TARGET,
+        snapshot_moref="",
+        source_path=path,
+        ranges_id="",
+    )
 
 
 def _path_now(tick: Tick, disk: tables.Disk, paths: Mapping[int, str]) -> str:
@@ -45,9 +61,6 @@ def _path_now(tick: Tick, disk: tables.Disk, paths: Mapping[int, str]) -> str:
 
 
 def verify_ids(tick: Tick) -> list[str]:
-    """The ids of the transfers in `verify_orders`."""
-    return [_verify_id(part.transfer_id) for part in tick.migration.passes[-1].disks]
-
-
-def _verify_id(transfer_id: str) -> str:
-    return f"{transfer_id}-verify"
+    """The ids of all transfers that `verify_orders` may have ordered."""
+    parts = tick.migration.passes[-1].disks
+    return [f"{part.transfer_id}{suffix}" for part in parts for suffix in (_VERIFY, _REPAIR)]

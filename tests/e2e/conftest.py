@@ -33,6 +33,7 @@ _MACHINES = (
     machine("by grpcurl", 8),
     machine("by rest", 8, 8, tools=Tools.NOT_RUNNING),
     machine("flipped", 8, 8),
+    machine("repaired", 8, 8),
     machine("grown", 8, 8),
     machine("twin", 8),
 )

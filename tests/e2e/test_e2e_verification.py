@@ -1,11 +1,14 @@
-"""Verification: what the target's storage changed behind everybody's back stops the migration."""
+"""Verification: what the target's storage changed behind everybody's back stops the migration.
+
+Retry then repairs the image from the source, and the migration goes on.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
 
-from tests.stack_checks import vcenter_vm
+from tests.stack_checks import assert_migrated, vcenter_vm
 from tests.stack_client import Client, image_paths, quick
 from tests.stack_site import Site
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -13,18 +16,22 @@ from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 _MIB = 1 << 20
 
 
-def test_bytes_that_changed_on_the_target_are_found_and_named(site: Site, client: Client) -> None:
-    client.submit(quick("flipped", delta_interval=300))
+def _flipped(client: Client, name: str) -> pb.Migration:
+    """A migration whose second image was changed before the cutover; it has failed."""
+    client.submit(quick(name, delta_interval=300))
     waiting = client.wait(
-        "flipped", lambda now: now.stage == pb.STAGE_DELTA and now.state == pb.STATE_WAITING
+        name, lambda now: now.stage == pb.STAGE_DELTA and now.state == pb.STATE_WAITING
     )
     # In every chunk: the guest's last writes hide some.
     flips = [word for at in range(8) for word in ("-c", f"write -P 0xa5 {at * _MIB + 7 * 512} 512")]
     image = image_paths(waiting)[1]
     subprocess.run(["qemu-io", *flips, str(image)], check=True, capture_output=True)
+    client.finalize(name)
+    return client.wait_state(name, pb.STATE_FAILED)
 
-    client.finalize("flipped")
-    failed = client.wait_state("flipped", pb.STATE_FAILED)
+
+def test_bytes_that_changed_on_the_target_are_found_and_named(site: Site, client: Client) -> None:
+    failed = _flipped(client, "flipped")
 
     assert failed.stage == pb.STAGE_VERIFYING
     assert failed.error.reason == "CONTENT_MISMATCH"
@@ -39,3 +46,13 @@ def test_bytes_that_changed_on_the_target_are_found_and_named(site: Site, client
     client.rollback("flipped")
     client.wait_state("flipped", pb.STATE_ROLLED_BACK)
     assert vcenter_vm(site.lab, "flipped")["power"] == "poweredOn"
+
+
+def test_retry_repairs_the_image_from_the_source(site: Site, client: Client) -> None:
+    _flipped(client, "repaired")
+
+    client.retry("repaired")
+    done = client.wait_done("repaired")
+
+    assert_migrated(site, done)
+    assert "images.repaired" in client.events("repaired")

@@ -245,7 +245,7 @@ def test_verification_that_finds_a_difference_stops_the_migration() -> None:
         view = rig.to_state(State.FAILED)
         assert (view.stage, rig.cloudstack.vms) == (Stage.VERIFYING, {})
         assert view.error is not None
-        assert view.error.reason == "TARGET_DIFFERS"
+        assert view.error.reason == "CONTENT_MISMATCH"
 
 
 def test_verification_opens_the_disks_themselves_and_tells_how_much_it_compared() -> None:

@@ -105,8 +105,8 @@ class ContentMismatch(TransferFailure):
 
     reason = "CONTENT_MISMATCH"
     hint = (
-        "retry reads the image again; a difference that stays points at the storage or its memory: "
-        "mend that, cancel the migration and start it anew"
+        "retry the migration: what differs is read from the source again, written and read back; a "
+        "difference that stays points at the storage below the image or the host's memory"
     )
 
 

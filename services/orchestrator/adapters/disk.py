@@ -27,6 +27,7 @@ _MODES = {
     TransferMode.RANGES: pb.TRANSFER_MODE_RANGES,
     TransferMode.RESYNC: pb.TRANSFER_MODE_RESYNC,
     TransferMode.VERIFY_TARGET: pb.TRANSFER_MODE_VERIFY_TARGET,
+    TransferMode.REPAIR: pb.TRANSFER_MODE_REPAIR,
 }
 # About 100 KiB a message: large enough to be quick, far below gRPC's limits.
 _AREAS_PER_MESSAGE = 5000
@@ -169,6 +170,7 @@ def _transfer(transfer: pb.Transfer) -> TransferSnapshot:
         written_bytes=progress.written_bytes,
         verified_bytes=progress.verified_bytes,
         unverified_bytes=progress.unverified_bytes,
+        repaired_bytes=progress.repaired_bytes,
         rate_bytes_per_second=progress.rate_bytes_per_second,
         eta_seconds=progress.eta_seconds,
         digest=transfer.digest,

@@ -10,13 +10,15 @@ from services.orchestrator.stages import Stage
 from services.orchestrator.store import add_event
 from services.orchestrator.tick import Advance, Interrupted, Outcome, Tick, Wait
 from services.orchestrator.transfers import run_transfers
-from services.orchestrator.verification import verify_orders
+from services.orchestrator.verification import expect_repair, verify_orders
 
 __all__ = ["await_shutdown", "conversion_id", "convert", "final_sync", "verify"]
 
 _MANUAL_POLL_SECONDS = 2.0
 _CONVERSION_POLL_SECONDS = 0.5
 _GIB = 1 << 30
+# The disk agent's reason for an image that does not hold what was read.
+_MISMATCH = "CONTENT_MISMATCH"
 
 
 def await_shutdown(tick: Tick) -> Outcome:
@@ -54,16 +56,32 @@ def final_sync(tick: Tick) -> Outcome:
 
 
 def verify(tick: Tick) -> Outcome:
-    """Read every image back and compare it with what was read from the source, or with it."""
+    """Read every image back and compare it with what was read from the source, or with it.
+
+    A difference fails the migration: somebody should know of storage that does not keep what it is
+    given. A retry then repairs.
+    """
     require_off(tick)
     found = tick.agents.vmware.get_vm(moref=tick.migration.vm_moref)
     paths = {disk.key: disk.path for disk in found.disks}
     try:
         results = run_transfers(tick, verify_orders(tick, paths))
-    except ServiceError:
+    except ServiceError as exc:
         # A running machine's disk does not open: that is the reason to tell then.
         require_off(tick)
+        if exc.reason == _MISMATCH:
+            expect_repair(tick)
         raise
+    repaired = sum(result.repaired_bytes for result in results)
+    if repaired:
+        tick.event(
+            "images.repaired",
+            f"{repaired} bytes differed; they were written again from the source and read back",
+            repaired_bytes=repaired,
+        )
+        with tick.change() as (_, migration):
+            for disk, result in zip(migration.disks, results, strict=True):
+                disk.digest = result.digest or disk.digest
     verified = sum(result.verified_bytes for result in results)
     unverified = sum(result.unverified_bytes for result in results)
     tick.event(

@@ -1,0 +1,62 @@
+"""An image that a verification found to differ: what retry makes of it."""
+
+from services.orchestrator.stages import Stage, State
+from tests.orchestrator_memory import memory_agents
+from tests.orchestrator_rig import Rig, new_rig, spec_text
+from tests.orchestrator_storage import MemoryImage
+from tests.orchestrator_world import BLOCK
+
+
+def _failed_verification(rig: Rig) -> MemoryImage:
+    rig.submit_spec(spec_text())
+    rig.to_waiting_delta()
+    rig.controls.finalize(rig.view().id, "tester", now=True)
+    rig.to_stage(Stage.VERIFYING)
+    image = next(iter(rig.storage.images.values()))
+    image.blocks[3] = 666
+    rig.to_state(State.FAILED)
+    assert image.blocks[3] == 666
+    return image
+
+
+def test_an_image_that_differs_is_repaired_by_retry() -> None:
+    with new_rig() as rig:
+        vm = rig.add()
+        image = _failed_verification(rig)
+        rig.controls.retry(rig.view().id, "tester")
+        rig.to_state(State.DONE)
+        assert image.blocks[3] != 666
+        rig.check_done(vm)
+        (event,) = rig.events("images.repaired")
+        assert event.details == {"repaired_bytes": str(BLOCK)}
+        assert event.message.startswith(f"{BLOCK} bytes differed")
+
+
+def test_storage_that_does_not_keep_a_repair_stops_the_migration_again() -> None:
+    with new_rig() as rig:
+        rig.add()
+        _failed_verification(rig)
+        rig.storage.forgets = True
+        for _ in range(2):
+            rig.controls.retry(rig.view().id, "tester")
+            view = rig.to_state(State.FAILED)
+            assert view.error is not None
+            assert (view.error.reason, rig.cloudstack.vms) == ("CONTENT_MISMATCH", {})
+        assert rig.events("images.repaired") == []
+
+
+def test_a_repair_is_stopped_by_rollback() -> None:
+    with new_rig(memory_agents(pace=1)) as rig:
+        vm = rig.add()
+        _failed_verification(rig)
+        rig.controls.retry(rig.view().id, "tester")
+
+        def somebody_rolls_back() -> None:
+            rig.signals.on_wait = lambda: None
+            rig.controls.rollback(rig.view().id, "tester")
+
+        rig.signals.on_wait = somebody_rolls_back
+        rig.to_state(State.ROLLED_BACK)
+        repairs = [t for t in rig.storage.transfers.values() if "-repair" in t.order.transfer_id]
+        assert {t.state for t in repairs} == {"cancelled"}
+        assert vm.power == "on"
