@@ -36,8 +36,13 @@ class RateShares:
         agent_rate: int = 0,
         windows: Sequence[RateWindow] = (),
         local_now: Callable[[], datetime] = datetime.now,
+        transfer_rate: int = 0,
     ) -> None:
-        """`agent_rate` and the lowest window that holds are ceilings of all transfers together."""
+        """`agent_rate` and the lowest window that holds are ceilings of all transfers together.
+
+        `transfer_rate` is the limit of each transfer that has none of its own.
+        """
+        self.transfer_rate = transfer_rate
         self._agent_rate = agent_rate
         self._windows = tuple(windows)
         self._local_now = local_now

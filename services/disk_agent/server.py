@@ -21,6 +21,7 @@ from services.disk_agent.conversion import ConversionStore
 from services.disk_agent.conversion_run import ConversionHost, OverlayRun
 from services.disk_agent.conversions import Conversions
 from services.disk_agent.images import Images
+from services.disk_agent.limits_file import LimitsFile
 from services.disk_agent.pool import default_nfs_options
 from services.disk_agent.pools import Pools
 from services.disk_agent.range_sets import RangeSets
@@ -62,12 +63,11 @@ def defaults_from(config: Config) -> TransferDefaults:
         library_dir=str(config.migration.vddk_path),
         queue_depth=config.disk.queue_depth,
         chunk_bytes=config.disk.chunk_mb * _MEBIBYTE,
-        rate_bytes_per_second=int((config.limits.transfer_mbps or 0) * _MEGABYTE),
     )
 
 
 def rates_from(limits: Limits) -> RateShares:
-    """The agent's ceiling and its calendar."""
+    """The agent's ceiling, its calendar, and the limit of each transfer."""
     windows = [
         RateWindow(
             _minutes(window.begin),
@@ -77,7 +77,11 @@ def rates_from(limits: Limits) -> RateShares:
         )
         for window in limits.windows
     ]
-    return RateShares(int((limits.agent_mbps or 0) * _MEGABYTE), windows)
+    return RateShares(
+        int((limits.agent_mbps or 0) * _MEGABYTE),
+        windows,
+        transfer_rate=int((limits.transfer_mbps or 0) * _MEGABYTE),
+    )
 
 
 def _minutes(time_of_day: str) -> int:
@@ -131,6 +135,12 @@ async def serve(setup: ServiceSetup) -> None:
         probe=partial(capabilities.probe, kvm),
     )
 
+    limits_file = LimitsFile(config.path, config.limits) if config.path else None
+
+    def changed_rates() -> RateShares | None:
+        limits = limits_file.changed() if limits_file else None
+        return rates_from(limits) if limits else None
+
     probing: list[asyncio.Task[bool]] = []
     keeping: list[asyncio.Task[None]] = []
 
@@ -144,7 +154,7 @@ async def serve(setup: ServiceSetup) -> None:
         await asyncio.to_thread(launcher.sweep)
         await asyncio.to_thread(leftovers.sweep, conversion_store.folders)
         await transfers.recover()
-        keeping.append(asyncio.create_task(transfers.keep_rates()))
+        keeping.append(asyncio.create_task(transfers.keep_rates(changed_rates)))
         await conversions.recover()
 
     async def on_shutdown() -> None:

@@ -54,7 +54,6 @@ class TransferDefaults:
     library_dir: str
     queue_depth: int
     chunk_bytes: int
-    rate_bytes_per_second: int
 
     def __repr__(self) -> str:
         """Without the password."""
@@ -100,7 +99,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
             order,
             password=password,
             epoch=request.epoch,
-            rate=options.rate_bytes_per_second or self._defaults.rate_bytes_per_second,
+            rate=options.rate_bytes_per_second,
         )
         return pb.StartTransferResponse(transfer=to_proto(transfer), existed=existed)
 

@@ -8,7 +8,6 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from services.disk_agent.engine.failures import (
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.order import TransferOrder
 from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.rate_keeping import Entry, RateKeeper
 from services.disk_agent.rates import RateShares
 from services.disk_agent.supervisor import Event, RunningWorker, WorkerLauncher
 from services.disk_agent.transfer import State, Transfer, TransferStore, changes_at_end
@@ -41,19 +41,6 @@ _RATE_SECONDS = 1.0
 _WATCH_SECONDS = 1.0
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass
-class _Entry:
-    """A transfer with what is needed while this agent runs."""
-
-    transfer: Transfer
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    task: asyncio.Task[None] | None = None
-    worker: RunningWorker | None = None
-    cancelled: bool = False
-    # What its worker was told last, in bytes a second.
-    told_rate: int = 0
 
 
 async def _never_converted(_image: Path) -> bool:
@@ -81,9 +68,9 @@ class Transfers:
         self._store = store
         self._launcher = launcher
         self._ranges = ranges
-        self._rates = rates or RateShares()
+        self._rates = RateKeeper(rates or RateShares(), clock)
         self._clock = clock
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         # One command at a time: they are short, and their checks must see each other's effects.
         self._commands = asyncio.Lock()
         self._stopping = False
@@ -107,7 +94,7 @@ class Transfers:
                     self._clock(), state=State.FAILED, failure=failure, end_time=self._clock()
                 )
                 await asyncio.to_thread(self._store.save, transfer)
-            self._entries[transfer.id] = _Entry(transfer)
+            self._entries[transfer.id] = Entry(transfer)
 
     async def stop(self) -> None:
         """Have all workers checkpoint and end; their transfers are FAILED and retryable."""
@@ -124,6 +111,7 @@ class Transfers:
     ) -> tuple[Transfer, bool]:
         """Start, attach to, or resume a transfer; returns it and whether it existed.
 
+        `rate` is a limit of its own in bytes a second; 0 leaves it to the agent's limits.
         Raises InvalidTransfer, TransferExists, TransferEnded, TargetBusy or StaleEpoch.
         """
         check(order)
@@ -141,9 +129,7 @@ class Transfers:
                 if transfer.state is not State.FAILED:
                     return transfer, True
             await self._check_target(order)
-            entry = entry or _Entry(
-                Transfer(order, State.QUEUED, 0, self._clock(), rate_bytes_per_second=rate)
-            )
+            entry = entry or Entry(Transfer(order, State.QUEUED, 0, self._clock()))
             existed = order.transfer_id in self._entries
             await self._change(
                 entry,
@@ -153,12 +139,12 @@ class Transfers:
                 epoch=epoch,
                 failure=None,
                 end_time=None,
-                rate_bytes_per_second=rate,
+                rate_bytes_per_second=rate or self._rates.transfer_rate,
                 paused=False,
             )
             await asyncio.to_thread(self._store.save, entry.transfer)
             self._entries[order.transfer_id] = entry
-            entry.cancelled = False
+            entry.cancelled, entry.default_rate = False, not rate
             entry.task = asyncio.create_task(self._supervise(entry, password))
             return entry.transfer, existed
 
@@ -201,14 +187,26 @@ class Transfers:
     async def set_rate(self, transfer_id: str, bytes_per_second: int) -> Transfer:
         """Change a transfer's rate limit, 0 for none. Raises TransferNotFound."""
         entry = self._entry(transfer_id)
+        entry.default_rate = False
         await self._change(entry, rate_bytes_per_second=bytes_per_second)
         self._share_rate()
         return entry.transfer
 
-    async def keep_rates(self) -> None:
-        """Follow the calendar until cancelled."""
+    async def keep_rates(self, changed: Callable[[], RateShares | None] = lambda: None) -> None:
+        """Follow the calendar, and limits that were changed, until cancelled.
+
+        `changed` blocks; it tells other limits once.
+        """
         while True:
             await asyncio.sleep(_RATE_SECONDS)
+            try:
+                rates = await asyncio.to_thread(changed)
+            except Exception as error:
+                # The calendar goes on whatever became of the file.
+                _log.error("limits cannot be read", action="limits.defect", exc_info=error)
+                rates = None
+            if rates is not None:
+                self._rates.replace(rates, self._entries.values())
             self._share_rate()
 
     async def pause(self, transfer_id: str, *, paused: bool, epoch: int = 0) -> Transfer:
@@ -270,7 +268,7 @@ class Transfers:
 
     # -- supervision
 
-    async def _supervise(self, entry: _Entry, password: str) -> None:
+    async def _supervise(self, entry: Entry, password: str) -> None:
         """Run one attempt to its end. Never raises: whatever happens is the transfer's state."""
         order = entry.transfer.order
         log = _log.bind(transfer_id=order.transfer_id, disk_id=order.disk_id)
@@ -330,7 +328,7 @@ class Transfers:
             reason=failure_reason,
         )
 
-    async def _hear(self, entry: _Entry, events: asyncio.Queue[Event | None]) -> None:
+    async def _hear(self, entry: Entry, events: asyncio.Queue[Event | None]) -> None:
         while (event := await events.get()) is not None:
             if event["event"] == "progress":
                 await self._change(entry, progress=Progress.from_wire(event["progress"]))
@@ -339,36 +337,22 @@ class Transfers:
                     event["message"], action="transfer.notice", transfer_id=entry.transfer.id
                 )
 
-    async def _change(self, entry: _Entry, **changes: Any) -> None:
+    async def _change(self, entry: Entry, **changes: Any) -> None:
         async with entry.changed:
             entry.transfer = entry.transfer.changed(self._clock(), **changes)
             entry.changed.notify_all()
 
-    async def _touch(self, entry: _Entry) -> None:
+    async def _touch(self, entry: Entry) -> None:
         if not entry.transfer.state.ended:
             entry.transfer = entry.transfer.changed(self._clock())
             entry.changed.notify_all()
 
     def _share_rate(self) -> None:
-        """Give each running transfer its limit, and tell those workers whose limit changes."""
-        running = {
-            entry.transfer.id: entry
-            for entry in self._entries.values()
-            if entry.task is not None and not entry.transfer.paused
-        }
-        own = {id_: entry.transfer.rate_bytes_per_second for id_, entry in running.items()}
-        for id_, rate in self._rates.shares(own).items():
-            entry = running[id_]
-            if rate != entry.transfer.effective_rate:
-                entry.transfer = entry.transfer.changed(self._clock(), effective_rate=rate)
-            # A limit that is told again would forgive what was read beyond it.
-            if entry.worker is not None and rate != entry.told_rate:
-                entry.told_rate = rate
-                entry.worker.wish("rate", bytes_per_second=rate)
+        self._rates.share(self._entries.values())
 
     # -- checks
 
-    def _entry(self, transfer_id: str) -> _Entry:
+    def _entry(self, transfer_id: str) -> Entry:
         entry = self._entries.get(transfer_id)
         if entry is None:
             raise TransferNotFound(message=f"there is no transfer {transfer_id!r}")
@@ -395,5 +379,5 @@ class Transfers:
             await asyncio.to_thread(self._store.raise_fence, target_path, epoch)
 
 
-def _is_newer(entry: _Entry, revision: int) -> bool:
+def _is_newer(entry: Entry, revision: int) -> bool:
     return entry.transfer.revision > revision

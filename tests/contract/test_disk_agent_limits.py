@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import grpc
 import pytest
+import yaml
 
 from services.kit.errors import RemoteError
 from tests.disk_agent_rig import AgentProcess, agent, ended, progressed, request
@@ -93,6 +94,27 @@ async def test_the_agents_limit_holds_and_is_shared(running: AgentProcess, sourc
     assert got.transfer.effective_rate_bytes_per_second == pytest.approx(AGENT_RATE / 2, rel=0.001)
     for first, last in found:
         assert first.rate(last) == pytest.approx(AGENT_RATE / 2, rel=0.05)
+
+
+async def test_a_changed_config_is_for_what_runs(tmp_path: Path, source: Path) -> None:
+    folder = tmp_path / "agent"
+    folder.mkdir()
+    with agent(folder, limits={"agent_mbps": 24}) as process:
+        config = folder / "config.yaml"
+        async with process.stub() as stub:
+            start = order(source, "edited")
+            await stub.StartTransfer(start, timeout=SECONDS)
+            await progressed(stub, start.transfer_id, MIB)
+            document = yaml.safe_load(config.read_text())
+            config.write_text(yaml.safe_dump({**document, "limits": {"agent_mbps": 8}}))
+            # Two seconds later, all of the next two are at the new rate.
+            first, last = await moments(stub, start.transfer_id, 2, 4)
+            got = await stub.GetTransfer(
+                pb.GetTransferRequest(transfer_id=start.transfer_id), timeout=SECONDS
+            )
+            await cancelled(stub, start.transfer_id)
+    assert got.transfer.effective_rate_bytes_per_second == 8_000_000
+    assert first.rate(last) == pytest.approx(8e6, rel=0.05)
 
 
 async def test_a_change_is_felt_at_once(running: AgentProcess, source: Path) -> None:

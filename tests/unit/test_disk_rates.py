@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.config import parse_config
+from services.config import load_config, parse_config
+from services.disk_agent.limits_file import LimitsFile
 from services.disk_agent.order import Mode, NbdSpec, TransferOrder
 from services.disk_agent.range_sets import RangeSets
 from services.disk_agent.rates import RateShares, RateWindow
@@ -20,6 +21,13 @@ from services.disk_agent.transfers import Transfers
 WEEKDAYS = frozenset(range(5))
 WORK = RateWindow(8 * 60, 18 * 60, WEEKDAYS, 20)
 NIGHT = RateWindow(22 * 60, 6 * 60, frozenset({4}), 5)
+
+
+CONFIG = """
+vcenter: {host: vc, user: u}
+migration: {vddk_path: /vddk}
+cloudstack: {endpoint: cs, api_key: a, secret_key: b}
+"""
 
 
 def at(day: int, time: str) -> datetime:
@@ -74,14 +82,12 @@ def test_what_one_does_not_use_goes_to_the_others() -> None:
 
 def test_the_configs_limits_are_megabytes_in_local_time() -> None:
     config = parse_config(
-        """
-        vcenter: {host: vc, user: u}
-        migration: {vddk_path: /vddk}
-        cloudstack: {endpoint: cs, api_key: a, secret_key: b}
-        limits:
-          agent_mbps: 100
-          windows: [{from: "08:00", to: "24:00", days: [Mon, friday], rate_mbps: 2.5}]
-        """,
+        CONFIG
+        + """
+limits:
+  agent_mbps: 100
+  windows: [{from: "08:00", to: "24:00", days: [Mon, friday], rate_mbps: 2.5}]
+""",
         "config.yaml",
     )
     (window,) = rates_from(config.limits)._windows
@@ -118,6 +124,15 @@ class _Launcher:
         worker = self.workers[order.transfer_id] = _Worker(rate)
         return worker
 
+    async def told(self, **expected: int) -> None:
+        """Wait until every worker was told its limit."""
+        for _ in range(500):
+            found = {name: worker.rates[-1] for name, worker in self.workers.items()}
+            if found == expected:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(found)
+
 
 def _order(name: str) -> TransferOrder:
     return TransferOrder(name, Mode.FULL, NbdSpec("nbd:"), f"/{name}.qcow2", 1 << 20, name, "s", 0)
@@ -131,36 +146,96 @@ async def test_running_transfers_follow_the_calendar_and_each_other(tmp_path: Pa
     workers = launcher.workers
     keeping = asyncio.create_task(transfers.keep_rates())
 
-    async def told(expected: dict[str, int]) -> None:
-        for _ in range(200):
-            found = {name: worker.rates[-1] for name, worker in workers.items()}
-            if found == expected:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError(found)
-
     try:
         await transfers.start(_order("a"))
-        await told({"a": 100})
+        await launcher.told(a=100)
         await transfers.start(_order("b"), rate=30)
-        await told({"a": 70, "b": 30})
+        await launcher.told(a=70, b=30)
         await transfers.set_rate("b", 10)
-        await told({"a": 90, "b": 10})
+        await launcher.told(a=90, b=10)
         now[0] = at(0, "08:00")
-        await told({"a": 10, "b": 10})
+        await launcher.told(a=10, b=10)
         assert transfers.get("a").effective_rate == 10
         await transfers.pause("b", paused=True)
-        await told({"a": 20, "b": 10})
+        await launcher.told(a=20, b=10)
         assert workers["b"].wishes[-1] == "pause"
         await transfers.pause("b", paused=False)
-        await told({"a": 10, "b": 10})
+        await launcher.told(a=10, b=10)
         assert workers["b"].wishes[-1] == "resume"
         # Told again, a limit would forgive what was read beyond it.
         assert workers["b"].rates == [30, 10]
         now[0] = at(0, "18:00")
-        await told({"a": 90, "b": 10})
+        await launcher.told(a=90, b=10)
         await transfers.cancel("b")
-        await told({"a": 100, "b": 10})
+        await launcher.told(a=100, b=10)
     finally:
         keeping.cancel()
         await transfers.stop()
+
+
+async def test_changed_limits_are_for_what_runs_too(tmp_path: Path) -> None:
+    store, launcher = TransferStore(tmp_path), _Launcher()
+    shares = RateShares(transfer_rate=50)
+    transfers = Transfers(store, launcher, RangeSets(store.ranges_dir), rates=shares)
+    others: list[RateShares | Exception] = []
+
+    def changed() -> RateShares | None:
+        found = others.pop(0) if others else None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    keeping = asyncio.create_task(transfers.keep_rates(changed))
+
+    try:
+        await transfers.start(_order("default"))
+        await transfers.start(_order("own"), rate=40)
+        await transfers.start(_order("set"))
+        await transfers.set_rate("set", 45)
+        await launcher.told(default=50, own=40, set=45)
+        others.append(RuntimeError("a defect in reading limits does not stop the calendar"))
+        others.append(RateShares(transfer_rate=20))
+        await launcher.told(default=20, own=40, set=45)
+        assert transfers.get("default").rate_bytes_per_second == 20
+        others.append(RateShares(30, transfer_rate=20))
+        await launcher.told(default=10, own=10, set=10)
+        await transfers.start(_order("late"))
+        assert transfers.get("late").rate_bytes_per_second == 20
+        others.append(RateShares())
+        await launcher.told(default=0, own=40, set=45, late=0)
+    finally:
+        keeping.cancel()
+        await transfers.stop()
+
+
+def test_a_changed_file_is_taken_over_and_a_mistake_in_it_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+
+    def written(limits: str) -> None:
+        # In another file, as editors do; it then has another number.
+        new = tmp_path / "new"
+        new.write_text(CONFIG + limits)
+        new.rename(config)
+
+    written("")
+    file = LimitsFile(config, load_config(config).limits)
+    assert file.changed() is None
+    written("limits: {agent_mbps: 20}\n")
+    found = file.changed()
+    assert found is not None
+    assert rates_from(found).ceiling() == 20_000_000
+    assert file.changed() is None
+    for mistake in ("limits: {agent_mbsp: 10}\n", "limits: [\n", "limits: {agent_mbps: -1}\n"):
+        written(mistake)
+        assert file.changed() is None
+    assert "agent_mbps" in capsys.readouterr().out
+    written("# a comment\nlimits: {agent_mbps: 20}\n")
+    assert file.changed() is None
+    config.unlink()
+    assert file.changed() is None
+    written("")
+    found = file.changed()
+    assert found is not None
+    assert rates_from(found).ceiling() == 0

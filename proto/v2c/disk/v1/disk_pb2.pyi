@@ -956,7 +956,7 @@ class TransferOptions(_message.Message):
     chunk_bytes: _builtins.int
     """Chunk size in bytes, a power of two."""
     rate_bytes_per_second: _builtins.int
-    """Rate limit in bytes per second; 0 means none."""
+    """Rate limit in bytes per second; 0 means that of the agent's limits."""
     def __init__(
         self,
         *,
