@@ -39,6 +39,15 @@ _CHECKPOINT_SECONDS = 5.0
 _CHECKPOINT_BYTES = 512 * _MEBIBYTE
 _RANGES_ID = "delta-sync"
 _PERCENT_STEP = 5
+_ANEW = "Delete the image and its map (the hidden file beside it), then run base-copy."
+# The engine's hints are for migrations; these are for who copies by hand.
+_HINTS = {
+    "CHUNK_MAP_UNUSABLE": _ANEW,
+    "DISK_SHRANK": _ANEW,
+    "TARGET_CORRUPT": _ANEW,
+    "TARGET_SIZE_MISMATCH": "Correct disk_size_bytes, or delete the image and run base-copy.",
+    "SOURCE_SIZE_MISMATCH": "Correct disk_size_bytes: it is the disk's capacity in vCenter.",
+}
 # Snapshots give a disk's file other names: a.vmdk, a-000001.vmdk, …
 _SNAPSHOT_NUMBER = re.compile(r"-[0-9]{6}(?=\.vmdk$)")
 
@@ -63,12 +72,18 @@ def base_copy(spec: SpecFile) -> None:
     if job is None:
         raise CommandError("base_copy: the spec has no such section", "Add it; see --help.")
     target = job.target_qcow2
-    Images(HostCommands(), _OneFolder(), target.parent).create(
+    _, existed = Images(HostCommands(), _OneFolder(), target.parent).create(
         target.parent, target.name, job.disk_size_bytes
     )
     depth = job.requests_in_flight
     order = _order(loaded, job, Mode.FULL, queue_depth=depth, chunk_mb=job.chunk_mb)
-    _run(_transfer(order, loaded, ranges=None))
+    try:
+        _run(_transfer(order, loaded, ranges=None))
+    except CommandError:
+        if not existed and not _map_of(target).exists():
+            # Nothing was copied: an image of a wrong size would only be in the next try's way.
+            target.unlink(missing_ok=True)
+        raise
 
 
 def delta_sync(spec: SpecFile) -> None:
@@ -150,6 +165,10 @@ def _run(transfer: Coroutine[None, None, None]) -> None:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
+def _map_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.map")
+
+
 def _number_of(ranges: list[Range]) -> int:
     return 1 + xxhash.xxh3_64_intdigest(repr(sorted(ranges)).encode())
 
@@ -173,7 +192,7 @@ def _check_map(map_path: Path, disk_id: str) -> None:
 async def _transfer(order: TransferOrder, spec: ExpertSpec, *, ranges: list[Range] | None) -> None:
     """Run the worker to its end and say how it went. Raises CommandError when it failed."""
     target = Path(order.target_path)
-    map_path = target.with_name(f".{target.name}.map")
+    map_path = _map_of(target)
     _check_map(map_path, order.disk_id)
     with tempfile.TemporaryDirectory(prefix="v2c-") as folder:
         sets = RangeSets(Path(folder))
@@ -196,13 +215,19 @@ async def _transfer(order: TransferOrder, spec: ExpertSpec, *, ranges: list[Rang
             rate=0,
             password=spec.vddk.password.get_secret_value(),
         )
+        running = asyncio.create_task(worker.run(_Progress()))
         try:
-            end = await worker.run(_Progress())
+            end = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            # It makes a checkpoint before it ends.
+            await worker.stop()
+            await asyncio.gather(running, return_exceptions=True)
+            raise
         except WorkerDied as exc:
             raise CommandError(exc.message, exc.hint) from exc
     if end["failure"] is not None:
         failure = RemoteFailure.from_wire(end["failure"])
-        raise CommandError(failure.message, failure.hint)
+        raise CommandError(failure.message, _HINTS.get(failure.reason, failure.hint))
     done = end["progress"]
     typer.echo(
         f"{target}: {size(done['read_bytes'])} read, {size(done['written_bytes'])} written, "

@@ -4,6 +4,9 @@ import contextlib
 import os
 import re
 import subprocess
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from services.disk_agent.engine.failures import TargetUnusable
@@ -17,7 +20,14 @@ _MISCOUNTED = re.compile(rf"{_ERROR} (cluster \d+ refcount=0 reference=1$|OFLAG_
 _SAID_CHARACTERS = 300
 
 
-def mend(image: Path) -> None:
+# A check reads all of an image's tables: minutes where it is large and its storage slow.
+_STEP_SECONDS = 0.1
+
+Wait = Callable[[float], None]
+"""Waits for so many seconds; raises when the work is not wanted any more."""
+
+
+def mend(image: Path, wait: Wait = time.sleep) -> None:
     """Make a QCOW2 image fit to be written again. Content that was flushed to it stays.
 
     - Clusters that were allocated and not yet used are given back. Such leaks are all that a killed
@@ -26,14 +36,15 @@ def mend(image: Path) -> None:
       between two writes failed that must not change places: the next write would put two chunks
       into one cluster.
 
-    Raises TargetUnusable when the image is damaged in any other way, or cannot be checked.
+    Raises TargetUnusable when the image is damaged in any other way, or cannot be checked, and
+    what `wait` raises: the image is left as it was or half mended, for the next call.
     """
     _forget_cached(image)
-    found = _check(image)
+    found = _check(image, wait)
     if found.returncode == _LEAKS:
-        found = _check(image, "-r", "leaks")
+        found = _check(image, wait, "-r", "leaks")
     elif found.returncode == _CORRUPT and _only_miscounted(found.stderr):
-        found = _check(image, "-r", "all")
+        found = _check(image, wait, "-r", "all")
     said = found.stderr.strip()[-_SAID_CHARACTERS:]
     if found.returncode == _CORRUPT:
         raise TargetUnusable(
@@ -68,13 +79,20 @@ def _forget_cached(image: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _check(image: Path, *repair: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["qemu-img", "check", "-q", "-f", "qcow2", *repair, "--", str(image)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def _check(image: Path, wait: Wait, *repair: str) -> subprocess.CompletedProcess[str]:
+    command = ["qemu-img", "check", "-q", "-f", "qcow2", *repair, "--", str(image)]
+    # A file holds any number of errors; a pipe that nobody reads would stop the check.
+    with tempfile.TemporaryFile(mode="w+", errors="replace") as said:
+        checking = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            while checking.poll() is None:
+                wait(_STEP_SECONDS)
+        except BaseException:
+            checking.kill()
+            checking.wait()
+            raise
+        said.seek(0)
+        return subprocess.CompletedProcess(command, checking.returncode, "", said.read())
 
 
 def _only_miscounted(said: str) -> bool:

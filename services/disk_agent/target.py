@@ -100,6 +100,7 @@ class TargetServer:
         writable: bool,
         cache: str = "auto",
         open_mark: Path | None = None,
+        mending: Callable[[Path], None] = mend,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -109,6 +110,7 @@ class TargetServer:
         self._writable = writable
         self._cache = cache
         self._open_mark = open_mark if writable else None
+        self._mend = mending
         self._sleep = sleep
         self._now = now
         self._process: subprocess.Popen[bytes] | None = None
@@ -130,7 +132,7 @@ class TargetServer:
             raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")
         if self._open_mark is not None:
             if self._open_mark.exists():
-                mend(self._image)
+                self._mend(self._image)
             try:
                 self._open_mark.touch()
             except OSError as error:

@@ -26,6 +26,7 @@ from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.engine.failures import (
+    HostFailed,
     SourceFailed,
     SourceUnusable,
     TargetFull,
@@ -34,6 +35,7 @@ from services.disk_agent.engine.failures import (
 )
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.ranges import Range
+from services.disk_agent.mending import mend
 from services.disk_agent.order import WorkerOrder
 from services.disk_agent.passes import DiskPass, Surroundings
 from services.disk_agent.process import die_with_parent
@@ -142,9 +144,8 @@ class Worker:
             failure = error
         except OSError as error:
             # The chunk map lies beside the image, or in the agent's state, and needs space too.
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            failure = self._map_full(error)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            failure = self._map_full(error) if full else HostFailed.of(error)
         self._emit(
             {
                 "event": "end",
@@ -162,6 +163,7 @@ class Worker:
             writable=transfer.mode.writes,
             cache=self._order.cache,
             open_mark=Path(f"{self._order.map_path}.open"),
+            mending=self._mend,
         )
         with server:
             if self._source is None or not self._pass.needs_source():
@@ -182,6 +184,16 @@ class Worker:
                         raise
                     self._wait_before_reopening(error, attempt)
 
+    def _mend(self, image: Path) -> None:
+        self._emit({"event": "notice", "message": f"{image} was not closed: it is checked first"})
+        mend(image, self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, but for what stops the transfer: that is raised."""
+        self._control.wait(seconds)
+        if self._control.stop is not None:
+            raise self._control.stop
+
     def _run_pass(self, source: Endpoint | None, server: TargetServer) -> None:
         with ExitStack() as stack:
             target = Endpoint(server.uri, Side.TARGET)
@@ -191,9 +203,7 @@ class Worker:
     def _wait_before_reopening(self, error: TransferFailure, attempt: int) -> None:
         self._emit({"event": "notice", "message": f"opening the source again: {error.message}"})
         self._pass.meter.source_reopened += 1
-        self._control.wait(min(_OPEN_SECONDS * 2 ** (attempt - 1), _OPEN_LIMIT_SECONDS))
-        if self._control.stop is not None:
-            raise self._control.stop
+        self._wait(min(_OPEN_SECONDS * 2 ** (attempt - 1), _OPEN_LIMIT_SECONDS))
 
     def _report(self) -> None:
         self._emit({"event": "progress", "progress": self._pass.meter.snapshot().to_wire()})

@@ -21,6 +21,7 @@ from tests.lab_esxi_rig import BLOCK, PASSWORD, build_vddk, connect, content
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64 * BLOCK
+MIB = 1 << 20
 DISK = "[ds] a/a.vmdk"
 
 
@@ -234,4 +235,55 @@ def test_no_space_for_the_map_is_no_defect(expert: Expert) -> None:
     assert "the file system of the chunk map" in full.stderr
     assert "No space left on device" in full.stderr
     assert again.returncode == 0, again.stderr
+    assert expert.image_content() == expert.snapshot_content("snapshot-1")
+
+
+def test_a_map_that_the_host_refuses_is_told(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    (expert.folder / ".a.qcow2.map.new").mkdir()
+
+    refused = expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
+
+    assert refused.returncode == 1
+    assert "a.qcow2.map.new': Is a directory" in refused.stderr
+    assert "without a word" not in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_wrong_size_leaves_no_image_of_that_size(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    spec: dict[str, Any] = {"snapshot_moref": "snapshot-1"}
+
+    refused = expert.v2c("base-copy", "base_copy", **spec, disk_size_bytes=2 * SIZE)
+
+    assert refused.returncode == 1
+    assert "Correct disk_size_bytes" in refused.stderr
+    assert list(expert.folder.glob("*.qcow2*")) == []
+    assert expert.v2c("base-copy", "base_copy", **spec).returncode == 0
+    again = expert.v2c("base-copy", "base_copy", **spec, disk_size_bytes=2 * SIZE)
+    assert again.returncode == 1
+    assert expert.image_content() == expert.snapshot_content("snapshot-1")
+
+
+def test_interrupted_it_keeps_what_was_copied(expert: Expert) -> None:
+    for chunk in range(4):
+        expert.write(chunk * MIB, b"c", MIB)
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    slow = DiskFault(kind="latency", vm="vm-1", key=2000, count=0, milliseconds=500)
+    expert.esxi.client.inject_fault(slow)
+    spec: dict[str, Any] = {"snapshot_moref": "snapshot-1", "queue_depth": 1}
+    with expert.started("base-copy", "base_copy", None, **spec) as command:
+        for line in command.stderr or ():
+            if line.strip().startswith("25 %"):
+                break
+        command.send_signal(signal.SIGINT)
+        command.communicate(timeout=30)
+    expert.esxi.client.clear_faults()
+
+    rest = expert.v2c("base-copy", "base_copy", **spec)
+
+    assert command.returncode == 130
+    assert rest.returncode == 0, rest.stderr
+    assert "4.2 MB read" not in rest.stdout
+    assert "MB read" in rest.stdout
     assert expert.image_content() == expert.snapshot_content("snapshot-1")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.engine.failures import TargetUnusable
+from services.disk_agent.engine.failures import TargetUnusable, TransferCancelled
 from services.disk_agent.mending import mend
 from services.disk_agent.target import TargetServer
 from tests.disk_transfer_rig import BLOCK, create_image
@@ -106,3 +106,22 @@ def _checked(image: Path) -> int:
 
 def _assert_content(image: Path) -> None:
     subprocess.run(_qemu_io(image, "read -P 1 0 64k", "read -P 2 64k 64k"), check=True)
+
+
+def test_a_check_that_is_not_wanted_any_more_ends(image: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    mark.touch()
+
+    def cancelled(_seconds: float) -> None:
+        raise TransferCancelled("enough")
+
+    server = TargetServer(
+        image, tmp_path, writable=True, open_mark=mark, mending=lambda path: mend(path, cancelled)
+    )
+    with pytest.raises(TransferCancelled):
+        server.__enter__()
+
+    checks = ["pgrep", "-f", f"qemu-img check.*{image}"]
+    assert subprocess.run(checks, stdout=subprocess.DEVNULL, check=False).returncode == 1
+    # The next one has it checked.
+    assert mark.exists()

@@ -4,6 +4,7 @@ These cross from the worker process to the agent as JSON (`to_wire`, `from_wire`
 values only and know nothing of gRPC.
 """
 
+import errno
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
@@ -114,6 +115,26 @@ class TransferCancelled(TransferFailure):
     """The transfer ended because somebody asked for it."""
 
     reason = "TRANSFER_CANCELLED"
+
+
+class HostFailed(TransferFailure):
+    """The disk agent's host refused the worker a file, a process or memory."""
+
+    reason = "HOST_FAILED"
+    retryable = True
+    hint = (
+        "look at the host's limits, rights and file systems; a retry resumes at the last checkpoint"
+    )
+
+    @classmethod
+    def of(cls, error: OSError) -> Self:
+        """What the kernel said, with the file it was about if there is one."""
+        about = f" {error.filename!r}" if error.filename else ""
+        name = errno.errorcode.get(error.errno or 0, "OSError")
+        return cls(
+            f"the disk agent's host failed{about}: {error.strerror or error}",
+            metadata={"errno": name},
+        )
 
 
 class WorkerDied(TransferFailure):
