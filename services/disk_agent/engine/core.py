@@ -5,6 +5,7 @@ carries one task through its phases: whenever none of a slot's requests is outst
 strategy's `advance` is called, which issues the next requests or finishes the slot.
 """
 
+import contextlib
 import errno
 import mmap
 from collections.abc import Callable, Iterator
@@ -266,7 +267,9 @@ class Engine:
         # Page-aligned, so that the kernel copies whole pages; huge ones take fewer look-ups.
         sides = 2 if strategy.compares else 1
         area = mmap.mmap(-1, self._tuning.depth * sides * chunk)
-        area.madvise(mmap.MADV_HUGEPAGE)
+        # A kernel without them refuses, and small ones do.
+        with contextlib.suppress(OSError):
+            area.madvise(mmap.MADV_HUGEPAGE)
         memory = memoryview(area)
         for number in range(self._tuning.depth):
             at = number * sides * chunk
