@@ -20,17 +20,19 @@ class LimitsFile:
         """`limits` are those that the file had when it was read last."""
         self._path = path
         self._limits = limits
-        self._seen = self._version()
+        self._seen = self._found = self._version()
 
     def changed(self) -> Limits | None:
         """The limits if they are others than before, else None. Blocks.
 
-        A file that is missing or has a mistake changes nothing: the log says why, once.
+        A change counts once two calls in a row found the same file: one that is being written may
+        make sense halfway, without its limits. A file that is missing or has a mistake changes
+        nothing: the log says why, once.
         """
-        version = self._version()
-        if version in (self._seen, None):
+        before, self._found = self._found, self._version()
+        if self._found in (self._seen, None) or self._found != before:
             return None
-        self._seen = version
+        self._seen = self._found
         try:
             limits = load_config(self._path).limits
         except (ConfigError, OSError) as error:

@@ -107,8 +107,8 @@ async def test_a_changed_config_is_for_what_runs(tmp_path: Path, source: Path) -
             await progressed(stub, start.transfer_id, MIB)
             document = yaml.safe_load(config.read_text())
             config.write_text(yaml.safe_dump({**document, "limits": {"agent_mbps": 8}}))
-            # Two seconds later, all of the next two are at the new rate.
-            first, last = await moments(stub, start.transfer_id, 2, 4)
+            # Three seconds later, all of the next two are at the new rate.
+            first, last = await moments(stub, start.transfer_id, 3, 5)
             got = await stub.GetTransfer(
                 pb.GetTransferRequest(transfer_id=start.transfer_id), timeout=SECONDS
             )
