@@ -1,7 +1,7 @@
 """``v2c base-copy`` and ``v2c delta-sync``: the disk agent's engine on one disk, by hand."""
 
 import asyncio
-import json
+import json as json_module
 import os
 import re
 import tempfile
@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 import xxhash
@@ -17,6 +17,7 @@ import xxhash
 from cli.errors import EXIT_INTERRUPTED, CommandError
 from cli.expert_spec import BaseCopySpec, DeltaSyncSpec, ExpertSpec, load_expert_spec, ranges_from
 from cli.interrupts import Interrupted, interruptible
+from cli.options import JsonOption
 from cli.words import rate, size
 from services.disk_agent.chunk_map import ChunkMap
 from services.disk_agent.commands import HostCommands
@@ -59,7 +60,7 @@ def expert_commands_enabled() -> bool:
     return os.environ.get("V2C_ENABLE_EXPERT_COMMANDS") == "1"
 
 
-def base_copy(spec: SpecFile) -> None:
+def base_copy(spec: SpecFile, json: JsonOption = False) -> None:
     """Copy a snapshot's disk into a QCOW2 file; repeated, it resumes.
 
     The spec has vddk{libdir,server,user,password,thumbprint,vm_moref} and
@@ -78,7 +79,7 @@ def base_copy(spec: SpecFile) -> None:
     depth = job.requests_in_flight
     order = _order(loaded, job, Mode.FULL, queue_depth=depth, chunk_mb=job.chunk_mb)
     try:
-        _run(_transfer(order, loaded, ranges=None))
+        _run(_transfer(order, loaded, ranges=None, shown=_shown(json)))
     except CommandError:
         if not existed and not _map_of(target).exists():
             # Nothing was copied: an image of a wrong size would only be in the next try's way.
@@ -86,7 +87,7 @@ def base_copy(spec: SpecFile) -> None:
         raise
 
 
-def delta_sync(spec: SpecFile) -> None:
+def delta_sync(spec: SpecFile, json: JsonOption = False) -> None:
     """Copy changed ranges of a snapshot's disk into the QCOW2 file of an earlier base-copy.
 
     The spec has vddk{…} as for base-copy and
@@ -101,7 +102,7 @@ def delta_sync(spec: SpecFile) -> None:
             f"delta_sync.target_qcow2: there is no {job.target_qcow2}", "Run base-copy first."
         )
     try:
-        document = json.loads(job.ranges_file.read_text(encoding="utf-8"))
+        document = json_module.loads(job.ranges_file.read_text(encoding="utf-8"))
     except OSError as exc:
         raise CommandError(
             f"delta_sync.ranges_file: {job.ranges_file} cannot be read: {exc.strerror}"
@@ -112,7 +113,7 @@ def delta_sync(spec: SpecFile) -> None:
     order = _order(loaded, job, Mode.RANGES, queue_depth=16, chunk_mb=job.chunk_mb)
     # Only the same ranges go on where they were: with others it is another pass.
     order = replace(order, pass_number=_number_of(ranges))
-    _run(_transfer(order, loaded, ranges=ranges))
+    _run(_transfer(order, loaded, ranges=ranges, shown=_shown(json)))
 
 
 class _OneFolder:
@@ -159,7 +160,7 @@ def _order(
 def _run(transfer: Coroutine[None, None, None]) -> None:
     """Run to the end, or to SIGINT or SIGTERM: neither leaves a folder or a process behind."""
     try:
-        asyncio.run(interruptible(transfer, lambda: None))
+        asyncio.run(interruptible(transfer, _say_stopping))
     except Interrupted:
         typer.echo("interrupted; the same command goes on where it was", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -167,6 +168,10 @@ def _run(transfer: Coroutine[None, None, None]) -> None:
 
 def _map_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.map")
+
+
+def _say_stopping() -> None:
+    typer.echo("stopping: a last checkpoint is made", err=True)
 
 
 def _number_of(ranges: list[Range]) -> int:
@@ -189,7 +194,9 @@ def _check_map(map_path: Path, disk_id: str) -> None:
         )
 
 
-async def _transfer(order: TransferOrder, spec: ExpertSpec, *, ranges: list[Range] | None) -> None:
+async def _transfer(
+    order: TransferOrder, spec: ExpertSpec, *, ranges: list[Range] | None, shown: "_Shown"
+) -> None:
     """Run the worker to its end and say how it went. Raises CommandError when it failed."""
     target = Path(order.target_path)
     map_path = _map_of(target)
@@ -215,7 +222,7 @@ async def _transfer(order: TransferOrder, spec: ExpertSpec, *, ranges: list[Rang
             rate=0,
             password=spec.vddk.password.get_secret_value(),
         )
-        running = asyncio.create_task(worker.run(_Progress()))
+        running = asyncio.create_task(worker.run(shown.event))
         try:
             end = await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -228,20 +235,52 @@ async def _transfer(order: TransferOrder, spec: ExpertSpec, *, ranges: list[Rang
     if end["failure"] is not None:
         failure = RemoteFailure.from_wire(end["failure"])
         raise CommandError(failure.message, _HINTS.get(failure.reason, failure.hint))
-    done = end["progress"]
-    typer.echo(
-        f"{target}: {size(done['read_bytes'])} read, {size(done['written_bytes'])} written, "
-        f"{size(done['zero_bytes'])} zero, digest {end['digest']}"
-    )
+    shown.end(target, end)
 
 
-class _Progress:
-    """A line per twentieth of the way, and what the worker has to say."""
+class _Shown(Protocol):
+    """How a copy is shown."""
+
+    def event(self, event: Event) -> None:
+        """What the worker says on its way."""
+        ...
+
+    def end(self, target: Path, end: Event) -> None:
+        """It ended well."""
+        ...
+
+
+def _shown(json: bool) -> _Shown:
+    return _Json() if json else _Lines()
+
+
+class _Json:
+    """The worker's events, one JSON object a line, as they are."""
+
+    def event(self, event: Event) -> None:
+        self._line(event)
+
+    def end(self, target: Path, end: Event) -> None:
+        self._line({**end, "target_qcow2": str(target)})
+
+    def _line(self, event: Event) -> None:
+        typer.echo(json_module.dumps(event, ensure_ascii=False))
+
+
+class _Lines:
+    """A line per twentieth of the way, what the worker has to say, and the sums."""
 
     def __init__(self) -> None:
         self._step = 0
 
-    def __call__(self, event: Event) -> None:
+    def end(self, target: Path, end: Event) -> None:
+        done = end["progress"]
+        typer.echo(
+            f"{target}: {size(done['read_bytes'])} read, {size(done['written_bytes'])} written, "
+            f"{size(done['zero_bytes'])} zero, digest {end['digest']}"
+        )
+
+    def event(self, event: Event) -> None:
         if event["event"] == "notice":
             typer.echo(event["message"], err=True)
             return

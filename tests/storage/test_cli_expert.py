@@ -52,14 +52,20 @@ class Expert:
         return raw.read_bytes()
 
     def v2c(
-        self, command: str, section: str, *, enabled: bool = True, **job: Any
+        self, command: str, section: str, *options: str, enabled: bool = True, **job: Any
     ) -> subprocess.CompletedProcess[str]:
-        with self.started(command, section, None, enabled=enabled, **job) as process:
+        with self.started(command, section, None, *options, enabled=enabled, **job) as process:
             said, errors = process.communicate(timeout=60)
         return subprocess.CompletedProcess(command, process.returncode, said, errors)
 
     def started(
-        self, command: str, section: str, temporary: Path | None, enabled: bool = True, **job: Any
+        self,
+        command: str,
+        section: str,
+        temporary: Path | None,
+        *options: str,
+        enabled: bool = True,
+        **job: Any,
     ) -> subprocess.Popen[str]:
         disk = {"disk_path": DISK, "target_qcow2": "a.qcow2", "disk_size_bytes": SIZE}
         document = {"vddk": self.vddk, section: {**disk, **job}}
@@ -71,7 +77,7 @@ class Expert:
             "V2C_ENABLE_EXPERT_COMMANDS": "1" if enabled else "",
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "cli", command, "--spec", "expert.yaml"],
+            [sys.executable, "-m", "cli", command, "--spec", "expert.yaml", *options],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -287,3 +293,14 @@ def test_interrupted_it_keeps_what_was_copied(expert: Expert) -> None:
     assert "4.2 MB read" not in rest.stdout
     assert "MB read" in rest.stdout
     assert expert.image_content() == expert.snapshot_content("snapshot-1")
+
+
+def test_for_scripts_each_line_is_an_object(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    copied = expert.v2c("base-copy", "base_copy", "--json", snapshot_moref="snapshot-1")
+    assert copied.returncode == 0, copied.stderr
+    *events, end = [json.loads(line) for line in copied.stdout.splitlines()]
+    assert {event["event"] for event in events} <= {"progress", "notice"}
+    assert (end["event"], end["failure"]) == ("end", None)
+    assert end["target_qcow2"] == str(expert.target)
+    assert end["progress"]["done_bytes"] == SIZE
