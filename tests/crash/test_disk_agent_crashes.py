@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import TypeAlias
@@ -165,3 +166,34 @@ async def test_cycles_of_start_and_kill_leave_nothing(disk: Disk) -> None:
             assert (await ended(stub, "t")).state == pb.TRANSFER_STATE_SUCCEEDED
         assert not list(running.run_dir.iterdir())
     assert_identical(disk.source, disk.image)
+
+
+async def test_killed_in_mid_repair_the_next_one_ends_it(disk: Disk) -> None:
+    repair = pb.StartTransferRequest()
+    repair.CopyFrom(disk.start)
+    repair.transfer_id, repair.mode = "r", pb.TRANSFER_MODE_REPAIR
+    with agent(disk.folder) as running:
+        async with running.stub() as stub:
+            with serving(disk.folder, "file", str(disk.source)):
+                await stub.StartTransfer(disk.start, timeout=SECONDS)
+                assert (await ended(stub, "t")).state == pb.TRANSFER_STATE_SUCCEEDED
+            _overwrite(disk.image, disk.size)
+            with serving(disk.folder, *disk.slow):
+                await stub.StartTransfer(repair, timeout=SECONDS)
+                before = await progressed(stub, "r", disk.size // 2)
+                (worker,) = running.workers()
+                os.kill(worker, signal.SIGKILL)
+                assert (await ended(stub, "r")).failure.reason == "WORKER_DIED"
+            with serving(disk.folder, "file", str(disk.source)):
+                await stub.StartTransfer(repair, timeout=SECONDS)
+                done = await ended(stub, "r")
+    assert before.progress.repaired_bytes > 0
+    assert done.state == pb.TRANSFER_STATE_SUCCEEDED, done.failure
+    assert 0 < done.progress.repaired_bytes < disk.size
+    assert done.progress.verified_bytes == disk.size
+    assert_identical(disk.source, disk.image)
+
+
+def _overwrite(image: Path, size: int) -> None:
+    command = ["qemu-io", "-f", "qcow2", "-c", f"write -P 0x5a 0 {size}", str(image)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
