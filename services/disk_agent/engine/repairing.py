@@ -14,7 +14,6 @@ from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.engine.verifying import (
     Mismatches,
-    chunk_name,
     is_recorded,
     read_target,
     split_zeroes,
@@ -99,13 +98,7 @@ class Repair:
     def _check_written(
         self, engine: Engine, slot: Slot, task: ChunkTask, found: memoryview
     ) -> None:
-        if not same_bytes(slot.memory, found, task.length_bytes, self._digest_of):
-            self._mismatches.add(
-                task.offset_bytes,
-                task.length_bytes,
-                chunk_name(slot.memory[: task.length_bytes], self._digest_of),
-                chunk_name(found[: task.length_bytes], self._digest_of),
-            )
+        if self._mismatches.differ(task, slot.memory, found, self._digest_of):
             self._done(engine, slot, task)
             return
         self._meter.verified(task.length_bytes)

@@ -38,6 +38,17 @@ class Mismatches:
                 f"offset {offset_bytes}, {length_bytes} bytes: expected {expected}, found {found}"
             )
 
+    def differ(
+        self, task: ChunkTask, expected: memoryview, found: memoryview, digest_of: DigestOf
+    ) -> bool:
+        """Whether a chunk's bytes differ from those expected; they are noted then."""
+        length = task.length_bytes
+        if same_bytes(expected, found, length, digest_of):
+            return False
+        names = (chunk_name(side[:length], digest_of) for side in (expected, found))
+        self.add(task.offset_bytes, length, *names)
+        return True
+
     def raise_if_any(self) -> None:
         """Raise ContentMismatch naming the disk, offsets and digests."""
         if self.count:
@@ -98,13 +109,7 @@ class VerifyTarget:
             self._check(engine, slot, task)
         else:
             other = slot.other if slot.other is not None else slot.memory
-            if not same_bytes(other, slot.memory, task.length_bytes, self._digest_of):
-                self._mismatches.add(
-                    task.offset_bytes,
-                    task.length_bytes,
-                    chunk_name(other[: task.length_bytes], self._digest_of),
-                    chunk_name(slot.memory[: task.length_bytes], self._digest_of),
-                )
+            self._mismatches.differ(task, other, slot.memory, self._digest_of)
             self._done(engine, slot, task)
 
     def _check(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
@@ -209,13 +214,7 @@ class VerifyFull:
             slot.phase = Phase.COMPARE
             read_target(engine, slot, task, slot.other)
         else:
-            if not same_bytes(slot.memory, slot.other, task.length_bytes, self._digest_of):
-                self._mismatches.add(
-                    task.offset_bytes,
-                    task.length_bytes,
-                    chunk_name(slot.memory[: task.length_bytes], self._digest_of),
-                    chunk_name(slot.other[: task.length_bytes], self._digest_of),
-                )
+            self._mismatches.differ(task, slot.memory, slot.other, self._digest_of)
             self._meter.verified(task.length_bytes)
             self._meter.copied_bytes += task.asked_bytes
             engine.release(slot)
