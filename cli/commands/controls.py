@@ -126,7 +126,11 @@ def retry(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Take a failed migration up again, at the stage where it failed."""
+    """Take a failed migration up again, at the stage where it failed.
+
+    What was copied stays. After a failed verification, what differs in the images is read from the
+    source once more, written and read back.
+    """
 
     async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
         request = pb.RetryMigrationRequest(selector=which)
