@@ -1,5 +1,8 @@
 """An image that a verification found to differ: what retry makes of it."""
 
+import pytest
+
+from services.orchestrator.ports import TransferSnapshot
 from services.orchestrator.stages import Stage, State
 from tests.orchestrator_memory import memory_agents
 from tests.orchestrator_rig import Rig, new_rig, spec_text
@@ -60,3 +63,28 @@ def test_a_repair_is_stopped_by_rollback() -> None:
         repairs = [t for t in rig.storage.transfers.values() if "-repair" in t.order.transfer_id]
         assert {t.state for t in repairs} == {"cancelled"}
         assert vm.power == "on"
+
+
+def test_a_source_started_behind_a_repair_stops_the_migration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with new_rig() as rig:
+        vm = rig.add()
+        _failed_verification(rig)
+        rig.controls.retry(rig.view().id, "tester")
+
+        get_transfer = rig.storage.get_transfer
+
+        def started_at_the_end(transfer_id: str) -> TransferSnapshot:
+            snapshot = get_transfer(transfer_id)
+            transfers = rig.storage.transfers.values()
+            states = [t.state for t in transfers if "-repair" in t.order.transfer_id]
+            if states == ["succeeded"] * len(rig.storage.images):
+                vm.power = "on"
+            return snapshot
+
+        monkeypatch.setattr(rig.storage, "get_transfer", started_at_the_end)
+        view = rig.to_state(State.FAILED)
+        assert view.error is not None
+        assert (view.stage, view.error.reason) == (Stage.VERIFYING, "SOURCE_POWERED_ON")
+        assert rig.cloudstack.vms == {}

@@ -72,6 +72,8 @@ def verify(tick: Tick) -> Outcome:
         if exc.reason == _MISMATCH:
             expect_repair(tick)
         raise
+    # What was read from its disks meanwhile is worth nothing otherwise.
+    require_off(tick)
     repaired = sum(result.repaired_bytes for result in results)
     if repaired:
         tick.event(
