@@ -104,6 +104,6 @@ class SourceCameBack(ServiceError):
     code = StatusCode.FAILED_PRECONDITION
     reason = "SOURCE_POWERED_ON"
     hint = (
-        "find out who started it; in final_sync, retry repeats shutdown and sync, later roll back "
-        "and migrate it again"
+        "find out who started it; in final_sync and verifying, retry repeats shutdown and sync, "
+        "later roll back and migrate it again"
     )

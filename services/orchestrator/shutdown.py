@@ -56,11 +56,13 @@ def require_off(tick: Tick) -> None:
     begins with another shutdown, has to be repeated.
     """
     power, _ = tick.agents.vmware.power(tick.migration.vm_moref)
-    if power == "off":
+    # One that is off again was seen running: what it wrote meanwhile is not on the target.
+    if power == "off" and tick.reload().off_time is not None:
         return
     with tick.change() as (_, migration):
         migration.off_time = None
-    raise SourceCameBack(message=f"{tick.migration.vm_name} is {power} although it was shut down")
+    state = "was started" if power == "off" else f"is {power}"
+    raise SourceCameBack(message=f"{tick.migration.vm_name} {state} although it was shut down")
 
 
 def _ask_guest(tick: Tick) -> bool:

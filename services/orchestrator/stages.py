@@ -185,7 +185,7 @@ _ROWS = (
         Stage.VERIFYING,
         "Reads every image back and compares it with the digests taken while reading the source, "
         "and with the source itself where a delta wrote only a part of a chunk.",
-        (Stage.CONVERTING, Stage.IMPORT_ROOT_DISK),
+        (Stage.CONVERTING, Stage.IMPORT_ROOT_DISK, Stage.FINAL_SYNC),
         "reads again; what was found to differ is written again from the source and read back",
         _SOURCE_ON,
         _CUTOVER,

@@ -10,8 +10,10 @@ from services.orchestrator import tables
 from services.orchestrator.ports import TransferOrder, TransferSnapshot
 from services.orchestrator.tick import Interrupted, Tick
 
-__all__ = ["next_transfer_id", "run_transfers", "stop_transfers"]
+__all__ = ["CONTENT_MISMATCH", "next_transfer_id", "run_transfers", "stop_transfers"]
 
+# The disk agent's reason for an image that does not hold what was read.
+CONTENT_MISMATCH = "CONTENT_MISMATCH"
 _POLL_SECONDS = 0.5
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 _Shown = tuple[int, int, int, int]
@@ -41,7 +43,8 @@ def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferS
                 failed = failed or snapshot.state != "succeeded"
         if running:
             _pause(tick, running)
-    for snapshot in ended.values():
+    # A difference comes first: what follows from it must not wait for another disk's trouble.
+    for snapshot in sorted(ended.values(), key=lambda each: each.reason != CONTENT_MISMATCH):
         if snapshot.state != "succeeded":
             raise _error(snapshot)
     return [ended[_key(order)] for order in orders]

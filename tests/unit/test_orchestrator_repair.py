@@ -88,3 +88,24 @@ def test_a_source_started_behind_a_repair_stops_the_migration(
         assert view.error is not None
         assert (view.stage, view.error.reason) == (Stage.VERIFYING, "SOURCE_POWERED_ON")
         assert rig.cloudstack.vms == {}
+
+
+def test_a_source_that_was_started_and_is_off_again_is_synced_once_more() -> None:
+    with new_rig() as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta()
+        rig.controls.finalize(rig.view().id, "tester", now=True)
+        rig.to_stage(Stage.VERIFYING)
+        vm.power = "on"
+        view = rig.to_state(State.FAILED)
+        assert view.error is not None
+        assert view.error.reason == "SOURCE_POWERED_ON"
+        rig.vcenter.guests_write()
+        vm.power = "off"
+
+        rig.controls.retry(view.id, "tester")
+        rig.to_state(State.DONE)
+
+        rig.check_done(vm)
+        assert [each.kind for each in rig.view().passes].count("final") == 2

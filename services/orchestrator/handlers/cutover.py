@@ -9,7 +9,7 @@ from services.orchestrator.shutdown import mark_shutdown, require_off, settle, s
 from services.orchestrator.stages import Stage
 from services.orchestrator.store import add_event
 from services.orchestrator.tick import Advance, Interrupted, Outcome, Tick, Wait
-from services.orchestrator.transfers import run_transfers
+from services.orchestrator.transfers import CONTENT_MISMATCH, run_transfers
 from services.orchestrator.verification import expect_repair, verify_orders
 
 __all__ = ["await_shutdown", "conversion_id", "convert", "final_sync", "verify"]
@@ -17,8 +17,6 @@ __all__ = ["await_shutdown", "conversion_id", "convert", "final_sync", "verify"]
 _MANUAL_POLL_SECONDS = 2.0
 _CONVERSION_POLL_SECONDS = 0.5
 _GIB = 1 << 30
-# The disk agent's reason for an image that does not hold what was read.
-_MISMATCH = "CONTENT_MISMATCH"
 
 
 def await_shutdown(tick: Tick) -> Outcome:
@@ -61,6 +59,9 @@ def verify(tick: Tick) -> Outcome:
     A difference fails the migration: somebody should know of storage that does not keep what it is
     given. A retry then repairs.
     """
+    if tick.migration.off_time is None:
+        # Somebody had started the source: what it wrote since then comes first.
+        return Advance(Stage.FINAL_SYNC)
     require_off(tick)
     found = tick.agents.vmware.get_vm(moref=tick.migration.vm_moref)
     paths = {disk.key: disk.path for disk in found.disks}
@@ -69,7 +70,7 @@ def verify(tick: Tick) -> Outcome:
     except ServiceError as exc:
         # A running machine's disk does not open: that is the reason to tell then.
         require_off(tick)
-        if exc.reason == _MISMATCH:
+        if exc.reason == CONTENT_MISMATCH:
             expect_repair(tick)
         raise
     # What was read from its disks meanwhile is worth nothing otherwise.
@@ -81,9 +82,10 @@ def verify(tick: Tick) -> Outcome:
             f"{repaired} bytes differed; they were written again from the source and read back",
             repaired_bytes=repaired,
         )
-        with tick.change() as (_, migration):
-            for disk, result in zip(migration.disks, results, strict=True):
-                disk.digest = result.digest or disk.digest
+    with tick.change() as (_, migration):
+        # A repair records what it found on the source.
+        for disk, result in zip(migration.disks, results, strict=True):
+            disk.digest = result.digest or disk.digest
     verified = sum(result.verified_bytes for result in results)
     unverified = sum(result.unverified_bytes for result in results)
     tick.event(
