@@ -67,6 +67,7 @@ class DiskPass:
     def run(self, source: Endpoint | None, target: Endpoint) -> None:
         """Run to the end. Raises TransferFailure; the map then holds what was done."""
         self._check_sizes(source, target)
+        self.meter.begin_run(resumes=self._order.mode.copies)
         with ExitStack() as stack:
             chunk_map = stack.enter_context(self._bound_map(target))
             if chunk_map.damaged_pages:
@@ -112,11 +113,11 @@ class DiskPass:
         if order.mode is Mode.VERIFY_TARGET:
             runs = ExtentWindows(target, notice).runs(0, capacity)
             return VerifyTarget(runs, chunk_map, meter, mismatches, source)
+        if source is None:
+            raise SourceUnusable(f"mode {order.mode} needs a source")
         if order.mode is Mode.REPAIR:
             runs = ExtentWindows(target, notice).runs(0, capacity)
             return Repair(runs, chunk_map, meter, mismatches)
-        if source is None:
-            raise SourceUnusable(f"mode {order.mode} needs a source")
         windows = ExtentWindows(source, notice)
         if order.mode is Mode.RANGES:
             ranges = with_tail(self._ranges, chunk_map.header.grown_from_bytes, capacity)
@@ -261,15 +262,31 @@ class DiskPass:
         return found
 
     def _map_for_verify_target(self, target: Endpoint) -> ChunkMap:
-        return self._needed("verifying the target")
+        return self._whole("verifying the target")
 
     def _map_for_repair(self, target: Endpoint) -> ChunkMap:
-        return self._needed("repairing the image")
+        return self._whole("repairing the image")
+
+    def _whole(self, what_for: str) -> ChunkMap:
+        """The map of a pass that ended, over a disk of this size."""
+        found = self._needed(what_for)
+        header, capacity = found.header, self._order.capacity_bytes
+        wrong = ""
+        if header.capacity_bytes != capacity:
+            wrong = f"is of {header.capacity_bytes} bytes, the disk has {capacity}"
+        elif not header.complete:
+            wrong = f"is of pass {header.pass_id}, which has not ended"
+        if wrong:
+            found.close()
+            raise MapUnusable(f"{what_for} is not possible: the chunk map {wrong}")
+        return found
 
     def _map_for_verify_full(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged()
         if found is not None:
-            return found
+            if found.header.capacity_bytes == self._order.capacity_bytes:
+                return found
+            found.close()
         # Both sides are read, so that an empty map does. It takes the place of no other's.
         spare = self._fresh(self._map_path.with_name(f"{self._map_path.name}.spare"))
         spare.path.unlink()

@@ -178,7 +178,9 @@ class Worker:
                         self._run_pass(source, server)
                     return
                 except (SourceFailed, SourceUnusable) as error:
-                    if self._pass.meter.snapshot().done_bytes > done_before:
+                    # What only reads begins anew, and must not do so for ever.
+                    resumes = transfer.mode.copies
+                    if resumes and self._pass.meter.snapshot().done_bytes > done_before:
                         attempt = 1
                     if not error.retryable or attempt >= _OPEN_ATTEMPTS:
                         raise

@@ -1,5 +1,6 @@
 """Repairing an image that was found to differ: only what differs is read, and all is read back."""
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -8,7 +9,12 @@ import pytest
 
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.endpoint import Endpoint, Side
-from services.disk_agent.engine.failures import ContentMismatch, MapUnusable, TransferCancelled
+from services.disk_agent.engine.failures import (
+    ContentMismatch,
+    MapUnusable,
+    SourceFailed,
+    TransferCancelled,
+)
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.order import Mode
@@ -105,3 +111,45 @@ def test_without_a_map_there_is_nothing_to_hold_the_image_against(tmp_path: Path
     rig = Rig(tmp_path, "AAAA")
     with pytest.raises(MapUnusable, match="repairing the image needs the chunk map"):
         rig.run(Mode.REPAIR)
+
+
+def test_a_record_that_is_wrong_is_put_right(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AAAA" * 2)
+    rig.run()
+    overwrite(rig.source, 5, "x")
+    rig.damage(5 * BLOCK, b"x" * BLOCK)
+    with pytest.raises(ContentMismatch):
+        rig.run(Mode.VERIFY_TARGET, with_source=False)
+
+    assert rig.run(Mode.REPAIR).progress.repaired_chunks == 0
+
+    assert rig.run(Mode.VERIFY_TARGET, with_source=False).progress.unverified_chunks == 0
+
+
+@pytest.mark.parametrize("mode", [Mode.REPAIR, Mode.VERIFY_TARGET])
+def test_a_pass_that_has_not_ended_is_not_judged(tmp_path: Path, mode: Mode) -> None:
+    rig = Rig(tmp_path, "AAAA" * 4)
+    rig.run()
+    area = overwrite(rig.source, 5, "x")
+    gone = ("--filter=error", "file", str(rig.source), "error-pread=EIO", "error-pread-rate=100%")
+    with pytest.raises(SourceFailed):
+        rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[area], server=gone)
+    with pytest.raises(MapUnusable, match="has not ended"):
+        rig.run(mode)
+    rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[area])
+    rig.run(mode)
+    rig.assert_identical()
+
+
+@pytest.mark.parametrize("mode", [Mode.REPAIR, Mode.VERIFY_TARGET, Mode.VERIFY_FULL])
+def test_a_disk_that_grew_since_is_told(tmp_path: Path, mode: Mode) -> None:
+    rig = Rig(tmp_path, "AAAA" * 4)
+    rig.run()
+    larger = rig.size + 3 * CHUNK
+    os.truncate(rig.source, larger)
+    subprocess.run(["qemu-img", "resize", "-q", str(rig.image), str(larger)], check=True)
+    if mode is Mode.VERIFY_FULL:
+        assert rig.run(mode).progress.verified_bytes == larger
+        return
+    with pytest.raises(MapUnusable, match=f"is of {rig.size} bytes, the disk has {larger}"):
+        rig.run(mode)

@@ -39,7 +39,7 @@ class Copy:
 
     def tasks(self) -> Iterator[Task]:
         """Chunks and zero runs which the current pass did not record yet."""
-        first_attempt = self._meter.source_reopened == 0
+        first_attempt = self._meter.runs == 1
         for task in self._planner.tasks(self._runs):
             if first_attempt:
                 self._meter.resumed_bytes = self._planner.resumed_bytes

@@ -266,7 +266,9 @@ class Engine:
         chunk = self.map.header.chunk_bytes
         # Page-aligned, so that the kernel copies whole pages; huge ones take fewer look-ups.
         sides = 2 if strategy.compares else 1
-        area = mmap.mmap(-1, self._tuning.depth * sides * chunk)
+        # Private, as shared memory has no huge pages unless the host was told to give it some.
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        area = mmap.mmap(-1, self._tuning.depth * sides * chunk, flags=private)
         # A kernel without them refuses, and small ones do.
         with contextlib.suppress(OSError):
             area.madvise(mmap.MADV_HUGEPAGE)

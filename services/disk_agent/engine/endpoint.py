@@ -4,6 +4,7 @@ What completed is asked for after each step of the connection: libnbd's callback
 more, and hold the handle's lock meanwhile.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -183,11 +184,12 @@ class Endpoint:
 
     def close(self) -> None:
         """Say good-bye if the server still listens; never raises."""
-        try:
+        # A dead or never ready connection has nobody left to tell.
+        with contextlib.suppress(nbd.Error):
             self.handle.shutdown(nbd.SHUTDOWN_ABANDON_PENDING)
-        except nbd.Error:
-            # A dead or never ready connection has nobody left to tell.
-            return
+        # Their tokens hold buffers, and this endpoint.
+        self._in_flight.clear()
+        self.completions.clear()
 
 
 def _widen(fd: int) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import select
+import time
 from collections.abc import Sequence
 
 import nbd
@@ -46,11 +47,11 @@ class PollLoop:
             self._poll.register(self._control_fd, select.POLLIN)
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait for a completion or a wish, for about so long at most. Parts of replies wake nobody.
+        """Wait for a completion or a wish, at most so long. Parts of replies wake nobody.
 
         Raises SourceLost or TargetFailed when a connection is dead.
         """
-        timeout_ms = timeout_seconds * 1000
+        deadline = 0.0
         for _ in range(_PARTS):
             completed = False
             for watched in self._watched:
@@ -62,7 +63,7 @@ class PollLoop:
                     self._turn(watched, direction)
             if completed:
                 return
-            happened = self._poll.poll(timeout_ms)
+            happened = self._poll.poll(timeout_seconds * 1000)
             for fd, events in happened:
                 if fd == self._control_fd:
                     self._control.receive()
@@ -72,6 +73,10 @@ class PollLoop:
                 completed |= endpoint.collect()
             if completed or not happened:
                 return
+            now = time.monotonic()
+            # The first wait may end late by itself; most end with the first part.
+            deadline = deadline or now + timeout_seconds
+            timeout_seconds = max(deadline - now, 0.0)
 
     def _turn(self, watched: _Watched, direction: int) -> None:
         events = _DIRECTIONS.get(direction)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Self
 
 from services.disk_agent.engine.ranges import Range
@@ -46,8 +46,9 @@ class Progress:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, object]) -> Self:
-        """Rebuild from `to_wire`'s object; raises TypeError for unknown keys."""
-        return cls(**wire)  # type: ignore[arg-type]
+        """Rebuild from `to_wire`'s object. Counters of another version are left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in wire.items() if name in known})  # type: ignore[arg-type]
 
 
 class Meter:
@@ -71,7 +72,17 @@ class Meter:
         self.repaired_bytes = 0
         self.checkpoints = 0
         self.source_reopened = 0
+        # How often the pass was begun: what the first run found done was done before.
+        self.runs = 0
         self._samples: deque[tuple[float, int, int]] = deque([(now(), 0, 0)])
+
+    def begin_run(self, *, resumes: bool) -> None:
+        """The pass begins, or begins again; one that cannot resume goes over everything anew."""
+        self.runs += 1
+        if not resumes:
+            self.copied_bytes = self.zero_bytes = self.skipped_bytes = 0
+            self.verified_chunks = self.verified_bytes = 0
+            self.unverified_chunks = self.unverified_bytes = 0
 
     def verified(self, length_bytes: int, chunks: int = 1) -> None:
         """Count what was compared."""

@@ -83,11 +83,12 @@ class Repair:
         read_source(engine, slot, whole)
 
     def _compare(self, engine: Engine, slot: Slot, task: ChunkTask, found: memoryview) -> None:
+        digest_chunk(slot, task, self._digest_of)
         if same_bytes(slot.memory, found, task.length_bytes, self._digest_of):
-            self._done(engine, slot, task)
+            # The record was wrong, or there was none: the next verification is to know better.
+            self._record(engine, slot, task)
             return
         slot.phase = Phase.WRITE
-        digest_chunk(slot, task, self._digest_of)
         area = Range(task.offset_bytes, task.length_bytes)
         self._meter.repaired(task.length_bytes)
         if slot.kind is Kind.ZERO:
@@ -101,6 +102,9 @@ class Repair:
         if self._mismatches.differ(task, slot.memory, found, self._digest_of):
             self._done(engine, slot, task)
             return
+        self._record(engine, slot, task)
+
+    def _record(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
         self._meter.verified(task.length_bytes)
         self._meter.copied_bytes += task.asked_bytes
         engine.finish(slot, task.index, 1)
