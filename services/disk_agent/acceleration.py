@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from services.disk_agent.commands import Commands
-from services.disk_agent.errors import ToolMissing, ToolTimeout
+from services.disk_agent.errors import StateDamaged, ToolMissing, ToolTimeout
 from services.disk_agent.state_file import read_state, write_state
 
 _BOOT_SECONDS = 8.0
@@ -44,7 +44,10 @@ class KvmProbe:
         """Whether KVM works; takes a second where it does, 8 where it hangs."""
         boot_id = _BOOT_ID.read_text().strip()
         with self._asking:
-            known = read_state(self._state_file)
+            try:
+                known = read_state(self._state_file)
+            except StateDamaged:
+                known = None  # A cache: it is asked again.
             if isinstance(known, dict) and known.get("boot_id") == boot_id:
                 return bool(known["works"])
             works = os.access(self._device, os.R_OK | os.W_OK) and self._boots()

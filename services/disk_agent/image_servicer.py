@@ -83,6 +83,7 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
         self, request: pb.DeleteImageRequest, context: Context
     ) -> pb.DeleteImageResponse:
         """Delete an image and what is known of its content."""
+        self._transfers.check_idle(request.path)
         deleted = await asyncio.to_thread(self._images.delete, Path(request.path))
         await self._transfers.forget_image(request.path)
         await self._conversions.forget_image(Path(request.path))

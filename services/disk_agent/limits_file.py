@@ -10,7 +10,7 @@ from services.config.limits_model import Limits
 
 _log = structlog.stdlib.get_logger(__name__)
 
-_Version = tuple[int, int, int]
+_Version = tuple[int, int, int, int]
 
 
 class LimitsFile:
@@ -20,7 +20,9 @@ class LimitsFile:
         """`limits` are those that the file had when it was read last."""
         self._path = path
         self._limits = limits
-        self._seen = self._found = self._version()
+        # It may have been changed since then: the first look reads it.
+        self._seen: _Version | None = None
+        self._found = self._version()
 
     def changed(self) -> Limits | None:
         """The limits if they are others than before, else None. Blocks.
@@ -57,4 +59,4 @@ class LimitsFile:
             found = os.stat(self._path)
         except OSError:
             return None
-        return (found.st_mtime_ns, found.st_size, found.st_ino)
+        return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)

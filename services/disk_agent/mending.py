@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.disk_agent.engine.failures import TargetUnusable
+from services.disk_agent.process import die_with_parent
 
 # qemu-img(1), check: 0 is a consistent image, 1 a check that could not be done.
 _CORRUPT = 2
@@ -83,7 +84,14 @@ def _check(image: Path, wait: Wait, *repair: str) -> subprocess.CompletedProcess
     command = ["qemu-img", "check", "-q", "-f", "qcow2", *repair, "--", str(image)]
     # A file holds any number of errors; a pipe that nobody reads would stop the check.
     with tempfile.TemporaryFile(mode="w+", errors="replace") as said:
-        checking = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        parent = os.getpid()
+        # Left alone, it would write into an image that somebody else has by then.
+        checking = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            preexec_fn=lambda: die_with_parent(parent),
+        )
         try:
             while checking.poll() is None:
                 wait(_STEP_SECONDS)

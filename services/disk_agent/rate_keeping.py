@@ -39,12 +39,6 @@ class RateKeeper:
     def replace(self, shares: RateShares, entries: Iterable[Entry]) -> None:
         """Go by other limits from now on."""
         self._shares = shares
-        entries = list(entries)
-        for entry in entries:
-            if entry.task is not None and entry.default_rate:
-                entry.transfer = entry.transfer.changed(
-                    self._clock(), rate_bytes_per_second=shares.transfer_rate
-                )
         self.share(entries)
 
     def share(self, entries: Iterable[Entry]) -> None:
@@ -54,6 +48,12 @@ class RateKeeper:
             for entry in entries
             if entry.task is not None and not entry.transfer.paused
         }
+        for entry in running.values():
+            default = self._shares.transfer_rate
+            if entry.default_rate and entry.transfer.rate_bytes_per_second != default:
+                entry.transfer = entry.transfer.changed(
+                    self._clock(), rate_bytes_per_second=default
+                )
         own = {id_: entry.transfer.rate_bytes_per_second for id_, entry in running.items()}
         for id_, rate in self._shares.shares(own).items():
             entry = running[id_]

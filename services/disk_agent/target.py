@@ -134,7 +134,7 @@ class TargetServer:
             if self._open_mark.exists():
                 self._mend(self._image)
             try:
-                self._open_mark.touch()
+                _mark(self._open_mark)
             except OSError as error:
                 raise TargetUnusable(
                     f"the folder of {self._image} cannot be written to: {error.strerror}",
@@ -211,3 +211,13 @@ class TargetServer:
     def _remove_files(self) -> None:
         self._socket.unlink(missing_ok=True)
         self._pidfile.unlink(missing_ok=True)
+
+
+def _mark(path: Path) -> None:
+    """Make an empty file that a power cut does not take away again."""
+    for each, flags in ((path, os.O_WRONLY | os.O_CREAT), (path.parent, os.O_RDONLY)):
+        fd = os.open(each, flags | os.O_CLOEXEC, 0o600)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

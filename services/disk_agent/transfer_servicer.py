@@ -95,6 +95,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         order, password = self._order(request)
         await self._refuse_converted(order)
         options = request.options
+        _check_rate(options.rate_bytes_per_second)
         transfer, existed = await self._transfers.start(
             order,
             password=password,
@@ -134,8 +135,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         self, request: pb.SetTransferRateRequest, context: Context
     ) -> pb.SetTransferRateResponse:
         """Change the limit."""
-        if request.rate_bytes_per_second < 0:
-            raise InvalidTransfer(message="a rate cannot be negative")
+        _check_rate(request.rate_bytes_per_second)
         transfer = await self._transfers.set_rate(
             request.transfer_id, request.rate_bytes_per_second
         )
@@ -198,7 +198,12 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
             queue_depth=options.queue_depth or self._defaults.queue_depth,
             chunk_bytes=options.chunk_bytes or self._defaults.chunk_bytes,
         )
-        return order, request.source.vddk.password or self._defaults.password
+        return order, self._password(request.source.vddk)
+
+    def _password(self, vddk: pb.VddkSource) -> str:
+        # The configured one is for the configured server: no other is told it.
+        own = vddk.server in ("", self._defaults.server)
+        return vddk.password or (self._defaults.password if own else "")
 
     def _source(self, source: pb.Source) -> SourceSpec | None:
         match source.WhichOneof("kind"):
@@ -222,6 +227,11 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
             transports=vddk.transports,
             port=vddk.port or defaults.port,
         )
+
+
+def _check_rate(bytes_per_second: int) -> None:
+    if bytes_per_second < 0:
+        raise InvalidTransfer(message="a rate cannot be negative")
 
 
 def to_proto(transfer: Transfer) -> pb.Transfer:

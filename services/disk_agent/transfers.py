@@ -131,8 +131,8 @@ class Transfers:
             await self._check_target(order)
             entry = entry or Entry(Transfer(order, State.QUEUED, 0, self._clock()))
             existed = order.transfer_id in self._entries
-            await self._change(
-                entry,
+            queued = entry.transfer.changed(
+                self._clock(),
                 # A retry may come with better tuning or a corrected server.
                 order=order,
                 state=State.QUEUED,
@@ -142,7 +142,9 @@ class Transfers:
                 rate_bytes_per_second=rate or self._rates.transfer_rate,
                 paused=False,
             )
-            await asyncio.to_thread(self._store.save, entry.transfer)
+            await asyncio.to_thread(self._store.save, queued)
+            # Nothing is awaited from here on: a caller who gives up leaves no half of it.
+            entry.transfer = queued
             self._entries[order.transfer_id] = entry
             entry.cancelled, entry.default_rate = False, not rate
             entry.task = asyncio.create_task(self._supervise(entry, password))
@@ -241,9 +243,21 @@ class Transfers:
                 await asyncio.to_thread(self._ranges.delete, ranges_id)
             del self._entries[transfer_id]
 
+    def check_idle(self, target_path: str) -> None:
+        """Raise TransferRunning if a transfer is at work on an image."""
+        for entry in self._entries.values():
+            if entry.task is not None and entry.transfer.order.target_path == target_path:
+                raise TransferRunning(
+                    message=f"transfer {entry.transfer.id} is at work on {target_path}"
+                )
+
     async def forget_image(self, target_path: str) -> None:
-        """Forget the chunk map and the fence of an image that was deleted."""
+        """Forget the chunk map and the fence of an image that was deleted.
+
+        Raises TransferRunning while something is at work on it.
+        """
         async with self._commands:
+            self.check_idle(target_path)
             await asyncio.to_thread(self._store.forget_image, target_path)
 
     async def watch(self, transfer_id: str, after_revision: int = 0) -> AsyncIterator[Transfer]:
@@ -284,14 +298,14 @@ class Transfers:
                 rate=entry.told_rate,
                 password=password,
             )
-            if entry.cancelled:
-                entry.worker.wish("cancel")
+            if entry.cancelled or self._stopping:
+                entry.worker.wish("cancel" if entry.cancelled else "stop")
             if entry.transfer.paused:
                 entry.worker.wish("pause")
             self._share_rate()
             await self._change(entry, state=State.RUNNING, attempts=entry.transfer.attempts + 1)
             log.info("transfer running", action="transfer.running", mode=order.mode.value)
-            await asyncio.to_thread(self._store.save, entry.transfer)
+            await self._try_to_save(entry.transfer)
             events: asyncio.Queue[Event | None] = asyncio.Queue()
             hearing = asyncio.create_task(self._hear(entry, events))
             try:
@@ -305,15 +319,14 @@ class Transfers:
         except Exception as error:
             log.error("supervision failed", action="transfer.defect", exc_info=error)
             changes = {"state": State.FAILED, "failure": WorkerDied("the worker was not heard")}
-        if entry.cancelled and changes["state"] is not State.SUCCEEDED:
-            changes["state"] = State.CANCELLED
         entry.worker = None
         now = self._clock()
         ended = entry.transfer.changed(now, end_time=now, paused=False, effective_rate=0, **changes)
-        try:
-            await asyncio.to_thread(self._store.save, ended)
-        except OSError as error:
-            log.error("the end was not saved", action="transfer.unsaved", exc_info=error)
+        await self._try_to_save(ended)
+        if entry.cancelled and ended.state is State.FAILED:
+            # Also where the cancel came while the end was saved.
+            ended = ended.changed(self._clock(), state=State.CANCELLED)
+            await self._try_to_save(ended)
         entry.task = None
         async with entry.changed:
             # Anew: its limit may have changed while the end was saved.
@@ -327,6 +340,18 @@ class Transfers:
             state=ended.state.value,
             reason=failure_reason,
         )
+
+    async def _try_to_save(self, transfer: Transfer) -> None:
+        """Save it; a state folder that takes nothing must not end what is at work."""
+        try:
+            await asyncio.to_thread(self._store.save, transfer)
+        except OSError as error:
+            _log.error(
+                "a transfer was not saved",
+                action="transfer.unsaved",
+                transfer_id=transfer.id,
+                exc_info=error,
+            )
 
     async def _hear(self, entry: Entry, events: asyncio.Queue[Event | None]) -> None:
         while (event := await events.get()) is not None:
