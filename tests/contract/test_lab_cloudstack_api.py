@@ -50,7 +50,8 @@ def test_a_wrong_signature_is_401_under_the_commands_envelope(
     if change == "unsigned expiry":
         request["expires"] = request["expires"].replace("20", "21", 1)
     elif change != "expired":
-        request[change] = "x" + request[change][1:]
+        first = request[change][0]
+        request[change] = ("y" if first == "x" else "x") + request[change][1:]
     reply = lab.send(request)
     assert (reply.status, reply.envelope) == (401, "listzonesresponse")
     assert reply.body["errorcode"] == 401

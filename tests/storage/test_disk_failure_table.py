@@ -99,10 +99,15 @@ ROWS = [
 
 
 def _in_second_half(rig: Rig, break_it: Callable[[], None]) -> Callable[[Control, Progress], None]:
+    at_half: list[int] = []
     broken: list[bool] = []
 
     def on_report(control: Control, progress: Progress) -> None:
-        if progress.done_bytes > rig.size // 2 and progress.checkpoints and not broken:
+        if progress.done_bytes <= rig.size // 2 or broken:
+            return
+        at_half.append(progress.checkpoints)
+        # One more checkpoint: an earlier one may have been made when little was copied.
+        if progress.checkpoints > at_half[0]:
             broken.append(True)
             break_it()
 
