@@ -142,7 +142,7 @@ class Transfers:
                 rate_bytes_per_second=rate or self._rates.transfer_rate,
                 paused=False,
             )
-            await asyncio.to_thread(self._store.save, queued)
+            await self._save(queued)
             # Nothing is awaited from here on: a caller who gives up leaves no half of it.
             entry.transfer = queued
             self._entries[order.transfer_id] = entry
@@ -340,6 +340,15 @@ class Transfers:
             state=ended.state.value,
             reason=failure_reason,
         )
+
+    async def _save(self, transfer: Transfer) -> None:
+        """Save it to the end, whoever gives up meanwhile: two at once would mix their files."""
+        saving = asyncio.create_task(asyncio.to_thread(self._store.save, transfer))
+        try:
+            await asyncio.shield(saving)
+        except asyncio.CancelledError:
+            await asyncio.wait([saving])
+            raise
 
     async def _try_to_save(self, transfer: Transfer) -> None:
         """Save it; a state folder that takes nothing must not end what is at work."""

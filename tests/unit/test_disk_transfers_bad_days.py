@@ -1,0 +1,202 @@
+"""What goes wrong beside a transfer: full state folders, callers who give up, ends that cross."""
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.disk_agent.engine.failures import SourceFailed
+from services.disk_agent.engine.progress import Progress
+from services.disk_agent.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.rates import RateShares
+from services.disk_agent.supervisor import Event
+from services.disk_agent.transfer import State, Transfer, TransferStore
+from services.disk_agent.transfer_errors import TransferRunning
+from services.disk_agent.transfers import Transfers
+
+IMAGE = "/pool/a.qcow2"
+ORDER = TransferOrder("a", Mode.FULL, NbdSpec("nbd:"), IMAGE, 1 << 20, "vm-1/2000", "s", 0)
+
+
+class Worker:
+    """Runs until it is told how it ends."""
+
+    def __init__(self, rate: int) -> None:
+        self.rates = [rate]
+        self.wishes: list[str] = []
+        self.heard = False
+        self._end: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+
+    def wish(self, wish: str, **values: int) -> None:
+        self.wishes.append(wish)
+        self.rates += values.values()
+        if wish in ("stop", "cancel"):
+            self.fail()
+
+    async def run(self, on_event: Callable[[Event], None]) -> Event:
+        self.heard = True
+        return await self._end
+
+    async def stop(self, wish: str = "stop") -> None:
+        self.wish(wish)
+
+    def fail(self) -> None:
+        if not self._end.done():
+            failure = SourceFailed("gone").to_wire()
+            self._end.set_result({"event": "end", "failure": failure, "digest": "", "progress": {}})
+
+
+class Agent:
+    """Transfers over a store whose saves a test may break or hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = TransferStore(folder)
+        self.workers: list[Worker] = []
+        self.launching = asyncio.Event()
+        self.launching.set()
+        self.transfers = Transfers(
+            self.store,
+            self,
+            RangeSets(self.store.ranges_dir),
+            rates=RateShares(transfer_rate=50),
+        )
+        self._save = self.store.save
+
+    async def launch(self, order: TransferOrder, *, rate: int, **_others: Any) -> Worker:
+        await self.launching.wait()
+        self.workers.append(Worker(rate))
+        return self.workers[-1]
+
+    def saving(self, save: Callable[[Transfer], None] | None) -> None:
+        """Have this done at each save before the real one; None for nothing."""
+
+        def both(transfer: Transfer) -> None:
+            if save is not None:
+                save(transfer)
+            self._save(transfer)
+
+        self.store.save = both  # type: ignore[method-assign]
+
+    async def until(self, state: State) -> None:
+        async with asyncio.timeout(5):
+            async for transfer in self.transfers.watch("a"):
+                if transfer.state is state:
+                    return
+
+    async def failed(self) -> None:
+        await self.transfers.start(ORDER)
+        await self.until(State.RUNNING)
+        self.workers[-1].fail()
+        await self.until(State.FAILED)
+
+
+def _full(_transfer: Transfer) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_state_folder_that_is_full_does_not_lose_the_worker(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+
+    def full_once_it_runs(transfer: Transfer) -> None:
+        if transfer.state is State.RUNNING:
+            _full(transfer)
+
+    agent.saving(full_once_it_runs)
+    await agent.transfers.start(ORDER)
+    await agent.until(State.RUNNING)
+    await asyncio.sleep(0.05)
+    assert agent.workers[0].heard
+    assert agent.transfers.get("a").state is State.RUNNING
+    await agent.transfers.stop()
+
+
+async def test_a_start_that_could_not_be_saved_may_be_repeated(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    await agent.failed()
+    agent.saving(_full)
+    with pytest.raises(OSError, match="No space"):
+        await agent.transfers.start(ORDER)
+    agent.saving(None)
+    await agent.transfers.start(ORDER)
+    await agent.until(State.RUNNING)
+    assert len(agent.workers) == 2
+    await agent.transfers.stop()
+
+
+async def test_a_caller_who_gives_up_leaves_no_half_of_a_start(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    await agent.failed()
+    saving, go_on = threading.Event(), threading.Event()
+
+    def slow(_transfer: Transfer) -> None:
+        saving.set()
+        go_on.wait(5)
+
+    agent.saving(slow)
+    start = asyncio.create_task(agent.transfers.start(ORDER))
+    await asyncio.to_thread(saving.wait, 5)
+    start.cancel()
+    await asyncio.sleep(0.05)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    agent.saving(None)
+    await agent.transfers.start(ORDER)
+    await agent.until(State.RUNNING)
+    await agent.transfers.stop()
+
+
+async def test_a_cancel_while_the_end_is_saved_counts(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    await agent.transfers.start(ORDER)
+    await agent.until(State.RUNNING)
+    saving, go_on = threading.Event(), threading.Event()
+
+    def slow(transfer: Transfer) -> None:
+        if transfer.state is State.FAILED:
+            saving.set()
+            go_on.wait(5)
+
+    agent.saving(slow)
+    agent.workers[0].fail()
+    await asyncio.to_thread(saving.wait, 5)
+    cancel = asyncio.create_task(agent.transfers.cancel("a"))
+    await asyncio.sleep(0.05)
+    go_on.set()
+    assert (await cancel).state is State.CANCELLED
+
+
+async def test_a_stop_reaches_a_worker_that_is_being_started(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    agent.launching.clear()
+    await agent.transfers.start(ORDER)
+    await asyncio.sleep(0.05)
+    stop = asyncio.create_task(agent.transfers.stop())
+    await asyncio.sleep(0.05)
+    agent.launching.set()
+    async with asyncio.timeout(5):
+        await stop
+    assert agent.workers[0].wishes == ["stop"]
+
+
+async def test_an_image_that_is_at_work_is_not_forgotten(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    await agent.transfers.start(ORDER)
+    map_path = agent.store.map_path(IMAGE)
+    map_path.touch()
+    with pytest.raises(TransferRunning, match="a is at work"):
+        await agent.transfers.forget_image(IMAGE)
+    assert map_path.exists()
+    await agent.transfers.stop()
+    await agent.transfers.forget_image(IMAGE)
+    assert not map_path.exists()
+
+
+def test_counters_of_another_version_are_left_out() -> None:
+    wire = {**Progress(total_bytes=5).to_wire(), "counted_later": 1.5}
+    assert Progress.from_wire(wire) == Progress(total_bytes=5)
