@@ -1,11 +1,13 @@
 """What each mode does to an image, judged by qemu-img."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import nbd
 import pytest
 
+from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.failures import (
     ContentMismatch,
     MapUnusable,
@@ -326,3 +328,22 @@ def test_large_sparse_disk_takes_bounded_time_and_memory(tmp_path: Path) -> None
 
 def _grow_image(rig: Rig, size: int) -> None:
     subprocess.run(["qemu-img", "resize", "-q", str(rig.image), str(size)], check=True)
+
+
+def test_nothing_waits_for_the_next_report(tmp_path: Path) -> None:
+    """Requests that complete while extents are asked for are seen at once."""
+    rig = Rig(tmp_path, "AAAA")
+    size = 5 << 30
+    with rig.source.open("r+b") as file:
+        file.truncate(size)
+        # The last chunks of a window: the next window is asked for while they are read.
+        file.seek((2 << 30) - 2 * CHUNK)
+        file.write(b"B" * 2 * CHUNK)
+    rig.size = size
+    rig.image.unlink()
+    create_image(rig.image, size)
+    slow = ("--filter=delay", "file", str(rig.source), "rdelay=20ms", "delay-extents=200ms")
+    tuning = Tuning(depth=4, report_seconds=20.0, checkpoint_seconds=60.0)
+    began = time.monotonic()
+    rig.run(server=slow, tuning=tuning)
+    assert time.monotonic() - began < 10
