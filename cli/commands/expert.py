@@ -40,6 +40,7 @@ _CHECKPOINT_SECONDS = 5.0
 _CHECKPOINT_BYTES = 512 * _MEBIBYTE
 _RANGES_ID = "delta-sync"
 _PERCENT_STEP = 5
+_MAP_SECONDS = 600.0
 _ANEW = "Delete the image and its map (the hidden file beside it), then run base-copy."
 # The engine's hints are for migrations; these are for who copies by hand.
 _HINTS = {
@@ -76,6 +77,8 @@ def base_copy(spec: SpecFile, json: JsonOption = False) -> None:
     _, existed = Images(HostCommands(), _OneFolder(), target.parent).create(
         target.parent, target.name, job.disk_size_bytes
     )
+    if existed:
+        _check_ours(target)
     depth = job.requests_in_flight
     order = _order(loaded, job, Mode.FULL, queue_depth=depth, chunk_mb=job.chunk_mb)
     try:
@@ -176,6 +179,19 @@ def _say_stopping() -> None:
 
 def _number_of(ranges: list[Range]) -> int:
     return 1 + xxhash.xxh3_64_intdigest(repr(sorted(ranges)).encode())
+
+
+def _check_ours(target: Path) -> None:
+    """Raises CommandError for an image with data that no copy of ours is known to have made."""
+    if _map_of(target).exists():
+        return
+    command = ["qemu-img", "map", "--output=json", "-f", "qcow2", str(target)]
+    found = HostCommands().run(command, timeout_seconds=_MAP_SECONDS)
+    if found.status or any(area["data"] for area in json_module.loads(found.stdout)):
+        raise CommandError(
+            f"target_qcow2: {target} exists, and no chunk map says what it holds",
+            "It may be another machine's: delete it, or give another name.",
+        )
 
 
 def _check_map(map_path: Path, disk_id: str) -> None:

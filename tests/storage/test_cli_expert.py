@@ -304,3 +304,20 @@ def test_for_scripts_each_line_is_an_object(expert: Expert) -> None:
     assert (end["event"], end["failure"]) == ("end", None)
     assert end["target_qcow2"] == str(expert.target)
     assert end["progress"]["done_bytes"] == SIZE
+
+
+def test_an_image_of_somebody_else_is_not_written_over(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", str(expert.target), str(SIZE)]
+    subprocess.run(create, check=True)
+    subprocess.run(["qemu-io", "-c", "write -q -P 7 0 64k", str(expert.target)], check=True)
+    before = expert.target.read_bytes()
+
+    refused = expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
+
+    assert refused.returncode == 1
+    assert "exists, and no chunk map says what it holds" in refused.stderr
+    assert expert.target.read_bytes() == before
+    # An empty one is what an attempt leaves that was killed early.
+    subprocess.run(create, check=True)
+    assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
