@@ -18,6 +18,7 @@ from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.digests import XXH3_128
 from services.disk_agent.engine.endpoint import Endpoint, Side
+from services.disk_agent.engine.failures import SourceLost
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
@@ -83,6 +84,8 @@ class Outcome:
 
     progress: Progress
     digest: str
+    # The parts that `done_bytes` is made of, which no clamp hides.
+    accounted_bytes: int = 0
     notices: list[str] = field(default_factory=list)
 
 
@@ -135,8 +138,12 @@ class Rig:
         with_source: bool = True,
         before: Callable[[], None] | None = None,
         cache: str = "auto",
+        reopens: bool = False,
     ) -> Outcome:
-        """Run one pass in this process. `server` are nbdkit's arguments instead of the file's."""
+        """Run one pass in this process. `server` are nbdkit's arguments instead of the file's.
+
+        With `reopens` it goes on, as a worker's does, when the source was lost.
+        """
         control = Control(RateLimit(0, time.monotonic))
         outcome = Outcome(Progress(), "")
 
@@ -153,7 +160,6 @@ class Rig:
         )
         arguments = server or ("file", str(self.source))
         with contextlib.ExitStack() as stack:
-            stack.enter_context(serving(self.folder, *arguments))
             target = stack.enter_context(
                 TargetServer(
                     self.image,
@@ -163,15 +169,27 @@ class Rig:
                     open_mark=self.folder / "open",
                 )
             )
-            source = Endpoint(self.uri, Side.SOURCE) if with_source else None
-            if source is not None:
-                stack.callback(source.close)
-            endpoint = Endpoint(target.uri, Side.TARGET)
-            stack.callback(endpoint.close)
-            if before is not None:
-                before()
-            disk_pass.run(source, endpoint)
-        outcome.progress = disk_pass.meter.snapshot()
+            while True:
+                try:
+                    with contextlib.ExitStack() as ends:
+                        ends.enter_context(serving(self.folder, *arguments))
+                        source = Endpoint(self.uri, Side.SOURCE) if with_source else None
+                        if source is not None:
+                            ends.callback(source.close)
+                        endpoint = Endpoint(target.uri, Side.TARGET)
+                        ends.callback(endpoint.close)
+                        if before is not None:
+                            before()
+                        disk_pass.run(source, endpoint)
+                    break
+                except SourceLost:
+                    if not reopens:
+                        raise
+        meter = disk_pass.meter
+        outcome.progress = meter.snapshot()
+        outcome.accounted_bytes = (
+            meter.resumed_bytes + meter.copied_bytes + meter.zero_bytes + meter.skipped_bytes
+        )
         outcome.digest = disk_pass.digest
         return outcome
 

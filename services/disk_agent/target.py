@@ -181,7 +181,7 @@ class TargetServer:
     def _wait_until_served(self, server: subprocess.Popen[bytes]) -> None:
         deadline = self._now() + _START_SECONDS
         # The socket listens before the image is open; the pid file is written after.
-        while not self._pidfile.exists():
+        while not _has_content(self._pidfile):
             if server.poll() is not None:
                 said = self.last_words()
                 if is_locked(said):
@@ -211,6 +211,13 @@ class TargetServer:
     def _remove_files(self) -> None:
         self._socket.unlink(missing_ok=True)
         self._pidfile.unlink(missing_ok=True)
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _mark(path: Path) -> None:

@@ -59,6 +59,7 @@ def test_a_running_guest_shows_up_as_changed_areas(lab: Lab, vcenter: Vcenter) -
         ids = {disk.key: disk.backing.changeId for disk in disks(first)}
         wait(first.RemoveSnapshot_Task(removeChildren=False))
         log = Path(lab.vm("busy box")["write_log"])
+        until(log.exists)
         before = len(log.read_text().splitlines())
         until(lambda: len(log.read_text().splitlines()) > before + 20)
         second = wait(machine.CreateSnapshot_Task("two", "", False, False))

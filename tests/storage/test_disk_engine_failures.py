@@ -216,6 +216,36 @@ def test_cancelled_pass_goes_on_at_the_chunk(tmp_path: Path, mode: Mode) -> None
     assert (again.read_bytes, again.resumed_bytes) == (0, again.total_bytes)
 
 
+@pytest.mark.parametrize("mode", [Mode.FULL, Mode.RANGES, Mode.RESYNC])
+def test_every_byte_counts_once_however_often_the_source_is_opened(
+    tmp_path: Path, mode: Mode
+) -> None:
+    rig = Rig(tmp_path, "AB-C" * 32)
+    ranges = None
+    number, snapshot = 0, "s0"
+    if mode is not Mode.FULL:
+        rig.run()
+        number, snapshot = 1, "s1"
+        ranges = [overwrite(rig.source, index, "xy0") for index in range(0, 128, 4)]
+    arguments = {"number": number, "snapshot": snapshot, "ranges": ranges}
+    whole = sum(area.length_bytes for area in ranges) if mode is Mode.RANGES else rig.size  # type: ignore[union-attr]
+    server = (*SLOW, str(rig.source))
+    with pytest.raises(TransferCancelled):
+        rig.run(mode, server=server, on_report=cancel_after(whole // 4), **arguments)  # type: ignore[arg-type]
+    kills = [whole // 2, whole * 3 // 4]
+
+    def kill(control: Control, progress: Progress) -> None:
+        if kills and progress.done_bytes > kills[0]:
+            kills.pop(0)
+            _kill_by_pidfile(tmp_path / "source.pid")
+
+    outcome = rig.run(mode, server=server, on_report=kill, reopens=True, **arguments)  # type: ignore[arg-type]
+    assert kills == []
+    assert 0 < outcome.progress.resumed_bytes < whole // 2
+    assert outcome.accounted_bytes == outcome.progress.total_bytes == whole
+    rig.assert_identical()
+
+
 def test_lost_snapshot_goes_on_with_the_next_one(tmp_path: Path) -> None:
     """A base copy whose snapshot is gone: what is not copied yet, plus what changed since."""
     rig = Rig(tmp_path, "A" * 64 + "-" * 64)

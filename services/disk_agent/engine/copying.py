@@ -35,17 +35,11 @@ class Copy:
         self._digest_of = chunk_map.digest_of
         self._meter = meter
         self._blank = chunk_map.header.blank_target
-        self._planner = Planner(chunk_map, zero_run_chunks=_ZERO_RUN_CHUNKS)
+        self._planner = Planner(chunk_map, meter, zero_run_chunks=_ZERO_RUN_CHUNKS)
 
     def tasks(self) -> Iterator[Task]:
         """Chunks and zero runs which the current pass did not record yet."""
-        first_attempt = self._meter.runs == 1
-        for task in self._planner.tasks(self._runs):
-            if first_attempt:
-                self._meter.resumed_bytes = self._planner.resumed_bytes
-            yield task
-        if first_attempt:
-            self._meter.resumed_bytes = self._planner.resumed_bytes
+        return self._planner.tasks(self._runs)
 
     def advance(self, engine: Engine, slot: Slot) -> None:
         """Read, look for zeroes, write."""
@@ -57,29 +51,29 @@ class Copy:
             read_source(engine, slot, task)
         elif task is not None and slot.phase is Phase.READ:
             slot.phase = Phase.WRITE
-            self._write(engine, slot, task)
+            digest_chunk(slot, task, self._digest_of)
+            write_chunk(engine, slot, task, blank=self._blank)
         elif task is not None:
+            self._count(slot, task)
             engine.finish(slot, task.index, 1)
 
     def _advance_zero(self, engine: Engine, slot: Slot, task: ZeroTask) -> None:
         if slot.phase is Phase.START:
             slot.phase = Phase.WRITE
             slot.kind = Kind.ZERO
-            self._meter.zero_bytes += task.length_bytes
             if not self._blank:
                 engine.zero(slot, Range(task.offset_bytes, task.length_bytes))
                 return
+        self._meter.zero_bytes += task.length_bytes
         engine.finish(slot, task.first, task.count)
 
-    def _write(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
-        digest_chunk(slot, task, self._digest_of)
+    def _count(self, slot: Slot, task: ChunkTask) -> None:
         if slot.kind is Kind.ZERO:
             self._meter.zero_bytes += task.asked_bytes
-        else:
-            known_zero = sum(area.length_bytes for area in task.zero)
-            self._meter.zero_bytes += known_zero
-            self._meter.copied_bytes += task.asked_bytes - known_zero
-        write_chunk(engine, slot, task, blank=self._blank)
+            return
+        known_zero = sum(area.length_bytes for area in task.zero) if task.zero else 0
+        self._meter.zero_bytes += known_zero
+        self._meter.copied_bytes += task.asked_bytes - known_zero
 
 
 class Resync:
@@ -99,12 +93,11 @@ class Resync:
         self._digest_of = chunk_map.digest_of
         self._meter = meter
         self._source = source
-        self._planner = Planner(chunk_map, zero_run_chunks=_ZERO_RUN_CHUNKS)
+        self._planner = Planner(chunk_map, meter, zero_run_chunks=_ZERO_RUN_CHUNKS)
 
     def tasks(self) -> Iterator[Task]:
         """All chunks which this pass did not record yet; zero runs split by what the map knows."""
         for task in self._planner.tasks(self._runs):
-            self._meter.resumed_bytes = self._planner.resumed_bytes
             yield from self._split(task) if isinstance(task, ZeroTask) else (task,)
 
     def _split(self, task: ZeroTask) -> Iterator[ZeroTask]:
@@ -137,14 +130,16 @@ class Resync:
         elif slot.phase is Phase.COMPARE:
             self._compare_bytes(engine, slot, task)
         else:
+            self._count_written(slot, task)
             engine.finish(slot, task.index, 1)
 
     def _advance_zero(self, engine: Engine, slot: Slot, task: ZeroTask) -> None:
-        if slot.phase is Phase.START:
+        if slot.phase is Phase.WRITE:
+            self._meter.zero_bytes += task.length_bytes
+        else:
             slot.phase = Phase.WRITE
             slot.kind = Kind.ZERO
             if self._map[task.first].kind is not Kind.ZERO:
-                self._meter.zero_bytes += task.length_bytes
                 engine.zero(slot, Range(task.offset_bytes, task.length_bytes))
                 return
             self._meter.skipped_bytes += task.length_bytes
@@ -176,11 +171,13 @@ class Resync:
 
     def _write(self, engine: Engine, slot: Slot, task: ChunkTask) -> None:
         slot.phase = Phase.WRITE
+        write_chunk(engine, slot, task, blank=False)
+
+    def _count_written(self, slot: Slot, task: ChunkTask) -> None:
         if slot.kind is Kind.ZERO:
             self._meter.zero_bytes += task.asked_bytes
         else:
             self._meter.copied_bytes += task.asked_bytes
-        write_chunk(engine, slot, task, blank=False)
 
 
 def read_source(engine: Engine, slot: Slot, task: ChunkTask) -> None:

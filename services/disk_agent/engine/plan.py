@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from services.disk_agent.chunk_map import ChunkMap
 from services.disk_agent.engine.endpoint import Extent
+from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range
 
 
@@ -42,19 +43,19 @@ Task = ChunkTask | ZeroTask
 class Planner:
     """Cuts runs into tasks along the chunks of a map.
 
-    `resumed_bytes` counts what the map says is done already and no task is made for.
+    With a `meter` no task is made for what the map says is done already: the meter counts it.
     """
 
     def __init__(
-        self, chunk_map: ChunkMap, *, zero_run_chunks: int = 1024, skip_done: bool = True
+        self, chunk_map: ChunkMap, meter: Meter | None = None, *, zero_run_chunks: int = 1024
     ) -> None:
         header = chunk_map.header
         self._map = chunk_map
         self._chunk = header.chunk_bytes
         self._capacity = header.capacity_bytes
         self._zero_run_chunks = zero_run_chunks
-        self._skip_done = skip_done and chunk_map.resumed
-        self.resumed_bytes = 0
+        self._meter = meter
+        self._skip_done = meter is not None and chunk_map.resumed
 
     def tasks(self, runs: Iterable[Extent]) -> Iterator[Task]:
         """The tasks for ascending runs which may leave gaps between them."""
@@ -85,8 +86,9 @@ class Planner:
         task.asked_bytes = covered
         task.changed = task.data
         if self._skip_done and self._map.is_done(task.index):
-            self.resumed_bytes += covered
+            self._count(task.offset_bytes + task.length_bytes, covered)
             return
+        self._count(task.offset_bytes + task.length_bytes, 0)
         task.whole = covered == task.length_bytes
         if task.whole and not task.data:
             yield ZeroTask(task.index, 1, task.offset_bytes, task.length_bytes)
@@ -98,17 +100,28 @@ class Planner:
         yield task
 
     def _zeroes(self, first: int, stop: int) -> Iterator[Task]:
-        undone = 0
+        at = first
         runs = self._map.undone_runs(first, stop) if self._skip_done else iter([(first, stop)])
         for begin, end in runs:
+            self._count_done(at, begin)
+            at = end
             while begin < end:
                 count = min(end - begin, self._zero_run_chunks)
                 offset = begin * self._chunk
                 length = self._bounds(begin + count - 1)[1] - offset
-                undone += length
+                self._count(offset + length, 0)
                 yield ZeroTask(begin, count, offset, length)
                 begin += count
-        self.resumed_bytes += self._bounds(stop - 1)[1] - first * self._chunk - undone
+        self._count_done(at, stop)
+
+    def _count_done(self, first: int, stop: int) -> None:
+        if first < stop:
+            end = self._bounds(stop - 1)[1]
+            self._count(end, end - first * self._chunk)
+
+    def _count(self, end_bytes: int, done_bytes: int) -> None:
+        if self._meter is not None:
+            self._meter.planned(end_bytes, done_bytes)
 
     def _bounds(self, index: int) -> tuple[int, int]:
         start = index * self._chunk

@@ -72,17 +72,23 @@ class Meter:
         self.repaired_bytes = 0
         self.checkpoints = 0
         self.source_reopened = 0
-        # How often the pass was begun: what the first run found done was done before.
-        self.runs = 0
+        # How far the pass was planned: what a later run finds done before that was counted already.
+        self._planned_bytes = 0
         self._samples: deque[tuple[float, int, int]] = deque([(now(), 0, 0)])
 
     def begin_run(self, *, resumes: bool) -> None:
         """The pass begins, or begins again; one that cannot resume goes over everything anew."""
-        self.runs += 1
         if not resumes:
             self.copied_bytes = self.zero_bytes = self.skipped_bytes = 0
             self.verified_chunks = self.verified_bytes = 0
             self.unverified_chunks = self.unverified_bytes = 0
+
+    def planned(self, end_bytes: int, done_bytes: int) -> None:
+        """The plan got to `end_bytes`, by way of `done_bytes` that were done before the pass."""
+        beyond = end_bytes - self._planned_bytes
+        if beyond > 0:
+            self._planned_bytes = end_bytes
+            self.resumed_bytes += min(done_bytes, beyond)
 
     def verified(self, length_bytes: int, chunks: int = 1) -> None:
         """Count what was compared."""

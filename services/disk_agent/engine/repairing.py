@@ -40,7 +40,7 @@ class Repair:
         self._digest_of = chunk_map.digest_of
         self._meter = meter
         self._mismatches = mismatches
-        self._planner = Planner(chunk_map, skip_done=False)
+        self._planner = Planner(chunk_map)
 
     def tasks(self) -> Iterator[Task]:
         """All chunks; runs that read as zeroes stay runs where they are to."""

@@ -83,7 +83,7 @@ class VerifyTarget:
         self._mismatches = mismatches
         self._source = source
         self.compares = source is not None
-        self._planner = Planner(chunk_map, skip_done=False)
+        self._planner = Planner(chunk_map)
 
     def tasks(self) -> Iterator[Task]:
         """All chunks; runs that read as zeroes stay runs where the map knows of them."""
@@ -173,7 +173,7 @@ class VerifyFull:
         self._meter = meter
         self._mismatches = mismatches
         self._target = target
-        self._planner = Planner(chunk_map, skip_done=False)
+        self._planner = Planner(chunk_map)
 
     def tasks(self) -> Iterator[Task]:
         """All chunks; a zero run of which the target cannot say the same becomes chunks."""
