@@ -47,6 +47,10 @@ __all__ = ["NO_DIGEST", "ChunkMap", "Header", "Kind", "PassKey", "Record"]
 
 # Clean pages kept in memory; dirty ones stay until the checkpoint.
 _CACHED_PAGES = 512
+# Forgetting a large disk's chunks is written out after so many pages.
+_FORGOTTEN_PAGES = 4096
+# From the lowest byte of a record's word, which comes first, to its kind.
+_KIND_OF = bytes(low & 3 for low in range(256))
 
 
 class ChunkMap:
@@ -138,12 +142,13 @@ class ChunkMap:
         return self._resumed
 
     def begin_pass(
-        self, key: PassKey, *, stale: Iterable[int] = (), blank_target: bool = False
+        self, key: PassKey, *, stale: Iterable[tuple[int, int]] = (), blank_target: bool = False
     ) -> None:
         """Begin a pass, or go on with it if the map is bound to the very same one.
 
-        `stale` are chunks that the pass is going to change: their digests stop counting before the
-        first write, because a crash may leave either content. Durable when it returns.
+        `stale` are runs (first, stop) of chunks that the pass is going to change: their digests
+        stop counting before the first write, because a crash may leave either content. They are no
+        `debts` of this pass, but of the next one if this one never ends. Durable when it returns.
         """
         old = self.header
         self._resumed = old.key == key
@@ -161,16 +166,16 @@ class ChunkMap:
             complete=False,
             blank_target=blank_target,
         )
-        self.forget(stale)
+        self._forget(stale, WORD.pack(self.header.sequence << 2))
         self.checkpoint(force_header=True)
 
-    def rebind(self, key: PassKey, changed: Iterable[int]) -> None:
+    def rebind(self, key: PassKey, changed: Iterable[tuple[int, int]]) -> None:
         """Go on with a pass on another snapshot.
 
-        `changed` are the chunks with areas changed between the two snapshots: they are to be copied
-        again, everything else that is done stays done.
+        `changed` are the runs (first, stop) of chunks with areas changed between the two snapshots:
+        they are to be copied again, everything else that is done stays done.
         """
-        self.forget(changed)
+        self._forget(changed)
         self.header = replace(
             self.header,
             pass_id=key.pass_id,
@@ -188,7 +193,6 @@ class ChunkMap:
             self.header,
             complete=True,
             complete_pass_id=self.header.pass_id,
-            grown_from_bytes=0,
             intent_first=0,
             intent_stop=0,
         )
@@ -198,12 +202,8 @@ class ChunkMap:
         """Take a larger disk: new chunks are UNKNOWN, and so is a short one that was the last."""
         old = self.header
         if old.capacity_bytes % old.chunk_bytes:
-            self.forget([self.chunks - 1])
-        self.header = replace(
-            old,
-            capacity_bytes=capacity_bytes,
-            grown_from_bytes=old.grown_from_bytes or old.capacity_bytes,
-        )
+            self._forget([(self.chunks - 1, self.chunks)])
+        self.header = replace(old, capacity_bytes=capacity_bytes, complete=False)
         self.checkpoint(force_header=True)
 
     # -- records
@@ -238,10 +238,30 @@ class ChunkMap:
         record = WORD.pack(self.header.sequence << 2 | kind) + digest
         self._fill(first, count, record)
 
-    def forget(self, indexes: Iterable[int]) -> None:
-        """Make chunks UNKNOWN; durable with the next checkpoint."""
-        for index in indexes:
-            self._fill(index, 1, bytes(RECORD_BYTES))
+    def debts(self) -> Iterator[tuple[int, int]]:
+        """Runs (first, stop) of chunks that are UNKNOWN, but not because this pass writes them.
+
+        They were to be written by a pass that never ended, lie behind the former end of a disk that
+        grew, or had their records damaged: no changed areas say what is missing of them.
+        """
+        expected = WORD.pack(self.header.sequence << 2)
+        begin = -1
+        index = 0
+        for page, stop in self._filled_pages():
+            first = index
+            index += (stop - CHECKSUM_BYTES) // RECORD_BYTES
+            if Kind.UNKNOWN not in _kinds(page, CHECKSUM_BYTES, stop):
+                continue
+            for each in range(first, index):
+                at = CHECKSUM_BYTES + (each - first) * RECORD_BYTES
+                owed = not page[at] & 3 and page[at : at + WORD.size] != expected
+                if owed and begin < 0:
+                    begin = each
+                elif not owed and begin >= 0:
+                    yield begin, each
+                    begin = -1
+        if begin >= 0:
+            yield begin, index
 
     def holds_data(self) -> bool:
         """Whether any chunk on the target is recorded to hold data."""
@@ -259,17 +279,21 @@ class ChunkMap:
         """
         state = self._begin_digest()
         for page, stop in self._filled_pages():
-            for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES):
-                # The kind, in the lowest byte's two lowest bits, without the pass's number.
-                state.update(bytes((page[at] & 3,)))
-                state.update(page[at + WORD.size : at + RECORD_BYTES])
+            kinds = _kinds(page, CHECKSUM_BYTES, stop)
+            columns = bytearray(len(kinds) * (1 + DIGEST_BYTES))
+            columns[:: 1 + DIGEST_BYTES] = kinds
+            for number in range(DIGEST_BYTES):
+                start = CHECKSUM_BYTES + WORD.size + number
+                columns[1 + number :: 1 + DIGEST_BYTES] = page[start:stop:RECORD_BYTES]
+            state.update(columns)
         return state.hexdigest()[: 2 * DIGEST_BYTES]
 
     def _has_any(self, *kinds: Kind) -> bool:
         return any(
-            WORD.unpack_from(page, at)[0] & 3 in kinds
+            kind in found
             for page, stop in self._filled_pages()
-            for at in range(CHECKSUM_BYTES, stop, RECORD_BYTES)
+            for found in (_kinds(page, CHECKSUM_BYTES, stop),)
+            for kind in kinds
         )
 
     def _filled_pages(self) -> Iterator[tuple[bytearray, int]]:
@@ -314,10 +338,27 @@ class ChunkMap:
     def _forget_intent(self) -> None:
         """A re-sync that died may have written chunks of its window: do not trust their digests."""
         header = self.header
-        for index in range(header.intent_first, min(header.intent_stop, self.chunks)):
-            if not self.is_done(index):
-                self.forget([index])
+        stop = min(header.intent_stop, self.chunks)
+        self._forget(self.undone_runs(header.intent_first, stop))
         self.header = replace(header, intent_first=0, intent_stop=0)
+
+    def _forget(self, runs: Iterable[tuple[int, int]], word: bytes = bytes(WORD.size)) -> None:
+        """Make runs (first, stop) of chunks UNKNOWN; those that are it already stay as they are."""
+        record = word + NO_DIGEST
+        for first, stop in runs:
+            while first < stop:
+                end = min(stop, (first // RECORDS_PER_PAGE + 1) * RECORDS_PER_PAGE)
+                page, at = self._locate(first)
+                kinds = _kinds(page, at, at + (end - first) * RECORD_BYTES)
+                if Kind.UNKNOWN not in kinds:
+                    self._fill(first, end - first, record)
+                else:
+                    for number, kind in enumerate(kinds, first):
+                        if kind != Kind.UNKNOWN:
+                            self._fill(number, 1, record)
+                first = end
+                if len(self._dirty) >= _FORGOTTEN_PAGES:
+                    self.checkpoint()
 
     def _fill(self, first: int, count: int, record: bytes) -> None:
         while count > 0:
@@ -352,3 +393,8 @@ class ChunkMap:
         if len(self._clean) > _CACHED_PAGES:
             self._clean.popitem(last=False)
         return page
+
+
+def _kinds(page: bytearray, start: int, stop: int) -> bytes:
+    """The kinds of a page's records, a byte each."""
+    return bytes(page[start:stop:RECORD_BYTES].translate(_KIND_OF))

@@ -22,7 +22,7 @@ RECORDS_PER_PAGE = (PAGE_BYTES - CHECKSUM_BYTES) // RECORD_BYTES
 HEADER_SLOTS = 2
 _MAGIC = b"v2c-map1"
 # What headers of earlier versions say beside the fields of `Header`.
-_RETIRED_FIELDS = ("complete_snapshot",)
+_RETIRED_FIELDS = ("complete_snapshot", "grown_from_bytes")
 
 
 class Kind(IntEnum):
@@ -70,8 +70,6 @@ class Header:
     blank_target: bool = False
     # The newest pass that ended well; empty before the first.
     complete_pass_id: str = ""
-    # The capacity before the disk grew; bytes from there on belong to the current pass. 0: none.
-    grown_from_bytes: int = 0
     intent_first: int = 0
     intent_stop: int = 0
     # The algorithm of all its digests. Maps from before there was a choice do not name it.

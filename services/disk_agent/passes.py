@@ -15,9 +15,10 @@ from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.extents import ExtentWindows, is_blank
 from services.disk_agent.engine.failures import MapUnusable, SourceUnusable, TargetUnusable
 from services.disk_agent.engine.progress import Meter
-from services.disk_agent.engine.ranges import Range, by_chunk, checked_ranges, total_bytes
+from services.disk_agent.engine.ranges import Range, chunk_runs, total_bytes, united
 from services.disk_agent.engine.repairing import Repair
 from services.disk_agent.engine.verifying import Mismatches, VerifyFull, VerifyTarget
+from services.disk_agent.image_check import check_in_place, image_file, is_described
 from services.disk_agent.order import Mode, TransferOrder
 
 # QCOW2 counts in sectors, so an image may be larger than the disk by less than one.
@@ -50,9 +51,13 @@ class DiskPass:
         self._order = order
         self._map_path = map_path
         self._ranges = ranges
+        # The ranges, with what an earlier pass left undone.
+        self._areas = ranges
         self._around = surroundings
         self.meter = Meter(order.capacity_bytes, surroundings.now)
         self.digest = ""
+        # Which file the image is: another may take its place.
+        self._image = image_file(order.target_path)
 
     def needs_source(self) -> bool:
         """Whether the mode reads the source: a verification does if there is no digest of a chunk.
@@ -75,10 +80,11 @@ class DiskPass:
             header = chunk_map.header
             if self._order.mode.copies and header.complete:
                 # Begun again after it had ended well: there is nothing left to do.
-                self.meter.total_bytes = self._total(chunk_map)
+                self.meter.total_bytes = self._total()
                 self.meter.resumed_bytes = self.meter.total_bytes
             else:
                 self._run_strategy(chunk_map, source, target)
+                check_in_place(self._order.target_path, self._image)
                 if self._order.mode.copies:
                     chunk_map.complete_pass()
             self.digest = chunk_map.digest()
@@ -87,7 +93,7 @@ class DiskPass:
     def _run_strategy(self, chunk_map: ChunkMap, source: Endpoint | None, target: Endpoint) -> None:
         mismatches = Mismatches(self._order.disk_id)
         strategy = self._strategy(chunk_map, source, target, mismatches)
-        self.meter.total_bytes = self._total(chunk_map)
+        self.meter.total_bytes = self._total()
         engine = Engine(
             source=source,
             target=target,
@@ -120,8 +126,7 @@ class DiskPass:
             return Repair(runs, chunk_map, meter, mismatches)
         windows = ExtentWindows(source, notice)
         if order.mode is Mode.RANGES:
-            ranges = with_tail(self._ranges, chunk_map.header.grown_from_bytes, capacity)
-            return Copy(windows.runs_of(ranges), chunk_map, meter)
+            return Copy(windows.runs_of(self._areas), chunk_map, meter)
         runs = windows.runs(0, capacity)
         if order.mode is Mode.FULL:
             return Copy(runs, chunk_map, meter)
@@ -129,11 +134,10 @@ class DiskPass:
             return Resync(runs, chunk_map, meter, source)
         return VerifyFull(runs, chunk_map, meter, mismatches, target)
 
-    def _total(self, chunk_map: ChunkMap) -> int:
+    def _total(self) -> int:
         if self._order.mode is not Mode.RANGES:
             return self._order.capacity_bytes
-        grown_from = chunk_map.header.grown_from_bytes
-        return total_bytes(with_tail(self._ranges, grown_from, self._order.capacity_bytes))
+        return total_bytes(self._areas)
 
     def _check_sizes(self, source: Endpoint | None, target: Endpoint) -> None:
         capacity = self._order.capacity_bytes
@@ -228,12 +232,11 @@ class DiskPass:
         moved = not same and bool(self._order.ranges_id)
         if not same and not moved:
             return False
-        if found.holds_data() and is_blank(target):
-            self._around.notice("the image is not the one that the map describes: copying anew")
+        if not self._is_described(found, target):
+            self._around.notice("the image is empty, its map says otherwise: copying anew")
             return False
         if moved:
-            chunk = header.chunk_bytes
-            found.rebind(self._key, (index for index, _ in by_chunk(self._ranges, chunk)))
+            found.rebind(self._key, chunk_runs(self._ranges, header.chunk_bytes))
         else:
             found.begin_pass(self._key)
         return True
@@ -241,24 +244,33 @@ class DiskPass:
     def _map_for_ranges(self, target: Endpoint) -> ChunkMap:
         found = self._needed("applying changed areas")
         header = found.header
-        if header.complete and header.key == self._key:
-            found.begin_pass(self._key)
-            return found
+        if header.mode == Mode.RESYNC and not header.complete:
+            found.close()
+            raise MapUnusable("changed areas do not do: an earlier re-sync of the disk never ended")
         self._grow(found)
-        grown = found.header.grown_from_bytes
-        ranges = with_tail(self._ranges, grown, self._order.capacity_bytes)
-        found.begin_pass(
-            self._key, stale=(index for index, _ in by_chunk(ranges, header.chunk_bytes))
-        )
+        if not self._is_described(found, target):
+            found.close()
+            raise MapUnusable("changed areas do not do: the image is empty, its map says otherwise")
+        found.begin_pass(self._key, stale=chunk_runs(self._ranges, header.chunk_bytes))
+        self._areas = self._with_debts(found)
         return found
+
+    def _with_debts(self, found: ChunkMap) -> list[Range]:
+        chunk, capacity = found.header.chunk_bytes, self._order.capacity_bytes
+        debts = [
+            Range(first * chunk, min(stop * chunk, capacity) - first * chunk)
+            for first, stop in found.debts()
+        ]
+        return united([*self._ranges, *debts])
 
     def _map_for_resync(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged() or self._fresh()
         self._grow(found)
-        if found.holds_data() and is_blank(target):
+        found.begin_pass(self._key)
+        if not self._is_described(found, target):
             found.close()
             found = self._fresh()
-        found.begin_pass(self._key)
+            found.begin_pass(self._key)
         return found
 
     def _map_for_verify_target(self, target: Endpoint) -> ChunkMap:
@@ -292,6 +304,13 @@ class DiskPass:
         spare.path.unlink()
         return spare
 
+    def _is_described(self, found: ChunkMap, target: Endpoint) -> bool:
+        try:
+            return is_described(found, target)
+        except BaseException:
+            found.close()
+            raise
+
     def _grow(self, found: ChunkMap) -> None:
         capacity = self._order.capacity_bytes
         if capacity < found.header.capacity_bytes:
@@ -304,16 +323,3 @@ class DiskPass:
             )
         if capacity > found.header.capacity_bytes:
             found.grow(capacity)
-
-
-def with_tail(ranges: list[Range], grown_from_bytes: int, capacity_bytes: int) -> list[Range]:
-    """The ranges together with everything behind the disk's former end, if it grew."""
-    if not grown_from_bytes:
-        return ranges
-    before = [
-        Range(offset, min(length, grown_from_bytes - offset))
-        for offset, length in ranges
-        if offset < grown_from_bytes
-    ]
-    tail = Range(grown_from_bytes, capacity_bytes - grown_from_bytes)
-    return checked_ranges([*before, tail], capacity_bytes)

@@ -19,6 +19,7 @@ from services.disk_agent.engine.failures import (
     TransferCancelled,
 )
 from services.disk_agent.engine.progress import Progress
+from services.disk_agent.engine.ranges import total_bytes
 from services.disk_agent.order import Mode
 from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, is_root, overwrite
 
@@ -228,7 +229,7 @@ def test_every_byte_counts_once_however_often_the_source_is_opened(
         number, snapshot = 1, "s1"
         ranges = [overwrite(rig.source, index, "xy0") for index in range(0, 128, 4)]
     arguments = {"number": number, "snapshot": snapshot, "ranges": ranges}
-    whole = sum(area.length_bytes for area in ranges) if mode is Mode.RANGES else rig.size  # type: ignore[union-attr]
+    whole = total_bytes(ranges) if ranges and mode is Mode.RANGES else rig.size
     server = (*SLOW, str(rig.source))
     with pytest.raises(TransferCancelled):
         rig.run(mode, server=server, on_report=cancel_after(whole // 4), **arguments)  # type: ignore[arg-type]

@@ -16,11 +16,12 @@ from services.disk_agent.engine.ranges import (
     RangeError,
     by_chunk,
     checked_ranges,
+    chunk_runs,
     near_merged,
     total_bytes,
+    united,
 )
 from services.disk_agent.order import Mode, NbdSpec, TransferOrder
-from services.disk_agent.passes import with_tail
 from services.disk_agent.range_sets import RangeSets, RangesMissing, RangesRefused, load_ranges
 from services.disk_agent.transfer import State, Transfer, TransferStore
 
@@ -61,10 +62,10 @@ def test_near_pieces_are_joined() -> None:
     assert near_merged([Range(0, 4), Range(6, 2), Range(20, 1)], 2) == [Range(0, 8), Range(20, 1)]
 
 
-def test_tail_of_a_grown_disk_is_added_once() -> None:
-    ranges = [Range(0, 4), Range(8, 6)]
-    assert with_tail(ranges, 0, 20) == ranges
-    assert with_tail(ranges, 10, 20) == [Range(0, 4), Range(8, 12)]
+def test_ranges_are_united_once_each() -> None:
+    ranges = [Range(8, 6), Range(0, 4), Range(10, 10), Range(20, 1), Range(2, 1)]
+    assert united(ranges) == [Range(0, 4), Range(8, 13)]
+    assert list(chunk_runs(united(ranges), 8)) == [(0, 1), (1, 3)]
 
 
 def test_range_sets_survive_and_damage_is_noticed(tmp_path: Path) -> None:

@@ -49,6 +49,19 @@ def checked_ranges(ranges: Iterable[Range], capacity_bytes: int) -> list[Range]:
     return checked
 
 
+def united(ranges: Iterable[Range]) -> list[Range]:
+    """What any of the ranges covers, ascending and apart."""
+    merged: list[Range] = []
+    for offset, length in sorted(ranges):
+        last = merged[-1] if merged else None
+        if last is not None and offset <= last.end_bytes:
+            end = max(last.end_bytes, offset + length)
+            merged[-1] = Range(last.offset_bytes, end - last.offset_bytes)
+        else:
+            merged.append(Range(offset, length))
+    return merged
+
+
 def total_bytes(ranges: Iterable[Range]) -> int:
     """The sum of the ranges' lengths."""
     return sum(length for _, length in ranges)
@@ -71,6 +84,12 @@ def by_chunk(ranges: Sequence[Range], chunk_bytes: int) -> Iterator[tuple[int, l
             offset = stop
     if pieces:
         yield index, pieces
+
+
+def chunk_runs(ranges: Iterable[Range], chunk_bytes: int) -> Iterator[tuple[int, int]]:
+    """The chunks (first, stop) that each range touches; neighbours may share one."""
+    for offset, length in ranges:
+        yield offset // chunk_bytes, -(-(offset + length) // chunk_bytes)
 
 
 def near_merged(pieces: Sequence[Range], gap_bytes: int) -> list[Range]:

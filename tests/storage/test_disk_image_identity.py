@@ -1,0 +1,169 @@
+"""An image that is not the one its map describes, and what passes that never ended leave to do."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from services.disk_agent.chunk_map import ChunkMap
+from services.disk_agent.engine.control import Control
+from services.disk_agent.engine.failures import MapUnusable, TargetUnusable, TransferCancelled
+from services.disk_agent.engine.progress import Progress
+from services.disk_agent.engine.ranges import Range
+from services.disk_agent.order import Mode
+from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, create_image, overwrite
+
+DISK = "AB--CD--" * 16
+SLOW = ("--filter=delay", "file", "rdelay=5ms")
+PASSES = pytest.mark.parametrize(
+    ("mode", "number", "snapshot"),
+    [(Mode.FULL, 0, "s0"), (Mode.RANGES, 1, "s1"), (Mode.RESYNC, 1, "s1")],
+)
+
+
+@PASSES
+def test_an_image_with_other_data_is_not_written_over(
+    tmp_path: Path, mode: Mode, number: int, snapshot: str
+) -> None:
+    rig = Rig(tmp_path, DISK)
+    rig.run()
+    (tmp_path / "other").mkdir()
+    other = Rig(tmp_path / "other", "zy" * 64)
+    other.run()
+    rig.image.unlink()
+    shutil.copy(other.image, rig.image)
+    before = rig.image.read_bytes()
+    ranges = [overwrite(rig.source, 9, "q")] if mode is Mode.RANGES else None
+    with pytest.raises(TargetUnusable, match="is not the one that the chunk map") as caught:
+        rig.run(mode, number=number, snapshot=snapshot, ranges=ranges)
+    assert caught.value.reason == "TARGET_REPLACED"
+    assert rig.image.read_bytes() == before
+
+
+def test_an_empty_image_is_filled_but_not_by_changed_areas(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, DISK)
+    rig.run()
+    rig.image.unlink()
+    create_image(rig.image, rig.size)
+    changed = [overwrite(rig.source, 9, "q")]
+    with pytest.raises(MapUnusable, match="the image is empty"):
+        rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=changed)
+    rig.run(Mode.RESYNC, number=1, snapshot="s1")
+    rig.assert_identical()
+
+
+@PASSES
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_image_that_is_taken_away_amid_a_pass_fails_it(
+    tmp_path: Path, mode: Mode, number: int, snapshot: str, replaced: bool
+) -> None:
+    rig = Rig(tmp_path, DISK)
+    ranges = None
+    if mode is not Mode.FULL:
+        rig.run()
+        ranges = [overwrite(rig.source, index, "q") for index in range(0, 128, 8)]
+
+    def take_away(control: Control, progress: Progress) -> None:
+        if rig.image.exists() and not (tmp_path / "moved").exists():
+            rig.image.rename(tmp_path / "moved")
+            if replaced:
+                create_image(rig.image, rig.size)
+
+    server = (*SLOW, str(rig.source))
+    with pytest.raises(TargetUnusable, match="meanwhile") as caught:
+        rig.run(
+            mode,
+            number=number,
+            snapshot=snapshot,
+            ranges=ranges,
+            server=server,
+            on_report=take_away,
+        )
+    assert caught.value.reason == "TARGET_REPLACED"
+    with ChunkMap.open(rig.map) as found:
+        assert not found.header.complete
+    (tmp_path / "moved").replace(rig.image)
+    rig.run(mode, number=number, snapshot=snapshot, ranges=ranges)
+    rig.assert_identical()
+
+
+def test_what_a_delta_that_never_ended_left_undone_is_in_the_next_one(tmp_path: Path) -> None:
+    """Also where the next one's areas say nothing of it, or only of a part of the chunk."""
+    rig = Rig(tmp_path, "A" * 128)
+    rig.run()
+    first = [overwrite(rig.source, index, "xy") for index in range(0, 128, 8)]
+    with pytest.raises(TransferCancelled):
+        rig.run(
+            Mode.RANGES,
+            number=1,
+            snapshot="s1",
+            ranges=first,
+            server=(*SLOW, str(rig.source)),
+            on_report=cancel_after(8 * BLOCK),
+        )
+    second = [overwrite(rig.source, 97, "z"), overwrite(rig.source, 122, "z")]
+    outcome = rig.run(Mode.RANGES, number=2, snapshot="s2", ranges=second)
+    rig.assert_identical()
+    assert outcome.progress.done_bytes == outcome.progress.total_bytes
+    assert outcome.progress.total_bytes > sum(area.length_bytes for area in second)
+
+
+def test_the_next_delta_goes_on_with_what_it_took_over(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "A" * 128)
+    rig.run()
+    first = [overwrite(rig.source, index, "xy") for index in range(0, 128, 4)]
+    server = (*SLOW, str(rig.source))
+    for number, ranges in ((1, first), (2, [Range(0, BLOCK)]), (2, [Range(0, BLOCK)])):
+        with pytest.raises(TransferCancelled):
+            rig.run(
+                Mode.RANGES,
+                number=number,
+                snapshot=f"s{number}",
+                ranges=ranges,
+                server=server,
+                on_report=cancel_after(4 * BLOCK),
+            )
+    rig.run(Mode.RANGES, number=2, snapshot="s2", ranges=[Range(0, BLOCK)])
+    rig.assert_identical()
+
+
+def test_changed_areas_do_not_do_after_a_resync_that_never_ended(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "A" * 128)
+    rig.run()
+    overwrite(rig.source, 100, "x")
+    with pytest.raises(TransferCancelled):
+        rig.run(
+            Mode.RESYNC,
+            number=1,
+            snapshot="s1",
+            server=(*SLOW, str(rig.source)),
+            on_report=cancel_after(16 * BLOCK),
+        )
+    with pytest.raises(MapUnusable, match="re-sync of the disk never ended"):
+        rig.run(Mode.RANGES, number=2, snapshot="s2", ranges=[Range(0, BLOCK)])
+
+
+def test_a_damaged_page_is_copied_again_by_the_next_delta(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "AB" * 16)
+    rig.run()
+    content = bytearray(rig.map.read_bytes())
+    content[2 * 4096 + 100] ^= 1
+    rig.map.write_bytes(content)
+    changed = [overwrite(rig.source, 9, "q")]
+    outcome = rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=changed)
+    assert outcome.notices == ["1 pages of the map were damaged"]
+    assert outcome.progress.total_bytes == rig.size
+    rig.assert_identical()
+    verified = rig.run(Mode.VERIFY_TARGET, with_source=False).progress
+    assert (verified.unverified_chunks, verified.verified_chunks) == (0, -(-rig.size // CHUNK))
+
+
+def cancel_after(done_bytes: int) -> Callable[[Control, Progress], None]:
+    """Stop a pass once it did so much itself."""
+
+    def on_report(control: Control, progress: Progress) -> None:
+        if progress.done_bytes - progress.resumed_bytes >= done_bytes:
+            control.stop = TransferCancelled("enough for this test")
+
+    return on_report
