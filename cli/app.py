@@ -43,8 +43,8 @@ def run_command(given: Sequence[str]) -> int:
     """Run the command line `given`; returns its exit status, as `cli.main.main` has it."""
     # What happened is told by messages and exit status; services have logs.
     configure_logging(LogSettings(stderr_format=None), service="cli")
-    command = get_command(_app(given))
     try:
+        command = get_command(_app(given))
         status: object = command.main(list(given), prog_name="v2c", standalone_mode=False)
     except typer.TyperException as exc:
         if type(exc).__name__ == "NoArgsIsHelpError":  # Its message is the help itself.
@@ -132,10 +132,10 @@ def _options(
 
 def _add_expert_commands(app: typer.Typer, given: Sequence[str]) -> None:
     # Imported when asked for: they need what only a storage host has installed.
-    if not {"base-copy", "delta-sync"} & set(given):
+    if not given or given[0] not in {"base-copy", "delta-sync"}:
         return
     from cli.commands import expert
 
-    if expert.expert_commands_enabled():
-        app.command("base-copy", hidden=True)(expert.base_copy)
-        app.command("delta-sync", hidden=True)(expert.delta_sync)
+    expert.require_expert_commands(given[0])
+    app.command("base-copy", hidden=True)(expert.base_copy)
+    app.command("delta-sync", hidden=True)(expert.delta_sync)

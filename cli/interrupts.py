@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in a command that has something to put in order first."""
+"""Ctrl-C, SIGTERM and a hung-up terminal in a command that puts things in order first."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 __all__ = ["Interrupted", "interruptible"]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _T = TypeVar("_T")
 
 
@@ -16,7 +17,7 @@ class Interrupted(Exception):
 
 
 async def interruptible(work: Coroutine[Any, Any, _T], on_first: Callable[[], None]) -> _T:
-    """Run `work`; the first SIGINT or SIGTERM calls `on_first` and cancels it.
+    """Run `work`; the first of the signals calls `on_first` and cancels it.
 
     Raises Interrupted after `work` has cleaned up. Further signals are ignored while it does: its
     clean-up has its own time limits.
@@ -43,11 +44,10 @@ async def interruptible(work: Coroutine[Any, Any, _T], on_first: Callable[[], No
 @contextlib.contextmanager
 def _handling(on_signal: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
+    for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal)
     try:
         yield
     finally:
-        for number in signals:
+        for number in _SIGNALS:
             loop.remove_signal_handler(number)

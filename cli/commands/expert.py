@@ -4,42 +4,41 @@ import asyncio
 import json as json_module
 import os
 import re
-import tempfile
 import uuid
 from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any
 
 import typer
 import xxhash
 
-from cli.errors import EXIT_INTERRUPTED, CommandError
+from cli.errors import EXIT_INTERRUPTED, CommandError, UsageMistakeError
+from cli.expert_shown import Shown, say, shown
 from cli.expert_spec import BaseCopySpec, DeltaSyncSpec, ExpertSpec, load_expert_spec, ranges_from
 from cli.interrupts import Interrupted, interruptible
 from cli.options import JsonOption
-from cli.words import rate, size
+from cli.scratch import scratch_folder
 from services.disk_agent.chunk_map import ChunkMap
 from services.disk_agent.commands import HostCommands
 from services.disk_agent.engine.failures import (
     MapUnusable,
     RemoteFailure,
     TransferFailure,
-    WorkerDied,
 )
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.images import Images
 from services.disk_agent.order import Mode, TransferOrder, VddkSpec
 from services.disk_agent.range_sets import RangeSets
-from services.disk_agent.supervisor import Event, ProcessLauncher
+from services.disk_agent.supervisor import ProcessLauncher, kill_processes_below
 
-__all__ = ["base_copy", "delta_sync", "expert_commands_enabled"]
+__all__ = ["base_copy", "delta_sync", "require_expert_commands"]
 
 _MEBIBYTE = 1 << 20
 _CHECKPOINT_SECONDS = 5.0
 _CHECKPOINT_BYTES = 512 * _MEBIBYTE
+_ENABLED = "V2C_ENABLE_EXPERT_COMMANDS"
 _RANGES_ID = "delta-sync"
-_PERCENT_STEP = 5
 _MAP_SECONDS = 600.0
 _ANEW = "Delete the image and its map (the hidden file beside it), then run base-copy."
 # The engine's hints are for migrations; these are for who copies by hand.
@@ -49,6 +48,13 @@ _HINTS = {
     "TARGET_CORRUPT": _ANEW,
     "TARGET_SIZE_MISMATCH": "Correct disk_size_bytes, or delete the image and run base-copy.",
     "SOURCE_SIZE_MISMATCH": "Correct disk_size_bytes: it is the disk's capacity in vCenter.",
+    "TARGET_REPLACED": f"Put the image back, or: {_ANEW[0].lower()}{_ANEW[1:]}",
+}
+# Where a migration's hints name the config's keys, these are the spec's.
+_KEYS = {
+    "vcenter.user and the password": "vddk.user and vddk.password",
+    "vcenter.thumbprint": "vddk.thumbprint",
+    "migration.vddk_path": "vddk.libdir",
 }
 # Snapshots give a disk's file other names: a.vmdk, a-000001.vmdk, …
 _SNAPSHOT_NUMBER = re.compile(r"-[0-9]{6}(?=\.vmdk$)")
@@ -56,9 +62,13 @@ _SNAPSHOT_NUMBER = re.compile(r"-[0-9]{6}(?=\.vmdk$)")
 SpecFile = Annotated[Path, typer.Option("--spec", help="Expert spec: vddk and the disk.")]
 
 
-def expert_commands_enabled() -> bool:
-    """Whether the operator asked for them: they bypass every check of a migration."""
-    return os.environ.get("V2C_ENABLE_EXPERT_COMMANDS") == "1"
+def require_expert_commands(command: str) -> None:
+    """Raises UsageMistakeError unless they were asked for: they bypass a migration's checks."""
+    if os.environ.get(_ENABLED) != "1":
+        raise UsageMistakeError(
+            f"{command} copies a disk by hand, past every check of a migration",
+            f"Set {_ENABLED}=1 in the environment if that is wanted.",
+        )
 
 
 def base_copy(spec: SpecFile, json: JsonOption = False) -> None:
@@ -74,6 +84,11 @@ def base_copy(spec: SpecFile, json: JsonOption = False) -> None:
     if job is None:
         raise CommandError("base_copy: the spec has no such section", "Add it; see --help.")
     target = job.target_qcow2
+    if not target.parent.is_dir():
+        raise CommandError(
+            f"base_copy.target_qcow2: there is no folder {target.parent}",
+            "Make it, or mount the storage that it is on.",
+        )
     _, existed = Images(HostCommands(), _OneFolder(), target.parent).create(
         target.parent, target.name, job.disk_size_bytes
     )
@@ -82,7 +97,7 @@ def base_copy(spec: SpecFile, json: JsonOption = False) -> None:
     depth = job.requests_in_flight
     order = _order(loaded, job, Mode.FULL, queue_depth=depth, chunk_mb=job.chunk_mb)
     try:
-        _run(_transfer(order, loaded, ranges=None, shown=_shown(json)))
+        _run(_transfer(order, loaded, ranges=None, shown=shown(json)))
     except CommandError:
         if not existed and not _map_of(target).exists():
             # Nothing was copied: an image of a wrong size would only be in the next try's way.
@@ -105,7 +120,8 @@ def delta_sync(spec: SpecFile, json: JsonOption = False) -> None:
             f"delta_sync.target_qcow2: there is no {job.target_qcow2}", "Run base-copy first."
         )
     try:
-        document = json_module.loads(job.ranges_file.read_text(encoding="utf-8"))
+        text = job.ranges_file.read_text(encoding="utf-8")
+        document = json_module.loads(text, object_pairs_hook=_object)
     except OSError as exc:
         raise CommandError(
             f"delta_sync.ranges_file: {job.ranges_file} cannot be read: {exc.strerror}"
@@ -116,7 +132,7 @@ def delta_sync(spec: SpecFile, json: JsonOption = False) -> None:
     order = _order(loaded, job, Mode.RANGES, queue_depth=16, chunk_mb=job.chunk_mb)
     # Only the same ranges go on where they were: with others it is another pass.
     order = replace(order, pass_number=_number_of(ranges))
-    _run(_transfer(order, loaded, ranges=ranges, shown=_shown(json)))
+    _run(_transfer(order, loaded, ranges=ranges, shown=shown(json)))
 
 
 class _OneFolder:
@@ -164,8 +180,13 @@ def _run(transfer: Coroutine[None, None, None]) -> None:
     """Run to the end, or to SIGINT or SIGTERM: neither leaves a folder or a process behind."""
     try:
         asyncio.run(interruptible(transfer, _say_stopping))
+    except TransferFailure as exc:
+        hint = _HINTS.get(exc.reason, exc.hint)
+        for key, ours in _KEYS.items():
+            hint = hint.replace(key, ours)
+        raise CommandError(exc.message, hint) from exc
     except Interrupted:
-        typer.echo("interrupted; the same command goes on where it was", err=True)
+        say("interrupted; the same command goes on where it was", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -174,7 +195,15 @@ def _map_of(target: Path) -> Path:
 
 
 def _say_stopping() -> None:
-    typer.echo("stopping: a last checkpoint is made", err=True)
+    say("stopping: a last checkpoint is made", err=True)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a key that comes twice, of which JSON takes the last."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError(f"a key comes twice in {pairs}")
+    return made
 
 
 def _number_of(ranges: list[Range]) -> int:
@@ -211,23 +240,20 @@ def _check_map(map_path: Path, disk_id: str) -> None:
 
 
 async def _transfer(
-    order: TransferOrder, spec: ExpertSpec, *, ranges: list[Range] | None, shown: "_Shown"
+    order: TransferOrder, spec: ExpertSpec, *, ranges: list[Range] | None, shown: Shown
 ) -> None:
-    """Run the worker to its end and say how it went. Raises CommandError when it failed."""
+    """Run the worker to its end and say how it went. Raises TransferFailure when it failed."""
     target = Path(order.target_path)
     map_path = _map_of(target)
     _check_map(map_path, order.disk_id)
-    with tempfile.TemporaryDirectory(prefix="v2c-") as folder:
-        sets = RangeSets(Path(folder))
+    with scratch_folder(kill_processes_below) as folder:
+        sets = RangeSets(folder)
         ranges_path = ""
         if ranges is not None:
-            try:
-                sets.put(_RANGES_ID, ranges, order.capacity_bytes)
-            except TransferFailure as exc:
-                raise CommandError(exc.message, exc.hint) from exc
+            sets.put(_RANGES_ID, ranges, order.capacity_bytes)
             ranges_path = str(sets.path(_RANGES_ID))
         launcher = ProcessLauncher(
-            Path(folder) / "run",
+            folder / "run",
             checkpoint_seconds=_CHECKPOINT_SECONDS,
             checkpoint_bytes=_CHECKPOINT_BYTES,
         )
@@ -246,63 +272,6 @@ async def _transfer(
             await worker.stop()
             await asyncio.gather(running, return_exceptions=True)
             raise
-        except WorkerDied as exc:
-            raise CommandError(exc.message, exc.hint) from exc
     if end["failure"] is not None:
-        failure = RemoteFailure.from_wire(end["failure"])
-        raise CommandError(failure.message, _HINTS.get(failure.reason, failure.hint))
+        raise RemoteFailure.from_wire(end["failure"])
     shown.end(target, end)
-
-
-class _Shown(Protocol):
-    """How a copy is shown."""
-
-    def event(self, event: Event) -> None:
-        """What the worker says on its way."""
-        ...
-
-    def end(self, target: Path, end: Event) -> None:
-        """It ended well."""
-        ...
-
-
-def _shown(json: bool) -> _Shown:
-    return _Json() if json else _Lines()
-
-
-class _Json:
-    """The worker's events, one JSON object a line, as they are."""
-
-    def event(self, event: Event) -> None:
-        self._line(event)
-
-    def end(self, target: Path, end: Event) -> None:
-        self._line({**end, "target_qcow2": str(target)})
-
-    def _line(self, event: Event) -> None:
-        typer.echo(json_module.dumps(event, ensure_ascii=False))
-
-
-class _Lines:
-    """A line per twentieth of the way, what the worker has to say, and the sums."""
-
-    def __init__(self) -> None:
-        self._step = 0
-
-    def end(self, target: Path, end: Event) -> None:
-        done = end["progress"]
-        typer.echo(
-            f"{target}: {size(done['read_bytes'])} read, {size(done['written_bytes'])} written, "
-            f"{size(done['zero_bytes'])} zero, digest {end['digest']}"
-        )
-
-    def event(self, event: Event) -> None:
-        if event["event"] == "notice":
-            typer.echo(event["message"], err=True)
-            return
-        progress = event["progress"]
-        total = progress["total_bytes"]
-        percent = 100 * progress["done_bytes"] / total if total else 100
-        if int(percent // _PERCENT_STEP) > self._step:
-            self._step = int(percent // _PERCENT_STEP)
-            typer.echo(f"{percent:3.0f} % {rate(progress['bytes_per_second'])}", err=True)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from services.disk_agent.engine.digests import XXH3_128
-from services.disk_agent.engine.failures import WorkerDied
+from services.disk_agent.engine.failures import HostFailed, WorkerDied
 from services.disk_agent.order import TransferOrder, WorkerOrder
 from services.disk_agent.process import group_is_alive
 
@@ -26,6 +26,9 @@ _STEP_SECONDS = 0.05
 _STOP_SECONDS = 20.0
 _KEPT_LINES = 20
 _LINE_LIMIT_BYTES = 1 << 20
+# unix(7), and what a worker calls its sockets.
+_SOCKET_PATH_BYTES = 107
+_LONGEST_NAME = "target.sock"
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -112,32 +115,46 @@ class ProcessLauncher:
         return worker
 
     def _make_folder(self) -> Path:
-        # Short names: a unix socket's path has at most 107 bytes.
         self._runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Path(tempfile.mkdtemp(prefix="w-", dir=self._runtime_dir))
+        folder = Path(tempfile.mkdtemp(prefix="w-", dir=self._runtime_dir))
+        longest = len(os.fsencode(folder / _LONGEST_NAME))
+        if longest > _SOCKET_PATH_BYTES:
+            folder.rmdir()
+            raise HostFailed(
+                f"the folder for sockets, {self._runtime_dir}, has too long a path: "
+                f"{longest} bytes with a socket's name, {_SOCKET_PATH_BYTES} are possible",
+                retryable=False,
+                hint="set TMPDIR to a folder with a short path, such as /tmp",
+            )
+        return folder
 
     def sweep(self) -> int:
-        """End what workers of an earlier agent left behind. Blocks. Returns how many processes.
-
-        Those processes have a path in our folder on their command line, so that no other process
-        can be taken for one, whatever became of the process ids.
-        """
-        folder = str(self._runtime_dir).encode() + b"/w-"
-        swept = 0
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue  # It ended meanwhile.
-            if folder in command:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(entry.name), signal.SIGKILL)
-                swept += 1
+        """End what workers of an earlier agent left behind. Blocks. Returns how many processes."""
+        swept = kill_processes_below(self._runtime_dir, "w-")
         for left in self._runtime_dir.glob("w-*"):
             shutil.rmtree(left, ignore_errors=True)
         return swept
+
+
+def kill_processes_below(folder: Path, prefix: str = "") -> int:
+    """Kill the processes that have a path in a folder on their command line. Returns how many.
+
+    No other process can be taken for one of them, whatever became of the process ids.
+    """
+    path = f"{folder}/{prefix}".encode()
+    killed = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue  # It ended meanwhile.
+        if path in command:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(entry.name), signal.SIGKILL)
+            killed += 1
+    return killed
 
 
 class WorkerProcess:

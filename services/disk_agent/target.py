@@ -137,8 +137,9 @@ class TargetServer:
                 _mark(self._open_mark)
             except OSError as error:
                 raise TargetUnusable(
-                    f"the folder of {self._image} cannot be written to: {error.strerror}",
-                    hint="check that the storage below the image is mounted and writable",
+                    f"the folder of the chunk map, {self._open_mark.parent}, cannot be written to: "
+                    f"{error.strerror}",
+                    hint="check that its storage is mounted and writable",
                 ) from error
         # A worker that was killed leaves these behind, and the pid file means that qemu-nbd serves.
         self._remove_files()

@@ -61,7 +61,7 @@ class PipeControl(Control):
         self._take_lines()
 
     def fileno(self) -> int:
-        """The pipe, or -1 once it has ended."""
+        """The pipe."""
         return self._fd
 
     def receive(self) -> None:
@@ -223,7 +223,8 @@ class Worker:
         free = stats.f_bavail * stats.f_frsize
         needed = max(progress.total_bytes - progress.done_bytes, 0)
         error.metadata.update(free_bytes=str(free), needed_bytes=str(needed))
-        error.message += f" ({free} bytes free, up to {needed} bytes to go)"
+        to_go = f", up to {needed} bytes to go" if needed else ""
+        error.message += f" ({free} bytes free{to_go})"
         return error
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.scratch import scratch_folder
 from lab.esxi.client import DiskFault
 from lab.esxi.process import EsxiProcess, start_esxi
 from tests.lab_esxi_rig import BLOCK, PASSWORD, build_vddk, connect, content
@@ -65,6 +67,7 @@ class Expert:
         temporary: Path | None,
         *options: str,
         enabled: bool = True,
+        streams: int = subprocess.PIPE,
         **job: Any,
     ) -> subprocess.Popen[str]:
         disk = {"disk_path": DISK, "target_qcow2": "a.qcow2", "disk_size_bytes": SIZE}
@@ -80,8 +83,8 @@ class Expert:
             [sys.executable, "-m", "cli", command, "--spec", "expert.yaml", *options],
             cwd=self.folder,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=streams,
+            stderr=streams,
             text=True,
         )
 
@@ -146,6 +149,7 @@ def test_a_wrong_password_is_one_paragraph_without_it(expert: Expert) -> None:
         ({"snapshot_moref": "s", "ranges_file": "r", "target_qcow2": "b.qcow2"}, "base-copy first"),
         ({"snapshot_moref": "s"}, "delta_sync.ranges_file: is required"),
         ({"snapshot_moref": "s", "ranges_file": "r", "chunk": 1}, "Did you mean chunk_mb?"),
+        ({"snapshot_moref": "s", "ranges_file": "r", "target_qcow2": "no/b.qcow2"}, "base-copy"),
     ],
 )
 def test_mistakes_name_the_field(expert: Expert, job: dict[str, Any], told: str) -> None:
@@ -155,11 +159,12 @@ def test_mistakes_name_the_field(expert: Expert, job: dict[str, Any], told: str)
     assert told in refused.stderr
 
 
-def test_without_the_word_they_do_not_exist(expert: Expert) -> None:
+def test_without_the_word_they_only_say_which_one(expert: Expert) -> None:
     refused = expert.v2c("base-copy", "base_copy", enabled=False, snapshot_moref="s")
 
     assert refused.returncode == 2
-    assert "No such command" in refused.stderr
+    assert "Set V2C_ENABLE_EXPERT_COMMANDS=1" in refused.stderr
+    assert not expert.target.exists()
 
 
 def test_another_disk_is_not_copied_over_an_image(expert: Expert) -> None:
@@ -195,6 +200,7 @@ def test_corrected_ranges_of_the_same_snapshot_are_copied(expert: Expert) -> Non
     ("whom", "number", "status", "told"),
     [
         ("cli", signal.SIGTERM, 130, "the same command goes on"),
+        ("cli", signal.SIGHUP, 130, "the same command goes on"),
         ("disk_agent.worker", signal.SIGKILL, 1, "ended without a word (signal 9)"),
     ],
 )
@@ -321,3 +327,115 @@ def test_an_image_of_somebody_else_is_not_written_over(expert: Expert) -> None:
     # An empty one is what an attempt leaves that was killed early.
     subprocess.run(create, check=True)
     assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
+
+
+def test_a_killed_commands_folder_and_processes_go_with_the_next(expert: Expert) -> None:
+    """A stopped nbdkit does not hear that its parent ended."""
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    slow = DiskFault(kind="latency", vm="vm-1", key=2000, count=0, milliseconds=5000)
+    expert.esxi.client.inject_fault(slow)
+    spec: dict[str, Any] = {"snapshot_moref": "snapshot-1"}
+    with tempfile.TemporaryDirectory(prefix="v2c-") as temporary:
+        folder = Path(temporary)
+        with expert.started("base-copy", "base_copy", folder, **spec) as command:
+            while not (served := list(folder.glob("v2c-*/run/*/source.pid"))):
+                assert command.poll() is None
+                time.sleep(0.01)
+            while not (written := served[0].read_text()):
+                time.sleep(0.01)
+            nbdkit = os.pidfd_open(int(written))
+            signal.pidfd_send_signal(nbdkit, signal.SIGSTOP)
+            command.kill()
+        assert len(list(folder.iterdir())) == 1
+        expert.esxi.client.clear_faults()
+        with expert.started("base-copy", "base_copy", folder, **spec) as again:
+            _, said = again.communicate(timeout=60)
+        assert again.returncode == 0, said
+        assert select.select([nbdkit], [], [], 5) == ([nbdkit], [], [])
+        os.close(nbdkit)
+        assert list(folder.iterdir()) == []
+    assert expert.image_content() == expert.snapshot_content("snapshot-1")
+
+
+def test_a_folder_that_another_command_uses_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed: list[Path] = []
+    with scratch_folder(killed.append) as first, scratch_folder(killed.append) as second:
+        assert first.is_dir()
+        assert second.is_dir()
+    assert killed == []
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize("where", ["full", "closed"])
+def test_where_nothing_can_be_written_to_the_copy_still_ends(
+    expert: Expert, options: tuple[str, ...], where: str
+) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    spec: dict[str, Any] = {"snapshot_moref": "snapshot-1"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    nowhere = os.open("/dev/full", os.O_WRONLY) if where == "full" else writing
+
+    with expert.started("base-copy", "base_copy", None, *options, **spec, streams=nowhere) as copy:
+        copy.wait(60)
+
+    assert copy.returncode == 1
+    assert expert.image_content() == expert.snapshot_content("snapshot-1")
+    again = expert.v2c("base-copy", "base_copy", **spec)
+    assert again.returncode == 0
+    assert "complete already, nothing was copied" in again.stdout
+
+
+def test_a_temporary_folder_too_deep_for_sockets_is_told(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    deep = expert.folder / ("d" * 80)
+    deep.mkdir()
+    with expert.started("base-copy", "base_copy", deep, snapshot_moref="snapshot-1") as command:
+        _, said = command.communicate(timeout=60)
+    assert command.returncode == 1
+    assert "107 are possible. Set TMPDIR" in said
+
+
+def test_an_image_in_the_place_of_the_copy_is_not_taken_for_it(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
+    expert.target.unlink()
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", str(expert.target), str(SIZE)]
+    subprocess.run(create, check=True)
+    subprocess.run(["qemu-io", "-c", "write -q -P 7 2M 64k", str(expert.target)], check=True)
+    before = expert.target.read_bytes()
+
+    refused = expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
+
+    assert refused.returncode == 1
+    assert "is not the one that the chunk map" in refused.stderr
+    assert "Put the image back, or" in refused.stderr
+    assert expert.target.read_bytes() == before
+    # An empty one is filled; an area of changes alone would leave holes.
+    expert.target.unlink()
+    subprocess.run(create, check=True)
+    (expert.folder / "r.json").write_text(json.dumps([[0, BLOCK]]))
+    delta: dict[str, Any] = {"snapshot_moref": "snapshot-1", "ranges_file": "r.json"}
+    refused = expert.v2c("delta-sync", "delta_sync", **delta)
+    assert refused.returncode == 1
+    assert "the image is empty" in refused.stderr
+    assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
+    assert expert.image_content() == expert.snapshot_content("snapshot-1")
+
+
+@pytest.mark.parametrize(
+    ("ranges", "told"),
+    [
+        ('[{"start": 0, "start": 512, "length": 512}]', "a key comes twice"),
+        ('[{"start": 0}]', "range 1 is no range"),
+    ],
+)
+def test_ranges_are_read_to_the_letter(expert: Expert, ranges: str, told: str) -> None:
+    expert.target.touch()
+    (expert.folder / "r.json").write_text(ranges)
+    refused = expert.v2c("delta-sync", "delta_sync", snapshot_moref="s", ranges_file="r.json")
+    assert refused.returncode == 1
+    assert told in refused.stderr
