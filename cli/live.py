@@ -21,6 +21,7 @@ from cli.words import (
     duration,
     rate,
     size,
+    speed,
     stage_name,
     state_name,
     vm_label,
@@ -146,8 +147,10 @@ def _priority(migration: pb.Migration) -> int:
 
 
 def _heading(migrations: list[pb.Migration], elapsed_seconds: float) -> Text:
-    speed = rate(sum(migration.transfer_rate_bytes_per_second for migration in migrations))
-    parts = [count(len(migrations), "VM"), by_state(migrations), speed, duration(elapsed_seconds)]
+    running = [each for each in migrations if each.state == pb.STATE_RUNNING]
+    together = rate(sum(each.transfer_rate_bytes_per_second for each in running))
+    parts = [count(len(migrations), "VM"), by_state(migrations), together]
+    parts.append(duration(elapsed_seconds))
     heading = Text("v2c  ", style="bold")
     return heading.append(" · ".join(part for part in parts if part), style="not bold")
 
@@ -159,8 +162,7 @@ def _block(migration: pb.Migration, now: datetime) -> list[Text]:
     line.append(f" {_cell(_where(migration), _BAR)}", style="not bold")
     if migration.state not in ENDED and migration.state != pb.STATE_QUEUED:
         line.append(f" {migration.overall_progress:3.0f} %", style="not bold")
-        speed = rate(migration.transfer_rate_bytes_per_second)
-        line.append(f"  {speed:>10}", style="not bold")
+        line.append(f"  {speed(migration):>10}", style="not bold")
     if migration.delta_passes:
         line.append(f"  {delta_passes(migration)}", style="not bold")
     line.append_text(_downtime(migration, now))

@@ -26,7 +26,10 @@ def outcome(migration: pb.Migration) -> str:
         text = f"{label}: failed in {stage}: {error.message.rstrip('.')}"
         if error.hint:
             text += f". {error.hint[0].upper()}{error.hint[1:].rstrip('.')}"
-        return f"{text}. Then v2c run again, or v2c retry --vm {_quoted(label)}" + _debts(migration)
+        text += f". Then v2c run again, or, where v2c serve runs, v2c retry --vm {_quoted(label)}"
+        if migration.open_debts:
+            text += f". It keeps {count(migration.open_debts, 'thing')} that v2c status lists"
+        return text
     if migration.state in ENDED:
         return f"{label}: {state_name(migration.state)} in {stage}" + _debts(migration)
     return f"{label}: left in {stage}; its state is kept"

@@ -39,7 +39,11 @@ class PlainDisplay:
 
     def show(self, migration: pb.Migration) -> None:
         """Say what is new in this snapshot; nothing when there is nothing new."""
-        told = self._told.setdefault(migration.id, _Told())
+        told = self._told.get(migration.id)
+        if told is None:
+            # What was done before anybody watched is no news.
+            ended = {each.number for each in migration.passes if each.HasField("end_time")}
+            told = self._told[migration.id] = _Told(passes=ended)
         label = vm_label(migration)
         for change in _changes(migration, told):
             self.note(f"{label}: {change}")

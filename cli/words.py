@@ -13,6 +13,7 @@ __all__ = [
     "duration",
     "rate",
     "size",
+    "speed",
     "stage_name",
     "state_name",
     "vm_label",
@@ -53,6 +54,12 @@ def size(value: float) -> str:
 def rate(bytes_per_second: float) -> str:
     """``84.1 MB/s``; nothing for zero."""
     return f"{size(bytes_per_second)}/s" if bytes_per_second > 0 else ""
+
+
+def speed(migration: pb.Migration) -> str:
+    """The rate of one that runs; the others' numbers are those of their last step."""
+    running = migration.state == pb.STATE_RUNNING
+    return rate(migration.transfer_rate_bytes_per_second) if running else ""
 
 
 def duration(seconds: float) -> str:

@@ -53,6 +53,8 @@ def config_check(config: ConfigOption = None) -> None:
     except CommandError as exc:
         # No mistake on a host that only has this file to look at it.
         typer.echo(f"warning: {paragraph(exc)}")
+        typer.echo(f"{loaded.path}: good, but nothing can be copied from this host")
+        return
     typer.echo(f"{loaded.path}: good")
 
 

@@ -27,7 +27,7 @@ from cli.options import (
 )
 from cli.outcome import outcome
 from cli.runtime_dirs import RuntimeDir, find_runtime_dirs, runtime_dirs
-from cli.words import ENDED, duration, rate, state_name
+from cli.words import ENDED, duration, speed, state_name
 from services.config import Config, VmSpec, load_specs
 from services.kit.channel import call, stream
 from services.kit.errors import RemoteError, StatusCode
@@ -143,7 +143,10 @@ def _from_disk(config: Config, spec: VmSpec) -> dict[str, Any]:
 def _as_written(found: RuntimeDir) -> dict[str, Any]:
     row = {"stage": "", **found.state, "state": found.state.get("status", ""), "running": False}
     row["summary"] = "as last written"
-    if row["state"] not in {state_name(state) for state in ENDED}:
+    error = found.state.get("error") or {}
+    if row["state"] == state_name(pb.STATE_FAILED) and error.get("message"):
+        row["summary"] += f": {error['message'].rstrip('.')}"
+    if row["state"] not in {state_name(state) for state in ENDED - {pb.STATE_FAILED}}:
         row["summary"] += "; no orchestrator answers, v2c run goes on with it"
     return row
 
@@ -161,7 +164,7 @@ def _unknown(spec: VmSpec) -> dict[str, Any]:
 def _summary(migration: pb.Migration) -> str:
     if migration.state in ENDED:
         return outcome(migration).partition(": ")[2]
-    parts = [migration.activity, rate(migration.transfer_rate_bytes_per_second)]
+    parts = [migration.activity, speed(migration)]
     if migration.finalize_requested:
         parts.append("finalize requested")
     return ", ".join(part for part in parts if part)

@@ -10,15 +10,11 @@ import nbd
 from services.disk_agent.chunk_map import ChunkMap, Kind
 from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.extents import is_blank
-from services.disk_agent.engine.failures import TargetUnusable
+from services.disk_agent.engine.failures import TargetReplaced
 
 # So many chunks are read back, spread over the disk, and so many records looked at to find each.
 _SAMPLES = 8
 _LOOKED_AT = 256
-_PUT_BACK = (
-    "put the image back and retry; if it is to be given up, move it away, and cancel the migration "
-    "and start it anew"
-)
 
 
 def image_file(path: str) -> tuple[int, int] | None:
@@ -31,19 +27,17 @@ def image_file(path: str) -> tuple[int, int] | None:
 
 
 def check_in_place(path: str, expected: tuple[int, int] | None) -> None:
-    """Raises TargetUnusable when the image was removed or replaced while it was being used."""
+    """Raises TargetReplaced when the image was removed or replaced while it was being used."""
     found = image_file(path)
     if found != expected:
         what = "removed" if found is None else "replaced by another file"
-        raise TargetUnusable(
-            f"the image {path} was {what} meanwhile", reason="TARGET_REPLACED", hint=_PUT_BACK
-        )
+        raise TargetReplaced(f"the image {path} was {what} meanwhile")
 
 
 def is_described(chunk_map: ChunkMap, target: Endpoint) -> bool:
     """Whether the image holds what the map says, as far as samples can tell; False if it is empty.
 
-    Raises TargetUnusable when it holds something else: what is not ours is not written over.
+    Raises TargetReplaced when it holds something else: what is not ours is not written over.
     """
     if is_blank(target):
         return not chunk_map.holds_data()
@@ -61,11 +55,9 @@ def is_described(chunk_map: ChunkMap, target: Endpoint) -> bool:
         else:
             same = chunk_map.digest_of(memoryview(content)) == record.digest
         if not same:
-            raise TargetUnusable(
+            raise TargetReplaced(
                 f"the image is not the one that the chunk map {chunk_map.path} describes: the "
-                f"{length} bytes at {offset} differ",
-                reason="TARGET_REPLACED",
-                hint=_PUT_BACK,
+                f"{length} bytes at {offset} differ"
             )
     return True
 

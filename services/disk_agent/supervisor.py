@@ -195,6 +195,8 @@ class WorkerProcess:
             await asyncio.shield(asyncio.create_task(self._clean_up()))
         if end is None:
             raise self._death(status)
+        if self._errors:
+            _log.warning("a worker said", action="worker.said", stderr="\n".join(self._errors))
         return end
 
     async def stop(self, wish: str = "stop") -> None:

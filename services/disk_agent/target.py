@@ -44,6 +44,18 @@ def supports_direct_io(image: Path) -> bool:
     return True
 
 
+def drop_cached(image: Path) -> None:
+    """Have the kernel forget what it holds of an image, so that reading shows what storage has.
+
+    Only what was written back goes; a file system may keep the rest, or all (posix_fadvise(2)).
+    """
+    fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def qemu_nbd_command(
     image: Path, socket: Path, pidfile: Path, *, writable: bool, cache: str = "auto"
 ) -> list[str]:
@@ -141,6 +153,8 @@ class TargetServer:
                     f"{error.strerror}",
                     hint="check that its storage is mounted and writable",
                 ) from error
+        if not self._writable:
+            drop_cached(self._image)
         # A worker that was killed leaves these behind, and the pid file means that qemu-nbd serves.
         self._remove_files()
         command = qemu_nbd_command(

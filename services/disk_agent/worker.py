@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -146,6 +147,8 @@ class Worker:
             # The chunk map lies beside the image, or in the agent's state, and needs space too.
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             failure = self._map_full(error) if full else HostFailed.of(error)
+            # Where it came from, for the agent's log: it may be a defect.
+            traceback.print_exc()
         self._emit(
             {
                 "event": "end",

@@ -290,6 +290,23 @@ async def test_status_without_a_server_reads_what_was_written(v2c: Cli) -> None:
     assert re.search(r"^web01 +image .* /pool/a.qcow2$", result.out, re.MULTILINE)
 
 
+async def test_without_a_server_a_failure_still_has_its_reason(v2c: Cli) -> None:
+    folder = v2c.folder / "c" / "web01_vm-7"
+    folder.mkdir(parents=True)
+    state: dict[str, Any] = {
+        "vm_name": "web01",
+        "vm_moref": "vm-7",
+        "stage": "base_copy",
+        "status": "failed",
+        "error": {"message": "the pool is full.", "reason": "TARGET_FULL"},
+    }
+    (folder / "state.json").write_text(json.dumps(state))
+
+    result = await v2c("status")
+
+    assert "as last written: the pool is full; no orchestrator answers, v2c run" in result.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [

@@ -58,6 +58,31 @@ def test_a_killed_workers_pid_file_is_not_taken_for_a_served_image(tmp_path: Pat
     assert list(folder.iterdir()) == []
 
 
+def test_what_is_only_read_is_read_from_storage(tmp_path: Path) -> None:
+    found = ["findmnt", "--noheadings", "--output=FSTYPE", f"--target={tmp_path}"]
+    if subprocess.run(found, capture_output=True, text=True, check=True).stdout.strip() == "tmpfs":
+        pytest.skip("what is in tmpfs is nowhere else")
+    image = tmp_path / "disk.qcow2"
+    create_image(image, SIZE)
+    subprocess.run(["qemu-io", "-c", f"write -q -P 7 0 {SIZE}", str(image)], check=True)
+    subprocess.run(["sync", str(image)], check=True)
+    image.read_bytes()
+    before = cached_bytes(image)
+
+    with TargetServer(image, tmp_path, writable=False, cache="none"):
+        after = cached_bytes(image)
+
+    assert before >= SIZE
+    # qemu-nbd looks at the header without O_DIRECT first.
+    assert after < SIZE // 2
+
+
+def cached_bytes(path: Path) -> int:
+    """How much of a file the page cache holds."""
+    command = ["fincore", "--bytes", "--noheadings", "--output=RES", str(path)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     image = tmp_path / "disk.qcow2"
     create_image(image, SIZE)

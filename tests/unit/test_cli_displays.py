@@ -14,7 +14,7 @@ from cli.json_output import JsonDisplay, as_dict
 from cli.live import LiveDisplay, frame
 from cli.outcome import downtime_parts, outcome
 from cli.plain import PlainDisplay
-from cli.words import count, duration, rate, size
+from cli.words import count, duration, rate, size, speed
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 NOW = datetime(2026, 3, 12, 14, 3, 12, tzinfo=UTC)
@@ -105,10 +105,13 @@ class TestPlain:
             passes=[done],
         )
 
-        assert lines_of(waiting, waiting) == [
+        copying = migration(stage=pb.STAGE_DELTA, state=pb.STATE_RUNNING)
+        assert lines_of(copying, waiting, waiting)[1:] == [
             "web01: delta: waiting 210 s for delta pass 3",
             "web01: delta pass 2 done in 0:03: 3.1 MB changed, 3.0 MB read, 2.0 MB written",
         ]
+        # Whoever begins to watch later hears of what comes.
+        assert lines_of(waiting, waiting) == ["web01: delta: waiting 210 s for delta pass 3"]
 
     def test_alternation_of_running_and_waiting_is_not_told(self) -> None:
         waiting = migration(
@@ -161,8 +164,16 @@ class TestPlain:
         )
         assert failed_line == (
             "app server 02: failed in base_copy: the pool is full. Free 2 GB on pool1. "
-            "Then v2c run again, or v2c retry --vm 'app server 02', 1 thing still to be cleaned up"
+            "Then v2c run again, or, where v2c serve runs, v2c retry --vm 'app server 02'. "
+            "It keeps 1 thing that v2c status lists"
         )
+
+
+def test_only_what_runs_has_a_rate() -> None:
+    paused = migration(state=pb.STATE_PAUSED, transfer_rate_bytes_per_second=84 * MB)
+    assert speed(paused) == ""
+    assert "MB/s" not in "".join(framed(paused))
+    assert speed(copying()) == "84.1 MB/s"
 
 
 def finished() -> pb.Migration:

@@ -159,7 +159,7 @@ def test_resumed_bytes_are_no_speed() -> None:
     meter = Meter(100 * MIB, clock)
     meter.resumed_bytes = 50 * MIB
     clock.seconds += 10
-    meter.copied_bytes = meter.read_bytes = 10 * MIB
+    meter.copied_bytes = meter.fed_bytes = 10 * MIB
     progress = meter.snapshot()
     assert progress.done_bytes == 60 * MIB
     assert progress.bytes_per_second == pytest.approx(MIB)

@@ -146,9 +146,9 @@ class Engine:
         self._endpoints = [target] if source is None else [source, target]
         self._loop = PollLoop(self._endpoints, control)
         self._feeder = target if source is None else source
+        self._others = [endpoint for endpoint in self._endpoints if endpoint is not self._feeder]
         self._depth = Depth(tuning.near_depth, tuning.depth, chunk_map.header.chunk_bytes, now())
         self._fed_bytes = 0
-        self._writes = 0
         self._checkpoints = Checkpoints(
             target,
             chunk_map,
@@ -178,6 +178,7 @@ class Engine:
         if endpoint is self._feeder:
             slot.fed_bytes += length
             self._fed_bytes += length
+            self.meter.fed_bytes += length
         if endpoint is self.source:
             self._control.limit.spend(length)
             self.meter.read_bytes += length
@@ -185,7 +186,6 @@ class Engine:
     def write(self, slot: Slot, area: Range) -> None:
         """Write an area of the slot's chunk from the slot's memory."""
         slot.pending += 1
-        self._writes += 1
         self.target.write(_part(slot, area, slot.memory), area.offset_bytes, slot)
         self.meter.written_bytes += area.length_bytes
         self._checkpoints.unflushed_bytes += area.length_bytes
@@ -193,7 +193,6 @@ class Engine:
     def zero(self, slot: Slot, area: Range) -> None:
         """Make an area of the target read as zeroes."""
         slot.pending += 1
-        self._writes += 1
         self.target.zero(area.offset_bytes, area.length_bytes, slot)
 
     def nothing_to_wait_for(self, slot: Slot) -> None:
@@ -306,11 +305,10 @@ class Engine:
     def _wait(self, now: float) -> None:
         """Wait for something to happen; the depth learns from how long the source alone is it."""
         timeout = self._timeout(now)
-        if self._writes or not self._is_full():
-            self._loop.wait(timeout)
-            return
+        starving = self._is_full() and not any(other.is_busy for other in self._others)
         self._loop.wait(timeout)
-        self._depth.starved_seconds += self._now() - now
+        if starving:
+            self._depth.starved_seconds += self._now() - now
 
     def _timeout(self, now: float) -> float:
         if self._ready:
@@ -338,7 +336,6 @@ class Engine:
                 elif errnum:
                     raise endpoint.failure(errnum)
                 elif isinstance(token, Slot):
-                    self._writes -= 1
                     slot = token
                 else:
                     self._flushed(strategy)

@@ -157,6 +157,11 @@ class Endpoint:
                 raise nbd.Error("block status made no progress", errno.EPROTO)
         return found
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is in flight."""
+        return bool(self._in_flight)
+
     def is_lost(self) -> bool:
         """Whether the connection is gone for good."""
         return bool(self.handle.aio_is_dead() or self.handle.aio_is_closed())

@@ -91,6 +91,16 @@ class TargetUnusable(TransferFailure):
     reason = "TARGET_UNUSABLE"
 
 
+class TargetReplaced(TargetUnusable):
+    """The image is not the one that its chunk map describes, or not in its place any more."""
+
+    reason = "TARGET_REPLACED"
+    hint = (
+        "put the image back and retry; if it is to be given up, move it away, and cancel the "
+        "migration and start it anew"
+    )
+
+
 class MapUnusable(TransferFailure):
     """The chunk map is corrupt or belongs to other content than the order says."""
 

@@ -59,6 +59,8 @@ class Meter:
         self.total_bytes = total_bytes
         self.copied_bytes = 0
         self.read_bytes = 0
+        # Read from where the pass reads first: the source, or the target that is verified.
+        self.fed_bytes = 0
         self.written_bytes = 0
         self.zero_bytes = 0
         self.skipped_bytes = 0
@@ -110,10 +112,10 @@ class Meter:
         now = self._now()
         # What an earlier attempt did is no measure of this one's speed.
         fresh = self.copied_bytes + self.zero_bytes + self.skipped_bytes
-        self._samples.append((now, fresh, self.read_bytes))
+        self._samples.append((now, fresh, self.fed_bytes))
         while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_SECONDS:
             self._samples.popleft()
-        since, fresh_then, read_then = self._samples[0]
+        since, fresh_then, fed_then = self._samples[0]
         seconds = max(now - since, 1e-3)
         done = fresh + self.resumed_bytes
         pace = (fresh - fresh_then) / seconds
@@ -128,7 +130,7 @@ class Meter:
             resumed_bytes=self.resumed_bytes,
             offset_bytes=self.current.offset_bytes,
             length_bytes=self.current.length_bytes,
-            bytes_per_second=(self.read_bytes - read_then) / seconds,
+            bytes_per_second=(self.fed_bytes - fed_then) / seconds,
             eta_seconds=left / pace if pace > 0 else None,
             verified_chunks=self.verified_chunks,
             verified_bytes=self.verified_bytes,

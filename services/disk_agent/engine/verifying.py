@@ -53,7 +53,7 @@ class Mismatches:
         """Raise ContentMismatch naming the disk, offsets and digests."""
         if self.count:
             raise ContentMismatch(
-                f"disk {self._disk_id}: {self.count} chunks on the target differ from the source; "
+                f"disk {self._disk_id}: {self.count} of its chunks on the target differ: "
                 + "; ".join(self._listed[:3]),
                 metadata={"chunks": str(self.count), "mismatches": "; ".join(self._listed)},
             )
