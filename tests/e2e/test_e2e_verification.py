@@ -37,7 +37,7 @@ def test_bytes_that_changed_on_the_target_are_found_and_named(site: Site, client
     assert failed.error.reason == "CONTENT_MISMATCH"
     disk = f"{failed.vm_moref}/{failed.disks[1].key}"
     told = (
-        rf"disk {disk}: \d chunks .* offset \d+, {_MIB} bytes: expected \w+, found [0-9a-f]{{32}}"
+        rf"disk {disk}: \d of its chunks .* offset \d+, {_MIB} bytes: expected \w+, found [0-9a-f]{{32}}"
     )
     assert re.search(told, failed.error.message), failed.error.message
     assert "images.verified" not in client.events("flipped")
