@@ -13,12 +13,17 @@ from services.disk_agent.engine.core import Engine, Strategy, Tuning
 from services.disk_agent.engine.digests import XXH3_128
 from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.extents import ExtentWindows, is_blank
-from services.disk_agent.engine.failures import MapUnusable, SourceUnusable, TargetUnusable
+from services.disk_agent.engine.failures import (
+    MapUnusable,
+    SourceUnusable,
+    TargetReplaced,
+    TargetUnusable,
+)
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range, chunk_runs, total_bytes, united
 from services.disk_agent.engine.repairing import Repair
 from services.disk_agent.engine.verifying import Mismatches, VerifyFull, VerifyTarget
-from services.disk_agent.image_check import check_in_place, image_file, is_described
+from services.disk_agent.image_check import Image, check_in_place, compared, image_file
 from services.disk_agent.order import Mode, TransferOrder
 
 # QCOW2 counts in sectors, so an image may be larger than the disk by less than one.
@@ -232,8 +237,12 @@ class DiskPass:
         moved = not same and bool(self._order.ranges_id)
         if not same and not moved:
             return False
-        if not self._is_described(found, target):
-            self._around.notice("the image is empty, its map says otherwise: copying anew")
+        image = self._compared(found, target)
+        if image is Image.ANOTHER:
+            # Nobody knows whose it is.
+            raise TargetReplaced(f"{image.value}, the chunk map {found.path}")
+        if image is Image.EMPTY:
+            self._around.notice(f"{image.value}: copying anew")
             return False
         if moved:
             found.rebind(self._key, chunk_runs(self._ranges, header.chunk_bytes))
@@ -248,9 +257,10 @@ class DiskPass:
             found.close()
             raise MapUnusable("changed areas do not do: an earlier re-sync of the disk never ended")
         self._grow(found)
-        if not self._is_described(found, target):
+        image = self._compared(found, target)
+        if image is not Image.AS_RECORDED:
             found.close()
-            raise MapUnusable("changed areas do not do: the image is empty, its map says otherwise")
+            raise MapUnusable(f"changed areas do not do: {image.value}")
         found.begin_pass(self._key, stale=chunk_runs(self._ranges, header.chunk_bytes))
         self._areas = self._with_debts(found)
         return found
@@ -267,7 +277,9 @@ class DiskPass:
         found = self._existing_or_damaged() or self._fresh()
         self._grow(found)
         found.begin_pass(self._key)
-        if not self._is_described(found, target):
+        image = self._compared(found, target)
+        if image is not Image.AS_RECORDED:
+            self._around.notice(f"{image.value}: every byte is compared")
             found.close()
             found = self._fresh()
             found.begin_pass(self._key)
@@ -304,9 +316,9 @@ class DiskPass:
         spare.path.unlink()
         return spare
 
-    def _is_described(self, found: ChunkMap, target: Endpoint) -> bool:
+    def _compared(self, found: ChunkMap, target: Endpoint) -> Image:
         try:
-            return is_described(found, target)
+            return compared(found, target)
         except BaseException:
             found.close()
             raise

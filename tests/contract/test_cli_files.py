@@ -103,7 +103,8 @@ def test_pki_init_prints_the_section_to_paste(
         (["list", "vm"], "'vm' cannot be listed. Say vms, zones"),
         (["config", "example", "lsit"], "there is no example 'lsit'"),
         (["run", "--spec", "nowhere.yaml"], "there is no such file"),
-        (["base-copy", "--spec", "x"], "No such command 'base-copy'"),
+        (["base-copy", "--spec", "x"], "Set V2C_ENABLE_EXPERT_COMMANDS=1"),
+        (["base-cpy", "--spec", "x"], "No such command 'base-cpy'"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

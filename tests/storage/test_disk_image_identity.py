@@ -8,7 +8,12 @@ import pytest
 
 from services.disk_agent.chunk_map import ChunkMap
 from services.disk_agent.engine.control import Control
-from services.disk_agent.engine.failures import MapUnusable, TargetUnusable, TransferCancelled
+from services.disk_agent.engine.failures import (
+    ContentMismatch,
+    MapUnusable,
+    TargetUnusable,
+    TransferCancelled,
+)
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.order import Mode
@@ -22,10 +27,8 @@ PASSES = pytest.mark.parametrize(
 )
 
 
-@PASSES
-def test_an_image_with_other_data_is_not_written_over(
-    tmp_path: Path, mode: Mode, number: int, snapshot: str
-) -> None:
+def replaced(tmp_path: Path) -> Rig:
+    """A complete copy with another machine's image in its place."""
     rig = Rig(tmp_path, DISK)
     rig.run()
     (tmp_path / "other").mkdir()
@@ -33,12 +36,38 @@ def test_an_image_with_other_data_is_not_written_over(
     other.run()
     rig.image.unlink()
     shutil.copy(other.image, rig.image)
+    return rig
+
+
+def test_an_image_with_other_data_is_not_copied_over(tmp_path: Path) -> None:
+    rig = replaced(tmp_path)
     before = rig.image.read_bytes()
-    ranges = [overwrite(rig.source, 9, "q")] if mode is Mode.RANGES else None
-    with pytest.raises(TargetUnusable, match="is not the one that the chunk map") as caught:
-        rig.run(mode, number=number, snapshot=snapshot, ranges=ranges)
+    with pytest.raises(TargetUnusable, match="does not hold what its map says") as caught:
+        rig.run()
     assert caught.value.reason == "TARGET_REPLACED"
     assert rig.image.read_bytes() == before
+
+
+def test_changed_areas_do_not_do_for_an_image_with_other_data(tmp_path: Path) -> None:
+    rig = replaced(tmp_path)
+    before = rig.image.read_bytes()
+    changed = [overwrite(rig.source, 9, "q")]
+    with pytest.raises(MapUnusable, match="does not hold what its map says"):
+        rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=changed)
+    assert rig.image.read_bytes() == before
+    outcome = rig.run(Mode.RESYNC, number=1, snapshot="s1")
+    assert outcome.notices == ["the image does not hold what its map says: every byte is compared"]
+    rig.assert_identical()
+
+
+def test_a_damaged_chunk_is_for_the_verification(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "A" * 64 + "-" * 64)
+    rig.run()
+    rig.damage(5 * BLOCK, b"?")
+    changed = [overwrite(rig.source, 100, "q")]
+    rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=changed)
+    with pytest.raises(ContentMismatch, match="1 of its chunks"):
+        rig.run(Mode.VERIFY_TARGET, number=1, snapshot="s1", with_source=False)
 
 
 def test_an_empty_image_is_filled_but_not_by_changed_areas(tmp_path: Path) -> None:

@@ -179,7 +179,9 @@ def test_a_stopped_machines_disk_verifies_what_has_no_digest(host: Host, tmp_pat
     finally:
         host.esxi.client.set_power("vm-1", on=True)
     assert failure["reason"] == "CONTENT_MISMATCH"
-    expected = f"disk vm-1/2000: 1 of its chunks .* offset {32 * BLOCK}, {4 * BLOCK} bytes: expected "
+    expected = (
+        f"disk vm-1/2000: 1 of its chunks .* offset {32 * BLOCK}, {4 * BLOCK} bytes: expected "
+    )
     assert re.search(expected + "[0-9a-f]{32}, found [0-9a-f]{32}", failure["message"])
 
 
