@@ -34,6 +34,7 @@ from services.disk_agent.chunk_map_file import (
     Kind,
     PassKey,
     Record,
+    kinds,
     page_checksum,
     page_offset,
     read_header,
@@ -49,8 +50,6 @@ __all__ = ["NO_DIGEST", "ChunkMap", "Header", "Kind", "PassKey", "Record"]
 _CACHED_PAGES = 512
 # Forgetting a large disk's chunks is written out after so many pages.
 _FORGOTTEN_PAGES = 4096
-# From the lowest byte of a record's word, which comes first, to its kind.
-_KIND_OF = bytes(low & 3 for low in range(256))
 
 
 class ChunkMap:
@@ -250,7 +249,7 @@ class ChunkMap:
         for page, stop in self._filled_pages():
             first = index
             index += (stop - CHECKSUM_BYTES) // RECORD_BYTES
-            if Kind.UNKNOWN not in _kinds(page, CHECKSUM_BYTES, stop):
+            if Kind.UNKNOWN not in kinds(page, CHECKSUM_BYTES, stop):
                 continue
             for each in range(first, index):
                 at = CHECKSUM_BYTES + (each - first) * RECORD_BYTES
@@ -279,21 +278,21 @@ class ChunkMap:
         """
         state = self._begin_digest()
         for page, stop in self._filled_pages():
-            kinds = _kinds(page, CHECKSUM_BYTES, stop)
-            columns = bytearray(len(kinds) * (1 + DIGEST_BYTES))
-            columns[:: 1 + DIGEST_BYTES] = kinds
+            each = kinds(page, CHECKSUM_BYTES, stop)
+            columns = bytearray(len(each) * (1 + DIGEST_BYTES))
+            columns[:: 1 + DIGEST_BYTES] = each
             for number in range(DIGEST_BYTES):
                 start = CHECKSUM_BYTES + WORD.size + number
                 columns[1 + number :: 1 + DIGEST_BYTES] = page[start:stop:RECORD_BYTES]
             state.update(columns)
         return state.hexdigest()[: 2 * DIGEST_BYTES]
 
-    def _has_any(self, *kinds: Kind) -> bool:
+    def _has_any(self, *wanted: Kind) -> bool:
         return any(
             kind in found
             for page, stop in self._filled_pages()
-            for found in (_kinds(page, CHECKSUM_BYTES, stop),)
-            for kind in kinds
+            for found in (kinds(page, CHECKSUM_BYTES, stop),)
+            for kind in wanted
         )
 
     def _filled_pages(self) -> Iterator[tuple[bytearray, int]]:
@@ -349,11 +348,11 @@ class ChunkMap:
             while first < stop:
                 end = min(stop, (first // RECORDS_PER_PAGE + 1) * RECORDS_PER_PAGE)
                 page, at = self._locate(first)
-                kinds = _kinds(page, at, at + (end - first) * RECORD_BYTES)
-                if Kind.UNKNOWN not in kinds:
+                found = kinds(page, at, at + (end - first) * RECORD_BYTES)
+                if Kind.UNKNOWN not in found:
                     self._fill(first, end - first, record)
                 else:
-                    for number, kind in enumerate(kinds, first):
+                    for number, kind in enumerate(found, first):
                         if kind != Kind.UNKNOWN:
                             self._fill(number, 1, record)
                 first = end
@@ -393,8 +392,3 @@ class ChunkMap:
         if len(self._clean) > _CACHED_PAGES:
             self._clean.popitem(last=False)
         return page
-
-
-def _kinds(page: bytearray, start: int, stop: int) -> bytes:
-    """The kinds of a page's records, a byte each."""
-    return bytes(page[start:stop:RECORD_BYTES].translate(_KIND_OF))

@@ -35,6 +35,10 @@ class Kind(IntEnum):
     UNDIGESTED = 3
 
 
+# From the lowest byte of a record's word, which comes first, to its kind.
+_KIND_OF = bytes(low & 3 for low in range(256))
+
+
 class Record(NamedTuple):
     """One chunk: its kind, the sequence number of the pass that wrote it, and its digest."""
 
@@ -111,6 +115,11 @@ def write_header(fd: int, path: Path, header: Header) -> None:
 def page_checksum(body: bytes | bytearray, identity: int, index: int) -> bytes:
     """The checksum of a page's records: of another map, or elsewhere, they do not count."""
     return xxhash.xxh3_128_digest(body, seed=identity ^ index)
+
+
+def kinds(page: bytearray, start: int, stop: int) -> bytes:
+    """The kinds of the records between two places of a page, a byte each."""
+    return bytes(page[start:stop:RECORD_BYTES].translate(_KIND_OF))
 
 
 def page_offset(index: int) -> int:

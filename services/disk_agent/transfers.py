@@ -22,6 +22,7 @@ from services.disk_agent.order import TransferOrder
 from services.disk_agent.range_sets import RangeSets
 from services.disk_agent.rate_keeping import Entry, RateKeeper
 from services.disk_agent.rates import RateShares
+from services.disk_agent.saving import save_to_the_end, try_to_save
 from services.disk_agent.supervisor import Event, RunningWorker, WorkerLauncher
 from services.disk_agent.transfer import State, Transfer, TransferStore, changes_at_end
 from services.disk_agent.transfer_checks import check, identity
@@ -142,7 +143,7 @@ class Transfers:
                 rate_bytes_per_second=rate or self._rates.transfer_rate,
                 paused=False,
             )
-            await self._save(queued)
+            await save_to_the_end(self._store, queued)
             # Nothing is awaited from here on: a caller who gives up leaves no half of it.
             entry.transfer = queued
             self._entries[order.transfer_id] = entry
@@ -305,7 +306,7 @@ class Transfers:
             self._share_rate()
             await self._change(entry, state=State.RUNNING, attempts=entry.transfer.attempts + 1)
             log.info("transfer running", action="transfer.running", mode=order.mode.value)
-            await self._try_to_save(entry.transfer)
+            await try_to_save(self._store, entry.transfer)
             events: asyncio.Queue[Event | None] = asyncio.Queue()
             hearing = asyncio.create_task(self._hear(entry, events))
             try:
@@ -322,11 +323,11 @@ class Transfers:
         entry.worker = None
         now = self._clock()
         ended = entry.transfer.changed(now, end_time=now, paused=False, effective_rate=0, **changes)
-        await self._try_to_save(ended)
+        await try_to_save(self._store, ended)
         if entry.cancelled and ended.state is State.FAILED:
             # Also where the cancel came while the end was saved.
             ended = ended.changed(self._clock(), state=State.CANCELLED)
-            await self._try_to_save(ended)
+            await try_to_save(self._store, ended)
         entry.task = None
         async with entry.changed:
             # Anew: its limit may have changed while the end was saved.
@@ -340,27 +341,6 @@ class Transfers:
             state=ended.state.value,
             reason=failure_reason,
         )
-
-    async def _save(self, transfer: Transfer) -> None:
-        """Save it to the end, whoever gives up meanwhile: two at once would mix their files."""
-        saving = asyncio.create_task(asyncio.to_thread(self._store.save, transfer))
-        try:
-            await asyncio.shield(saving)
-        except asyncio.CancelledError:
-            await asyncio.wait([saving])
-            raise
-
-    async def _try_to_save(self, transfer: Transfer) -> None:
-        """Save it; a state folder that takes nothing must not end what is at work."""
-        try:
-            await asyncio.to_thread(self._store.save, transfer)
-        except OSError as error:
-            _log.error(
-                "a transfer was not saved",
-                action="transfer.unsaved",
-                transfer_id=transfer.id,
-                exc_info=error,
-            )
 
     async def _hear(self, entry: Entry, events: asyncio.Queue[Event | None]) -> None:
         while (event := await events.get()) is not None:
