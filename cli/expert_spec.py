@@ -20,13 +20,17 @@ __all__ = ["BaseCopySpec", "DeltaSyncSpec", "ExpertSpec", "VddkSpec", "load_expe
 _SECTOR_BYTES = 512
 
 
+# Such names end up on command lines, where no NUL can be.
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
 class VddkSpec(Section):
     """Where the disk is read from."""
 
     libdir: AbsolutePath
-    server: str
-    user: str
-    vm_moref: str
+    server: Name
+    user: Name
+    vm_moref: Name
     password: Annotated[Secret, secret_field("vddk.password")] = Secret(
         "env:VC_PASSWORD", "vddk.password"
     )
@@ -36,8 +40,8 @@ class VddkSpec(Section):
 
 
 class _Disk(Section):
-    snapshot_moref: str
-    disk_path: str
+    snapshot_moref: Name
+    disk_path: Name
     target_qcow2: AbsolutePath
     disk_size_bytes: int = Field(gt=0, multiple_of=512)
 

@@ -44,10 +44,12 @@ async def interruptible(work: Coroutine[Any, Any, _T], on_first: Callable[[], No
 @contextlib.contextmanager
 def _handling(on_signal: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
+    # nohup(1) has SIGHUP ignored, and means it.
+    heeded = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    for number in heeded:
         loop.add_signal_handler(number, on_signal)
     try:
         yield
     finally:
-        for number in _SIGNALS:
+        for number in heeded:
             loop.remove_signal_handler(number)

@@ -4,15 +4,18 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["scratch_folder"]
 
-_PREFIX = "v2c-"
+_PREFIX = "v2c-cli-"
 # Held by the command whose folder it is in; the kernel lets go of it whatever ends the command.
 _LOCK = "cli.lock"
+# A folder gets its lock in no time: one that has none for so long lost its command before that.
+_UNLOCKED_SECONDS = 3600.0
 
 
 @contextmanager
@@ -35,17 +38,27 @@ def scratch_folder(kill_below: Callable[[Path], object]) -> Iterator[Path]:
 
 
 def _sweep(parent: Path, kill_below: Callable[[Path], object]) -> None:
-    for lock in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+    for folder in parent.glob(f"{_PREFIX}*"):
         try:
-            fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            found = folder.lstat()
+        except FileNotFoundError:
+            continue
+        if found.st_uid != os.geteuid():
+            continue
+        try:
+            fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            if time.time() - found.st_mtime > _UNLOCKED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+            continue
         except OSError:
-            continue  # Another user's, or gone meanwhile.
+            continue  # No folder, or no lock of ours.
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue  # Its command runs.
         else:
-            kill_below(lock.parent)
-            shutil.rmtree(lock.parent, ignore_errors=True)
+            kill_below(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(fd)

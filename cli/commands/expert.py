@@ -5,7 +5,8 @@ import json as json_module
 import os
 import re
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from cli.scratch import scratch_folder
 from services.disk_agent.chunk_map import ChunkMap
 from services.disk_agent.commands import HostCommands
 from services.disk_agent.engine.failures import (
+    HostFailed,
     MapUnusable,
     RemoteFailure,
     TransferFailure,
@@ -45,6 +47,7 @@ _ANEW = "Delete the image and its map (the hidden file beside it), then run base
 _HINTS = {
     "CHUNK_MAP_UNUSABLE": _ANEW,
     "DISK_SHRANK": _ANEW,
+    "RANGES_REFUSED": "Correct ranges_file; nothing was written.",
     "TARGET_CORRUPT": _ANEW,
     "TARGET_SIZE_MISMATCH": "Correct disk_size_bytes, or delete the image and run base-copy.",
     "SOURCE_SIZE_MISMATCH": "Correct disk_size_bytes: it is the disk's capacity in vCenter.",
@@ -74,34 +77,26 @@ def require_expert_commands(command: str) -> None:
 def base_copy(spec: SpecFile, json: JsonOption = False) -> None:
     """Copy a snapshot's disk into a QCOW2 file; repeated, it resumes.
 
-    The spec has vddk{libdir,server,user,password,thumbprint,vm_moref} and
-    base_copy{snapshot_moref,disk_path,target_qcow2,disk_size_bytes,…}. The larger of its readers
-    and queue_depth (16) is how many requests are in flight at most; chunks have 1 MiB, or the next
-    power of two from min_chunk_mb on, up to max_chunk_mb. An example is in docs/operations.md.
+    The spec has vddk{libdir, server, user, password, thumbprint, vm_moref} and
+    base_copy{snapshot_moref, disk_path, target_qcow2, disk_size_bytes, …}. The larger of its
+    readers and queue_depth (16) is how many requests are in flight at most; chunks have 1 MiB, or
+    the next power of two from min_chunk_mb on, up to max_chunk_mb. An example is in
+    docs/operations.md.
     """
     loaded = load_expert_spec(spec)
     job = loaded.base_copy
     if job is None:
         raise CommandError("base_copy: the spec has no such section", "Add it; see --help.")
     target = job.target_qcow2
-    if not target.parent.is_dir():
-        raise CommandError(
-            f"base_copy.target_qcow2: there is no folder {target.parent}",
-            "Make it, or mount the storage that it is on.",
-        )
-    _, existed = Images(HostCommands(), _OneFolder(), target.parent).create(
-        target.parent, target.name, job.disk_size_bytes
-    )
-    if existed:
-        _check_ours(target)
+    with _host_errors_told():
+        made = _image_for(job)
     depth = job.requests_in_flight
     order = _order(loaded, job, Mode.FULL, queue_depth=depth, chunk_mb=job.chunk_mb)
     try:
         _run(_transfer(order, loaded, ranges=None, shown=shown(json)))
     except CommandError:
-        if not existed and not _map_of(target).exists():
-            # Nothing was copied: an image of a wrong size would only be in the next try's way.
-            target.unlink(missing_ok=True)
+        if made is not None:
+            _remove_unused(target, made)
         raise
 
 
@@ -109,13 +104,15 @@ def delta_sync(spec: SpecFile, json: JsonOption = False) -> None:
     """Copy changed ranges of a snapshot's disk into the QCOW2 file of an earlier base-copy.
 
     The spec has vddk{…} as for base-copy and
-    delta_sync{snapshot_moref,disk_path,target_qcow2,disk_size_bytes,ranges_file,chunk_mb}.
+    delta_sync{snapshot_moref, disk_path, target_qcow2, disk_size_bytes, ranges_file, chunk_mb}.
     """
     loaded = load_expert_spec(spec)
     job = loaded.delta_sync
     if job is None:
         raise CommandError("delta_sync: the spec has no such section", "Add it; see --help.")
-    if not job.target_qcow2.is_file():
+    with _host_errors_told():
+        exists = job.target_qcow2.is_file()
+    if not exists:
         raise CommandError(
             f"delta_sync.target_qcow2: there is no {job.target_qcow2}", "Run base-copy first."
         )
@@ -179,7 +176,8 @@ def _order(
 def _run(transfer: Coroutine[None, None, None]) -> None:
     """Run to the end, or to SIGINT or SIGTERM: neither leaves a folder or a process behind."""
     try:
-        asyncio.run(interruptible(transfer, _say_stopping))
+        with _host_errors_told():
+            asyncio.run(interruptible(transfer, _say_stopping))
     except TransferFailure as exc:
         hint = _HINTS.get(exc.reason, exc.hint)
         for key, ours in _KEYS.items():
@@ -188,6 +186,60 @@ def _run(transfer: Coroutine[None, None, None]) -> None:
     except Interrupted:
         say("interrupted; the same command goes on where it was", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def _host_errors_told() -> Iterator[None]:
+    """What this host refuses is no defect: raises CommandError with the file and the reason."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise CommandError(HostFailed.of(exc).message, HostFailed.hint) from exc
+
+
+def _image_for(job: BaseCopySpec) -> os.stat_result | None:
+    """See to it that there is an image for a copy; returns its file if it was made just now.
+
+    Raises CommandError when what is there is not for us to write to.
+    """
+    target = job.target_qcow2
+    field = "base_copy.target_qcow2"
+    if not target.parent.is_dir():
+        raise CommandError(
+            f"{field}: there is no folder {target.parent}",
+            "Make it, or mount the storage that it is on.",
+        )
+    if target.is_symlink() and not target.exists():
+        raise CommandError(f"{field}: {target} points to nothing", "Remove the link.")
+    if target.exists() and not target.is_file():
+        raise CommandError(f"{field}: {target} is no file", "Give the name of an image.")
+    image, existed = _images(target).create(target.parent, target.name, job.disk_size_bytes)
+    if image.locked:
+        raise CommandError(
+            f"{field}: {target} is in use by another process",
+            "Wait for the other command, or find who has it open: fuser -v.",
+        )
+    if existed:
+        _check_ours(target)
+        return None
+    return target.stat()
+
+
+def _remove_unused(target: Path, made: os.stat_result) -> None:
+    """Remove an image that nothing was copied to, and nobody else has begun to use.
+
+    One of a wrong size would only be in the next try's way.
+    """
+    if _map_of(target).exists() or not target.exists():
+        return
+    if os.path.samestat(target.stat(), made) and not _images(target).inspect(target).locked:
+        target.unlink(missing_ok=True)
+
+
+def _images(target: Path) -> Images:
+    return Images(HostCommands(), _OneFolder(), target.parent)
 
 
 def _map_of(target: Path) -> Path:
@@ -212,14 +264,17 @@ def _number_of(ranges: list[Range]) -> int:
 
 def _check_ours(target: Path) -> None:
     """Raises CommandError for an image with data that no copy of ours is known to have made."""
-    if _map_of(target).exists():
+    map_path = _map_of(target)
+    # One that is corrupt says nothing either.
+    with suppress(FileNotFoundError, MapUnusable), ChunkMap.open(map_path):
         return
     command = ["qemu-img", "map", "--output=json", "-f", "qcow2", str(target)]
     found = HostCommands().run(command, timeout_seconds=_MAP_SECONDS)
     if found.status or any(area["data"] for area in json_module.loads(found.stdout)):
         raise CommandError(
             f"target_qcow2: {target} exists, and no chunk map says what it holds",
-            "It may be another machine's: delete it, or give another name.",
+            f"It may be another machine's: delete it, and {map_path} if there is one, or give "
+            "another name.",
         )
 
 
@@ -230,8 +285,6 @@ def _check_map(map_path: Path, disk_id: str) -> None:
             before = found.header.disk_id
     except (FileNotFoundError, MapUnusable):
         return  # The worker tells what that means for the pass.
-    except OSError as exc:
-        raise CommandError(f"the chunk map {map_path} cannot be opened: {exc.strerror}") from exc
     if before != disk_id:
         raise CommandError(
             f"target_qcow2: the image holds the disk {before}, not {disk_id}",

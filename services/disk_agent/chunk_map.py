@@ -15,7 +15,6 @@ Size: 20 bytes a chunk, so 20 MiB for each TiB of 1 MiB chunks.
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from services.disk_agent.chunk_map_file import (
     CHECKSUM_BYTES,
     HEADER_SLOTS,
     NO_DIGEST,
-    PAGE_BYTES,
     RECORD_BYTES,
     RECORDS_PER_PAGE,
     WORD,
@@ -35,19 +33,16 @@ from services.disk_agent.chunk_map_file import (
     PassKey,
     Record,
     kinds,
-    page_checksum,
-    page_offset,
     read_header,
     sync_directory,
     write_header,
 )
+from services.disk_agent.chunk_map_pages import MapPages
 from services.disk_agent.engine.digests import ALGORITHMS, DIGEST_BYTES, XXH3_128
 from services.disk_agent.engine.failures import MapUnusable
 
 __all__ = ["NO_DIGEST", "ChunkMap", "Header", "Kind", "PassKey", "Record"]
 
-# Clean pages kept in memory; dirty ones stay until the checkpoint.
-_CACHED_PAGES = 512
 # Forgetting a large disk's chunks is written out after so many pages.
 _FORGOTTEN_PAGES = 4096
 
@@ -64,9 +59,7 @@ class ChunkMap:
             raise MapUnusable(f"the chunk map {path} has digests of unknown kind {header.digest!r}")
         self.digest_of = algorithm.digest_of
         self._begin_digest = algorithm.begin
-        self.damaged_pages = 0
-        self._clean: OrderedDict[int, bytearray] = OrderedDict()
-        self._dirty: dict[int, bytearray] = {}
+        self._pages = MapPages(fd, header.identity)
         self._resumed = False
 
     # -- opening and closing
@@ -156,17 +149,19 @@ class ChunkMap:
             self.checkpoint(force_header=True)
             return
         self._forget_intent()
+        # Its number first: what is forgotten by a beginning that a crash cuts short is owed then.
+        self.header = replace(old, sequence=old.sequence + 1, intent_first=0, intent_stop=0)
+        self.checkpoint(force_header=True)
+        self._forget(stale, WORD.pack(self.header.sequence << 2))
         self.header = replace(
-            old,
+            self.header,
             pass_id=key.pass_id,
             snapshot=key.snapshot,
             mode=key.mode,
-            sequence=old.sequence + 1,
             complete=False,
             blank_target=blank_target,
         )
-        self._forget(stale, WORD.pack(self.header.sequence << 2))
-        self.checkpoint(force_header=True)
+        self._write_headers()
 
     def rebind(self, key: PassKey, changed: Iterable[tuple[int, int]]) -> None:
         """Go on with a pass on another snapshot.
@@ -184,14 +179,20 @@ class ChunkMap:
             blank_target=False,
         )
         self._resumed = True
-        self.checkpoint(force_header=True)
+        self._write_headers()
 
-    def complete_pass(self) -> None:
-        """Record that the current pass is done; durable when it returns."""
+    def complete_pass(self, image_bytes: int = 0) -> None:
+        """Record that the current pass is done; durable when it returns.
+
+        `image_bytes` is the length of the image's file, which does not get shorter by itself.
+        Raises MapUnusable when the map's file was taken away.
+        """
+        self._check_in_place()
         self.header = replace(
             self.header,
             complete=True,
             complete_pass_id=self.header.pass_id,
+            image_bytes=image_bytes,
             intent_first=0,
             intent_stop=0,
         )
@@ -202,8 +203,10 @@ class ChunkMap:
         old = self.header
         if old.capacity_bytes % old.chunk_bytes:
             self._forget([(self.chunks - 1, self.chunks)])
-        self.header = replace(old, capacity_bytes=capacity_bytes, complete=False)
-        self.checkpoint(force_header=True)
+        # A pass that ended is over: what comes is another, whatever its key.
+        mode = "" if old.complete else old.mode
+        self.header = replace(old, capacity_bytes=capacity_bytes, complete=False, mode=mode)
+        self._write_headers()
 
     # -- records
 
@@ -250,6 +253,9 @@ class ChunkMap:
             first = index
             index += (stop - CHECKSUM_BYTES) // RECORD_BYTES
             if Kind.UNKNOWN not in kinds(page, CHECKSUM_BYTES, stop):
+                if begin >= 0:
+                    yield begin, first
+                    begin = -1
                 continue
             for each in range(first, index):
                 at = CHECKSUM_BYTES + (each - first) * RECORD_BYTES
@@ -261,6 +267,11 @@ class ChunkMap:
                     begin = -1
         if begin >= 0:
             yield begin, index
+
+    def kinds(self) -> Iterator[tuple[int, bytes]]:
+        """The kinds of all chunks, a byte each, in runs of some hundred with their first number."""
+        for number, (page, stop) in enumerate(self._filled_pages()):
+            yield number * RECORDS_PER_PAGE, kinds(page, CHECKSUM_BYTES, stop)
 
     def holds_data(self) -> bool:
         """Whether any chunk on the target is recorded to hold data."""
@@ -288,23 +299,23 @@ class ChunkMap:
         return state.hexdigest()[: 2 * DIGEST_BYTES]
 
     def _has_any(self, *wanted: Kind) -> bool:
-        return any(
-            kind in found
-            for page, stop in self._filled_pages()
-            for found in (kinds(page, CHECKSUM_BYTES, stop),)
-            for kind in wanted
-        )
+        return any(kind in found for _, found in self.kinds() for kind in wanted)
 
     def _filled_pages(self) -> Iterator[tuple[bytearray, int]]:
         """All pages, each with where its last record ends."""
         for first in range(0, self.chunks, RECORDS_PER_PAGE):
             count = min(self.chunks - first, RECORDS_PER_PAGE)
-            yield self._page(first // RECORDS_PER_PAGE), CHECKSUM_BYTES + count * RECORD_BYTES
+            yield self._pages.read(first // RECORDS_PER_PAGE), CHECKSUM_BYTES + count * RECORD_BYTES
+
+    @property
+    def damaged_pages(self) -> int:
+        """Pages that were found damaged."""
+        return len(self._pages.damaged)
 
     @property
     def dirty_pages(self) -> int:
         """Pages that wait for a checkpoint."""
-        return len(self._dirty)
+        return self._pages.dirty
 
     def checkpoint(
         self, *, intent: tuple[int, int] | None = None, force_header: bool = False
@@ -314,10 +325,7 @@ class ChunkMap:
         `intent` is the window (first, stop) of chunks that may be overwritten from now on without
         their records having been forgotten first.
         """
-        for index, page in sorted(self._dirty.items()):
-            body = page[CHECKSUM_BYTES:]
-            page[:CHECKSUM_BYTES] = page_checksum(body, self.header.identity, index)
-            os.pwrite(self._fd, page, page_offset(index))
+        self._pages.write()
         if intent is not None and intent != (self.header.intent_first, self.header.intent_stop):
             self.header = replace(self.header, intent_first=intent[0], intent_stop=intent[1])
             force_header = True
@@ -327,10 +335,20 @@ class ChunkMap:
             self.header = replace(self.header, generation=self.header.generation + 1)
             write_header(self._fd, self.path, self.header)
         os.fdatasync(self._fd)
-        self._clean.update(self._dirty)
-        self._dirty.clear()
-        while len(self._clean) > _CACHED_PAGES:
-            self._clean.popitem(last=False)
+        self._pages.written()
+
+    def _check_in_place(self) -> None:
+        try:
+            there = os.path.samestat(os.fstat(self._fd), self.path.stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise MapUnusable(f"the chunk map {self.path} was removed or replaced meanwhile")
+
+    def _write_headers(self) -> None:
+        """Both slots: should one be damaged, the other must not be of a pass that is over."""
+        for _ in range(HEADER_SLOTS):
+            self.checkpoint(force_header=True)
 
     # -- pages
 
@@ -356,17 +374,14 @@ class ChunkMap:
                         if kind != Kind.UNKNOWN:
                             self._fill(number, 1, record)
                 first = end
-                if len(self._dirty) >= _FORGOTTEN_PAGES:
+                if self._pages.dirty >= _FORGOTTEN_PAGES:
                     self.checkpoint()
 
     def _fill(self, first: int, count: int, record: bytes) -> None:
         while count > 0:
             number, slot = divmod(first, RECORDS_PER_PAGE)
             some = min(count, RECORDS_PER_PAGE - slot)
-            page = self._dirty.get(number)
-            if page is None:
-                page = self._dirty[number] = self._page(number)
-                self._clean.pop(number, None)
+            page = self._pages.change(number)
             at = CHECKSUM_BYTES + slot * RECORD_BYTES
             page[at : at + some * RECORD_BYTES] = record * some
             first += some
@@ -374,21 +389,4 @@ class ChunkMap:
 
     def _locate(self, index: int) -> tuple[bytearray, int]:
         number, slot = divmod(index, RECORDS_PER_PAGE)
-        return self._page(number), CHECKSUM_BYTES + slot * RECORD_BYTES
-
-    def _page(self, number: int) -> bytearray:
-        page = self._dirty.get(number) or self._clean.get(number)
-        if page is not None:
-            return page
-        page = bytearray(os.pread(self._fd, PAGE_BYTES, page_offset(number)))
-        if not any(page):
-            page = bytearray(PAGE_BYTES)
-        elif len(page) < PAGE_BYTES or page[:CHECKSUM_BYTES] != page_checksum(
-            page[CHECKSUM_BYTES:], self.header.identity, number
-        ):
-            self.damaged_pages += 1
-            page = bytearray(PAGE_BYTES)
-        self._clean[number] = page
-        if len(self._clean) > _CACHED_PAGES:
-            self._clean.popitem(last=False)
-        return page
+        return self._pages.read(number), CHECKSUM_BYTES + slot * RECORD_BYTES

@@ -74,6 +74,8 @@ class Header:
     blank_target: bool = False
     # The newest pass that ended well; empty before the first.
     complete_pass_id: str = ""
+    # The length of the image's file when that one ended; 0 in maps from before it was kept.
+    image_bytes: int = 0
     intent_first: int = 0
     intent_stop: int = 0
     # The algorithm of all its digests. Maps from before there was a choice do not name it.

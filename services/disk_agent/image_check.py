@@ -2,8 +2,8 @@
 
 import errno
 import itertools
+import os
 import random
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
@@ -14,9 +14,8 @@ from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.extents import is_blank
 from services.disk_agent.engine.failures import TargetReplaced
 
-# So many chunks are read back, spread over the disk, and so many records looked at to find each.
+# So many chunks are read back.
 _SAMPLES = 16
-_LOOKED_AT = 256
 # So many that differ are no damage.
 _ANOTHER_IMAGE = 2
 
@@ -30,38 +29,63 @@ class Image(Enum):
     ANOTHER = "the image does not hold what its map says"
 
 
-def image_file(path: str) -> tuple[int, int] | None:
-    """Which file a path names: its device and inode. None when there is none."""
+def image_file(path: str) -> os.stat_result | None:
+    """Which file a path names; None when there is none."""
     try:
-        found = Path(path).stat()
-    except FileNotFoundError:
+        return Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_dev, found.st_ino
 
 
-def check_in_place(path: str, expected: tuple[int, int] | None) -> None:
-    """Raises TargetReplaced when the image was removed or replaced while it was being used."""
+def check_in_place(path: str, expected: os.stat_result | None) -> int:
+    """The length of the image's file; also while it is written it does not get shorter.
+
+    Raises TargetReplaced when it was removed, replaced or cut while it was being used.
+    """
     found = image_file(path)
-    if found != expected:
-        what = "removed" if found is None else "replaced by another file"
+    what = ""
+    if found is None or expected is None:
+        what = "removed"
+    elif not os.path.samestat(found, expected):
+        what = "replaced by another file"
+    elif found.st_size < expected.st_size:
+        what = f"cut from {expected.st_size} to {found.st_size} bytes"
+    if found is None or what:
         raise TargetReplaced(f"the image {path} was {what} meanwhile")
+    return found.st_size
 
 
-def compared(chunk_map: ChunkMap, target: Endpoint) -> Image:
-    """What the image is to its map, as far as some chunks of it can tell."""
+def check_kept(chunk_map: ChunkMap, target: Endpoint) -> None:
+    """Raises TargetReplaced when chunks of a pass at its end are not on the target."""
+    if _differs(chunk_map, target):
+        raise TargetReplaced(
+            "the image does not hold what was written to it: somebody changed it meanwhile, or its "
+            "storage loses data"
+        )
+
+
+def compared(chunk_map: ChunkMap, target: Endpoint, image: Path) -> Image:
+    """What the image is to its map, as far as its length and some chunks of it can tell."""
     if is_blank(target):
         return Image.EMPTY if chunk_map.holds_data() else Image.AS_RECORDED
-    samples = _samples(chunk_map)
-    differing = sum(not _is_as_recorded(chunk_map, index, target) for index in samples)
-    if differing and differing >= min(_ANOTHER_IMAGE, len(samples)):
+    # Clusters behind the end of a QCOW2 file read as zeroes.
+    if image.stat().st_size < chunk_map.header.image_bytes or _differs(chunk_map, target):
         return Image.ANOTHER
     return Image.AS_RECORDED
+
+
+def _differs(chunk_map: ChunkMap, target: Endpoint) -> bool:
+    samples = _some(chunk_map, Kind.DATA) or _some(chunk_map, Kind.ZERO)
+    differing = sum(not _is_as_recorded(chunk_map, index, target) for index in samples)
+    return bool(differing) and differing >= min(_ANOTHER_IMAGE, len(samples))
 
 
 def _is_as_recorded(chunk_map: ChunkMap, index: int, target: Endpoint) -> bool:
     header, record = chunk_map.header, chunk_map[index]
     offset = index * header.chunk_bytes
     length = min(header.chunk_bytes, header.capacity_bytes - offset)
+    if offset + length > target.size_bytes:
+        return False
     try:
         content = target.handle.pread(length, offset)
     except nbd.Error as error:
@@ -71,26 +95,21 @@ def _is_as_recorded(chunk_map: ChunkMap, index: int, target: Endpoint) -> bool:
     return chunk_map.digest_of(memoryview(content)) == record.digest
 
 
-def _samples(chunk_map: ChunkMap) -> list[int]:
-    """Chunks whose content is known, one in each part of the disk: with data if there are any."""
-    count = chunk_map.chunks
-    parts = [count * number // _SAMPLES for number in range(_SAMPLES + 1)]
-    found: dict[Kind, list[int]] = {Kind.DATA: [], Kind.ZERO: []}
-    for first, stop in itertools.pairwise(parts):
-        seen: set[Kind] = set()
-        for index in _from_anywhere(first, stop):
-            kind = chunk_map[index].kind
-            if kind in found and kind not in seen:
-                seen.add(kind)
-                found[kind].append(index)
-            if kind is Kind.DATA:
-                break
-    return found[Kind.DATA] or found[Kind.ZERO]
-
-
-def _from_anywhere(first: int, stop: int) -> Iterator[int]:
-    """Some of the numbers from `first` on, beginning anywhere and going round."""
-    length = stop - first
-    start = random.randrange(length) if length else 0  # noqa: S311 - no secret
-    for step in range(min(_LOOKED_AT, length)):
-        yield first + (start + step) % length
+def _some(chunk_map: ChunkMap, kind: Kind) -> list[int]:
+    """Chunks of a kind, at random, spread over all that there are."""
+    counts = [found.count(kind) for _, found in chunk_map.kinds()]
+    parts = [sum(counts) * part // _SAMPLES for part in range(_SAMPLES + 1)]
+    wanted = [
+        random.randrange(first, stop)  # noqa: S311 - no secret
+        for first, stop in itertools.pairwise(parts)
+        if first < stop
+    ]
+    chosen: list[int] = []
+    before = 0
+    for (first, found), count in zip(chunk_map.kinds(), counts, strict=True):
+        here = [nth - before for nth in wanted if before <= nth < before + count]
+        if here:
+            places = [first + at for at, each in enumerate(found) if each == kind]
+            chosen += [places[nth] for nth in here]
+        before += count
+    return chosen

@@ -40,7 +40,7 @@ def mend(image: Path, wait: Wait = time.sleep) -> None:
     Raises TargetUnusable when the image is damaged in any other way, or cannot be checked, and
     what `wait` raises: the image is left as it was or half mended, for the next call.
     """
-    _forget_cached(image)
+    forget_cached(image)
     found = _check(image, wait)
     if found.returncode == _LEAKS:
         found = _check(image, wait, "-r", "leaks")
@@ -69,7 +69,7 @@ def is_locked(said: str) -> bool:
     return '" lock' in said
 
 
-def _forget_cached(image: Path) -> None:
+def forget_cached(image: Path) -> None:
     """Have the kernel read the image from its storage again.
 
     Pages that could not be written stay in the page cache as if they had been (fsync(2)): whoever

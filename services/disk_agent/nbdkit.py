@@ -27,6 +27,7 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _STEP_SECONDS = 0.01
 _SAID_LINES = 5
+_PASSWORD_BYTES = 4096
 # "nbdkit: python[1]: error: /…/vddk_plugin.py: open: error: VddkError: ", or a part of it.
 _PREFIX = re.compile(
     r"^nbdkit: (?:\S+ )?(?:error: )?(?:\S+\.py: )?(?:\w+: error: )?(?:\w+Error: )?"
@@ -176,6 +177,11 @@ class NbdkitServer:
         # A server that was killed leaves its files behind, and nbdkit refuses an existing socket.
         self._socket.unlink(missing_ok=True)
         self._pidfile.unlink(missing_ok=True)
+        if len(self._password.encode()) > _PASSWORD_BYTES:
+            raise SourceUnusable(
+                f"the password has more than {_PASSWORD_BYTES} bytes",
+                hint="look at what the setting or file holds",
+            )
         reading, writing = os.pipe()
         try:
             # A pipe holds 64 KiB before anybody reads, so this does not block.

@@ -1,5 +1,6 @@
 """One pass over one disk: check that everything fits, bind the map, run the mode's strategy."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +24,13 @@ from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range, chunk_runs, total_bytes, united
 from services.disk_agent.engine.repairing import Repair
 from services.disk_agent.engine.verifying import Mismatches, VerifyFull, VerifyTarget
-from services.disk_agent.image_check import Image, check_in_place, compared, image_file
+from services.disk_agent.image_check import (
+    Image,
+    check_in_place,
+    check_kept,
+    compared,
+    image_file,
+)
 from services.disk_agent.order import Mode, TransferOrder
 
 # QCOW2 counts in sectors, so an image may be larger than the disk by less than one.
@@ -62,7 +69,7 @@ class DiskPass:
         self.meter = Meter(order.capacity_bytes, surroundings.now)
         self.digest = ""
         # Which file the image is: another may take its place.
-        self._image = image_file(order.target_path)
+        self._image: os.stat_result | None = None
 
     def needs_source(self) -> bool:
         """Whether the mode reads the source: a verification does if there is no digest of a chunk.
@@ -77,6 +84,7 @@ class DiskPass:
     def run(self, source: Endpoint | None, target: Endpoint) -> None:
         """Run to the end. Raises TransferFailure; the map then holds what was done."""
         self._check_sizes(source, target)
+        self._image = self._image or image_file(self._order.target_path)
         self.meter.begin_run(resumes=self._order.mode.copies)
         with ExitStack() as stack:
             chunk_map = stack.enter_context(self._bound_map(target))
@@ -89,9 +97,10 @@ class DiskPass:
                 self.meter.resumed_bytes = self.meter.total_bytes
             else:
                 self._run_strategy(chunk_map, source, target)
-                check_in_place(self._order.target_path, self._image)
+                image_bytes = check_in_place(self._order.target_path, self._image)
                 if self._order.mode.copies:
-                    chunk_map.complete_pass()
+                    check_kept(chunk_map, target)
+                    chunk_map.complete_pass(image_bytes)
             self.digest = chunk_map.digest()
         self._around.report()
 
@@ -230,6 +239,10 @@ class DiskPass:
     def _goes_on(self, found: ChunkMap, target: Endpoint) -> bool:
         """Whether a full copy continues with this map; it is bound to the pass when it does."""
         header = found.header
+        image = self._compared(found, target)
+        if image is Image.ANOTHER:
+            # Nobody knows whose it is.
+            raise TargetReplaced(f"{image.value}, the chunk map {found.path}")
         if header.capacity_bytes != self._order.capacity_bytes or header.mode != Mode.FULL:
             return False
         same = header.key == self._key
@@ -237,12 +250,11 @@ class DiskPass:
         moved = not same and bool(self._order.ranges_id)
         if not same and not moved:
             return False
-        image = self._compared(found, target)
-        if image is Image.ANOTHER:
-            # Nobody knows whose it is.
-            raise TargetReplaced(f"{image.value}, the chunk map {found.path}")
         if image is Image.EMPTY:
             self._around.notice(f"{image.value}: copying anew")
+            return False
+        if not found.holds_data() and not is_blank(target):
+            # What is on it was not recorded, so that zeroes must be written, too.
             return False
         if moved:
             found.rebind(self._key, chunk_runs(self._ranges, header.chunk_bytes))
@@ -271,7 +283,7 @@ class DiskPass:
             Range(first * chunk, min(stop * chunk, capacity) - first * chunk)
             for first, stop in found.debts()
         ]
-        return united([*self._ranges, *debts])
+        return united([*self._areas, *debts])
 
     def _map_for_resync(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged() or self._fresh()
@@ -318,7 +330,7 @@ class DiskPass:
 
     def _compared(self, found: ChunkMap, target: Endpoint) -> Image:
         try:
-            return compared(found, target)
+            return compared(found, target, Path(self._order.target_path))
         except BaseException:
             found.close()
             raise

@@ -29,6 +29,8 @@ _LINE_LIMIT_BYTES = 1 << 20
 # unix(7), and what a worker calls its sockets.
 _SOCKET_PATH_BYTES = 107
 _LONGEST_NAME = "target.sock"
+# What a worker starts. It dies with the agent itself; these may be stopped, and hear of nothing.
+_SERVERS = (b"qemu-nbd", b"nbdkit")
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -137,23 +139,24 @@ class ProcessLauncher:
 
 
 def kill_processes_below(folder: Path, prefix: str = "") -> int:
-    """Kill the processes that have a path in a folder on their command line. Returns how many.
+    """Kill the servers of this user that have a socket in a folder. Returns how many.
 
-    No other process can be taken for one of them, whatever became of the process ids.
+    They are known by their command lines, whatever became of the process ids.
     """
     path = f"{folder}/{prefix}".encode()
     killed = 0
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit():
             continue
         try:
-            command = (entry / "cmdline").read_bytes()
+            program, *arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            ours = entry.stat().st_uid == os.geteuid()
         except OSError:
             continue  # It ended meanwhile.
-        if path in command:
-            with contextlib.suppress(ProcessLookupError):
+        if ours and program in _SERVERS and any(b"=" + path in each for each in arguments):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(entry.name), signal.SIGKILL)
-            killed += 1
+                killed += 1
     return killed
 
 

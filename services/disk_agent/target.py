@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from services.disk_agent import process
 from services.disk_agent.engine.failures import TargetFailed, TargetFull, TargetUnusable
-from services.disk_agent.mending import is_locked, mend
+from services.disk_agent.mending import forget_cached, is_locked, mend
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
@@ -42,18 +42,6 @@ def supports_direct_io(image: Path) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def drop_cached(image: Path) -> None:
-    """Have the kernel forget what it holds of an image, so that reading shows what storage has.
-
-    Only what was written back goes; a file system may keep the rest, or all (posix_fadvise(2)).
-    """
-    fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
 
 
 def qemu_nbd_command(
@@ -154,7 +142,8 @@ class TargetServer:
                     hint="check that its storage is mounted and writable",
                 ) from error
         if not self._writable:
-            drop_cached(self._image)
+            # What storage has is to be shown, not what the host remembers.
+            forget_cached(self._image)
         # A worker that was killed leaves these behind, and the pid file means that qemu-nbd serves.
         self._remove_files()
         command = qemu_nbd_command(

@@ -258,7 +258,8 @@ def main() -> int:
     control = PipeControl(limit, stdin, rest)
     try:
         worker = Worker(order, str(told.get("password", "")), control, emit)
-    except TransferFailure as failure:
+    except (TransferFailure, OSError) as error:
+        failure = error if isinstance(error, TransferFailure) else HostFailed.of(error)
         emit({"event": "end", "failure": failure.to_wire(), "digest": "", "progress": {}})
         return 0
     worker.run()

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.commands.expert import _remove_unused
 from cli.scratch import scratch_folder
 from lab.esxi.client import DiskFault
 from lab.esxi.process import EsxiProcess, start_esxi
+from services.disk_agent.supervisor import kill_processes_below
 from tests.lab_esxi_rig import BLOCK, PASSWORD, build_vddk, connect, content
 
 ROOT = Path(__file__).parents[2]
@@ -439,3 +441,129 @@ def test_ranges_are_read_to_the_letter(expert: Expert, ranges: str, told: str) -
     refused = expert.v2c("delta-sync", "delta_sync", snapshot_moref="s", ranges_file="r.json")
     assert refused.returncode == 1
     assert told in refused.stderr
+
+
+def test_the_image_that_another_command_fills_is_left_alone(expert: Expert) -> None:
+    """Whoever comes second is told so, and removes nothing when it fails."""
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    slow = DiskFault(kind="latency", vm="vm-1", key=2000, count=0, milliseconds=5000)
+    expert.esxi.client.inject_fault(slow)
+    spec: dict[str, Any] = {"snapshot_moref": "snapshot-1"}
+    with (
+        tempfile.TemporaryDirectory(prefix="v2c-") as temporary,
+        expert.started("base-copy", "base_copy", Path(temporary), **spec) as first,
+    ):
+        while not list(Path(temporary).glob("v2c-*/run/*/source.pid")):
+            assert first.poll() is None
+            time.sleep(0.01)
+        second = expert.v2c("base-copy", "base_copy", **spec)
+        assert second.returncode == 1
+        assert "is in use by another process" in second.stderr
+        made = expert.target.stat()
+        _remove_unused(expert.target, made)
+        assert expert.target.exists()
+        expert.esxi.client.clear_faults()
+        first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert expert.image_content() == expert.snapshot_content("snapshot-1")
+
+
+def test_a_map_that_says_nothing_vouches_for_no_image(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
+    chunk_map = expert.folder / ".a.qcow2.map"
+    chunk_map.write_bytes(bytes(chunk_map.stat().st_size))
+    before = expert.target.read_bytes()
+
+    refused = expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
+
+    assert refused.returncode == 1
+    assert "no chunk map says what it holds" in refused.stderr
+    assert expert.target.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        ({"target_qcow2": "gone.qcow2"}, "gone.qcow2 points to nothing"),
+        ({"target_qcow2": "folder.qcow2"}, "folder.qcow2 is no file"),
+        ({"target_qcow2": "nowhere/a.qcow2"}, "there is no folder"),
+        ({"target_qcow2": f"{'d' * 300}/a.qcow2"}, "File name too long"),
+        ({"disk_path": "a\0b"}, "base_copy.disk_path"),
+        ({"snapshot_moref": ""}, "base_copy.snapshot_moref"),
+    ],
+)
+def test_what_can_be_no_copy_is_told_in_a_line(
+    expert: Expert, job: dict[str, Any], told: str
+) -> None:
+    (expert.folder / "gone.qcow2").symlink_to(expert.folder / "missing" / "a.qcow2")
+    (expert.folder / "folder.qcow2").mkdir()
+
+    refused = expert.v2c("base-copy", "base_copy", **{"snapshot_moref": "s", **job})
+
+    assert refused.returncode in {1, 2}
+    assert told in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_password_that_is_none_does_not_hang(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    expert.vddk["password"] = "x" * 100_000
+    refused = expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
+    assert refused.returncode == 1
+    assert "the password has more than 4096 bytes" in refused.stderr
+
+
+def test_no_room_for_the_ranges_is_told(expert: Expert) -> None:
+    expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
+    assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
+    (expert.folder / "r.json").write_text(json.dumps([[n * 1024, 512] for n in range(4096)]))
+    small = expert.folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(small)], check=True)
+    try:
+        delta: dict[str, Any] = {"snapshot_moref": "snapshot-1", "ranges_file": "r.json"}
+        with expert.started("delta-sync", "delta_sync", small, **delta) as command:
+            _, said = command.communicate(timeout=60)
+        left = list(small.iterdir())
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert command.returncode == 1
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+    assert left == []
+
+
+def test_only_servers_of_this_user_below_the_folder_are_killed(tmp_path: Path) -> None:
+    reading = tmp_path / "log"
+    reading.touch()
+    bystander = subprocess.Popen(["tail", "-f", str(reading)])
+    serving = ["nbdkit", "-f", f"--unix={tmp_path}/s.sock", "null", "1M"]
+    server = subprocess.Popen(serving)
+    try:
+        while not (tmp_path / "s.sock").exists():
+            time.sleep(0.01)
+        assert kill_processes_below(tmp_path / "s") == 0
+        assert kill_processes_below(tmp_path) == 1
+        assert server.wait(10) == -signal.SIGKILL
+        assert bystander.poll() is None
+    finally:
+        for process in (bystander, server):
+            process.kill()
+            process.wait()
+
+
+def test_folders_of_others_or_just_made_are_left_and_old_ones_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fresh, old, foreign, link = (tmp_path / f"v2c-cli-{name}" for name in "abcd")
+    for folder in (fresh, old, foreign, link):
+        folder.mkdir()
+    (foreign / "cli.lock").touch()
+    os.chown(foreign, 65534, 65534)
+    (link / "cli.lock").symlink_to(foreign / "cli.lock")
+    os.utime(old, (0, 0))
+    with scratch_folder(lambda _: None):
+        pass
+    assert {each.name[-1] for each in tmp_path.iterdir()} == {"a", "c", "d"}

@@ -107,6 +107,19 @@ def test_one_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
     rig.assert_identical()
 
 
+@pytest.mark.parametrize("mode", [Mode.REPAIR, Mode.VERIFY_TARGET])
+def test_reading_the_target_has_a_rate(tmp_path: Path, mode: Mode) -> None:
+    rig = Rig(tmp_path, "AAAA" * 64)
+    rig.run()
+    rates: list[float] = []
+
+    def note(control: Control, progress: Progress) -> None:
+        rates.append(progress.bytes_per_second)
+
+    assert rig.run(mode, on_report=note).progress.read_bytes == 0
+    assert max(rates) > 0
+
+
 def test_without_a_map_there_is_nothing_to_hold_the_image_against(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA")
     with pytest.raises(MapUnusable, match="repairing the image needs the chunk map"):

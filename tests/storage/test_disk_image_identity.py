@@ -1,6 +1,9 @@
 """An image that is not the one its map describes, and what passes that never ended leave to do."""
 
+import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +11,11 @@ import pytest
 
 from services.disk_agent.chunk_map import ChunkMap
 from services.disk_agent.engine.control import Control
+from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.failures import (
     ContentMismatch,
     MapUnusable,
+    TargetFailed,
     TargetUnusable,
     TransferCancelled,
 )
@@ -68,6 +73,63 @@ def test_a_damaged_chunk_is_for_the_verification(tmp_path: Path) -> None:
     rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=changed)
     with pytest.raises(ContentMismatch, match="1 of its chunks"):
         rig.run(Mode.VERIFY_TARGET, number=1, snapshot="s1", with_source=False)
+
+
+@pytest.mark.parametrize("snapshot", ["s0", "s9"])
+def test_a_thin_disks_little_data_is_what_is_looked_at(tmp_path: Path, snapshot: str) -> None:
+    """Also by a copy of another snapshot, which goes over everything."""
+    rig = Rig(tmp_path, "ABCDEFGHIJKL")
+    os.truncate(rig.source, 2 << 30)
+    rig.image.unlink()
+    create_image(rig.image, 2 << 30)
+    rig.run()
+    rig.image.unlink()
+    create_image(rig.image, 2 << 30)
+    write = ["qemu-io", "-c", "write -q -P 7 1G 1M", str(rig.image)]
+    subprocess.run(write, check=True)
+    before = rig.image.read_bytes()
+    with pytest.raises(TargetUnusable, match="does not hold what its map says"):
+        rig.run(snapshot=snapshot)
+    assert rig.image.read_bytes() == before
+
+
+def test_what_was_written_before_the_first_checkpoint_is_written_over(tmp_path: Path) -> None:
+    """Nothing says whose it is, so that zeroes are written as well."""
+    rig = Rig(tmp_path, DISK)
+    tuning = Tuning(depth=4, report_seconds=0.001, checkpoint_seconds=60.0)
+
+    def die(control: Control, progress: Progress) -> None:
+        if progress.done_bytes > rig.size // 2:
+            os.kill(int((tmp_path / "target.pid").read_text()), signal.SIGKILL)
+
+    with pytest.raises(TargetFailed):
+        rig.run(server=(*SLOW, str(rig.source)), tuning=tuning, on_report=die)
+    rig.damage(120 * BLOCK, b"?" * BLOCK)
+    rig.run()
+    rig.assert_identical()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_image_that_lost_its_end_is_noticed(tmp_path: Path, ends: bool) -> None:
+    rig = Rig(tmp_path, "AB" * 512)
+    if ends:
+        rig.run()
+        os.truncate(rig.image, rig.image.stat().st_size - BLOCK)
+        with pytest.raises(TargetUnusable, match="does not hold what its map says"):
+            rig.run()
+        with pytest.raises(MapUnusable, match="does not hold what its map says"):
+            rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[Range(0, BLOCK)])
+        return
+
+    def cut(control: Control, progress: Progress) -> None:
+        if progress.done_bytes > rig.size // 2 and not (tmp_path / "cut").exists():
+            (tmp_path / "cut").touch()
+            os.truncate(rig.image, 4 * BLOCK)
+
+    with pytest.raises((TargetUnusable, TargetFailed)):
+        rig.run(server=(*SLOW, str(rig.source)), on_report=cut)
+    with ChunkMap.open(rig.map) as found:
+        assert not found.header.complete
 
 
 def test_an_empty_image_is_filled_but_not_by_changed_areas(tmp_path: Path) -> None:
@@ -155,6 +217,42 @@ def test_the_next_delta_goes_on_with_what_it_took_over(tmp_path: Path) -> None:
             )
     rig.run(Mode.RANGES, number=2, snapshot="s2", ranges=[Range(0, BLOCK)])
     rig.assert_identical()
+
+
+def test_a_source_that_is_opened_again_amid_taken_over_debts_counts_right(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "A" * 128)
+    rig.run()
+    server = (*SLOW, str(rig.source))
+    first = [overwrite(rig.source, index, "xy") for index in range(0, 128, 4)]
+    with pytest.raises(TransferCancelled):
+        rig.run(
+            Mode.RANGES,
+            number=1,
+            snapshot="s1",
+            ranges=first,
+            server=server,
+            on_report=cancel_after(4 * BLOCK),
+        )
+    totals: set[int] = set()
+
+    def kill_once(control: Control, progress: Progress) -> None:
+        totals.add(progress.total_bytes)
+        if progress.done_bytes > 48 * BLOCK and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            os.kill(int((tmp_path / "source.pid").read_text()), signal.SIGKILL)
+
+    outcome = rig.run(
+        Mode.RANGES,
+        number=2,
+        snapshot="s2",
+        ranges=[Range(0, BLOCK)],
+        server=server,
+        on_report=kill_once,
+        reopens=True,
+    )
+    rig.assert_identical()
+    assert totals == {outcome.progress.total_bytes}
+    assert outcome.accounted_bytes == outcome.progress.total_bytes
 
 
 def test_changed_areas_do_not_do_after_a_resync_that_never_ended(tmp_path: Path) -> None:

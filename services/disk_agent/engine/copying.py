@@ -28,6 +28,7 @@ class Copy:
     """
 
     needs_intent = False
+    verifies = False
     compares = False
 
     def __init__(self, runs: Iterable[Extent], chunk_map: ChunkMap, meter: Meter) -> None:
@@ -83,6 +84,7 @@ class Resync:
     """
 
     needs_intent = True
+    verifies = False
     compares = True
 
     def __init__(

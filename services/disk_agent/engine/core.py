@@ -110,6 +110,8 @@ class Strategy(Protocol):
     needs_intent: bool
     # A second buffer per slot is needed.
     compares: bool
+    # The target is what is read first, and the source only where need be.
+    verifies: bool
 
     def tasks(self) -> Iterator[Task]:
         """The tasks in ascending order of offset."""
@@ -145,8 +147,8 @@ class Engine:
         self._report = report
         self._endpoints = [target] if source is None else [source, target]
         self._loop = PollLoop(self._endpoints, control)
-        self._feeder = target if source is None else source
-        self._others = [endpoint for endpoint in self._endpoints if endpoint is not self._feeder]
+        self._feeder = target
+        self._others: list[Endpoint] = []
         self._depth = Depth(tuning.near_depth, tuning.depth, chunk_map.header.chunk_bytes, now())
         self._fed_bytes = 0
         self._checkpoints = Checkpoints(
@@ -223,6 +225,9 @@ class Engine:
         what failed.
         """
         self._make_slots(strategy)
+        if self.source is not None and not strategy.verifies:
+            self._feeder = self.source
+        self._others = [endpoint for endpoint in self._endpoints if endpoint is not self._feeder]
         tasks = strategy.tasks()
         if strategy.needs_intent:
             self._intent_stop = _INTENT_CHUNKS

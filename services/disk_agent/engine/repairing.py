@@ -30,6 +30,7 @@ class Repair:
     """
 
     needs_intent = False
+    verifies = True
     compares = True
 
     def __init__(

@@ -67,6 +67,7 @@ class VerifyTarget:
     """
 
     needs_intent = False
+    verifies = True
 
     def __init__(
         self,
@@ -157,6 +158,7 @@ class VerifyFull:
     """Read the source's allocated areas and the same of the target, and compare them."""
 
     needs_intent = False
+    verifies = False
     compares = True
 
     def __init__(

@@ -1,0 +1,34 @@
+"""Signals that end a command, and those that it was told to ignore."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from cli.interrupts import Interrupted, interruptible
+
+
+async def _signalled(number: int) -> str:
+    os.kill(os.getpid(), number)
+    await asyncio.sleep(0.1)
+    return "done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_work_is_cancelled_and_the_first_signal_told(number: int) -> None:
+    told: list[str] = []
+    with pytest.raises(Interrupted):
+        asyncio.run(interruptible(_signalled(number), lambda: told.append("stopping")))
+    assert told == ["stopping"]
+
+
+def test_a_terminal_that_hangs_up_is_ignored_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        told: list[str] = []
+        work = interruptible(_signalled(signal.SIGHUP), lambda: told.append("stopping"))
+        assert asyncio.run(work) == "done"
+        assert told == []
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,124 @@
+"""What a chunk map owes after passes that never ended, and after damage to its file."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from services.disk_agent.chunk_map import ChunkMap, Kind, PassKey
+from services.disk_agent.chunk_map_file import PAGE_BYTES, RECORDS_PER_PAGE, write_header
+from services.disk_agent.engine.failures import MapUnusable
+
+_CHUNK = 4096
+_CHUNKS = 5 * RECORDS_PER_PAGE
+_FULL = PassKey("0", "s0", "full")
+_DELTA = PassKey("1", "s1", "ranges")
+_NEXT = PassKey("2", "s2", "ranges")
+
+
+def complete(path: Path, chunks: int = _CHUNKS) -> ChunkMap:
+    """A map of a full copy that ended."""
+    made = ChunkMap.create(path, "d", chunks * _CHUNK, _CHUNK)
+    made.begin_pass(_FULL)
+    made.put(0, chunks, Kind.DATA, b"x" * 16)
+    made.complete_pass()
+    return made
+
+
+def test_debts_end_where_they_end(tmp_path: Path) -> None:
+    with complete(tmp_path / "m") as made:
+        last = RECORDS_PER_PAGE - 1
+        made.begin_pass(_DELTA, stale=[(last, last + 1), (4 * RECORDS_PER_PAGE, _CHUNKS)])
+        assert list(made.debts()) == []
+        made.begin_pass(_NEXT, stale=[(7, 9)])
+        assert list(made.debts()) == [(last, last + 1), (4 * RECORDS_PER_PAGE, _CHUNKS)]
+        made.put(last, 1, Kind.DATA, b"y" * 16)
+        assert list(made.debts()) == [(4 * RECORDS_PER_PAGE, _CHUNKS)]
+
+
+def test_what_is_owed_stays_owed_where_the_next_pass_goes_too(tmp_path: Path) -> None:
+    with complete(tmp_path / "m", 20) as made:
+        made.begin_pass(_DELTA, stale=[(3, 5)])
+        made.begin_pass(_NEXT, stale=[(4, 7), (6, 8)])
+        assert list(made.debts()) == [(3, 5)]
+        assert [made[index].kind for index in (5, 6, 7)] == [Kind.UNKNOWN] * 3
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_beginning_that_a_crash_cut_short_is_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Killed after so many writes of headers, also amid forgetting the chunks of a large disk."""
+    left = writes
+
+    def some(*arguments: object) -> None:
+        nonlocal left
+        if not left:
+            raise OSError(5, "killed here")
+        left -= 1
+        write_header(*arguments)  # type: ignore[arg-type]
+
+    made = complete(tmp_path / "m")
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{ChunkMap.__module__}.write_header", some)
+        patched.setattr(f"{ChunkMap.__module__}._FORGOTTEN_PAGES", 1)
+        if writes < 3:
+            with pytest.raises(OSError, match="killed here"):
+                made.begin_pass(_DELTA, stale=[(0, 2 * RECORDS_PER_PAGE)])
+        else:
+            made.begin_pass(_DELTA, stale=[(0, 2 * RECORDS_PER_PAGE)])
+    made.close()
+    with ChunkMap.open(tmp_path / "m") as again:
+        forgotten = {index for index in range(_CHUNKS) if again[index].kind is Kind.UNKNOWN}
+        again.begin_pass(_NEXT, stale=[(_CHUNKS - 1, _CHUNKS)])
+        owed = {index for first, stop in again.debts() for index in range(first, stop)}
+    assert owed == forgotten
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_either_header_may_be_damaged_amid_a_pass(tmp_path: Path, slot: int) -> None:
+    with complete(tmp_path / "m") as made:
+        made.begin_pass(_DELTA, stale=[(3, 5)])
+    with (tmp_path / "m").open("r+b") as file:
+        file.seek(slot * PAGE_BYTES + 40)
+        file.write(b"damage")
+    with ChunkMap.open(tmp_path / "m") as again:
+        assert (again.header.key, again.header.complete) == (_DELTA, False)
+        again.begin_pass(_NEXT)
+        assert list(again.debts()) == [(3, 5)]
+
+
+def test_a_disk_that_grew_owes_its_new_end_and_no_more(tmp_path: Path) -> None:
+    with complete(tmp_path / "m", 20) as made:
+        made.begin_pass(PassKey("1", "s1", "resync"))
+        made.put(0, 20, Kind.DATA, b"x" * 16)
+        made.complete_pass()
+        made.grow(30 * _CHUNK)
+        # The re-sync ended: nobody is to take it for one that never did.
+        assert made.header.mode == ""
+        made.begin_pass(_NEXT, stale=[(1, 2)])
+        assert list(made.debts()) == [(20, 30)]
+
+
+def test_a_damaged_page_counts_once_however_often_it_is_read(tmp_path: Path) -> None:
+    chunks = 600 * RECORDS_PER_PAGE
+    complete(tmp_path / "m", chunks).close()
+    with (tmp_path / "m").open("r+b") as file:
+        file.seek(2 * PAGE_BYTES + 100)
+        file.write(b"damage")
+    with ChunkMap.open(tmp_path / "m") as made:
+        assert made.lacks_digests()
+        assert list(made.debts()) == [(0, RECORDS_PER_PAGE)]
+        assert list(made.debts()) == [(0, RECORDS_PER_PAGE)]
+        assert made.damaged_pages == 1
+
+
+def test_a_map_that_was_taken_away_completes_nothing(tmp_path: Path) -> None:
+    with complete(tmp_path / "m", 20) as made:
+        made.begin_pass(_DELTA)
+        (tmp_path / "m").rename(tmp_path / "elsewhere")
+        with pytest.raises(MapUnusable, match="removed or replaced"):
+            made.complete_pass()
+        os.close(os.open(tmp_path / "m", os.O_CREAT | os.O_WRONLY))
+        with pytest.raises(MapUnusable, match="removed or replaced"):
+            made.complete_pass()
