@@ -60,7 +60,7 @@ async def require_server(config: Config, server: str | None) -> str:
         return address
     raise CommandError(
         f"no orchestrator answers at {address}",
-        "Start one with `v2c serve` or `v2c run`, or give its address with --server.",
+        "Start `v2c serve` in another terminal, or give a server's address with --server.",
     )
 
 

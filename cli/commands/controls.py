@@ -32,12 +32,14 @@ def finalize(
     spec: SpecHint = None,
     vm_id: MorefOption = None,
     now: Annotated[
-        bool, typer.Option("--now", help="Do not wait for the delta pass that is due.")
+        bool, typer.Option("--now", help="Without another delta pass; one that runs is finished.")
     ] = False,
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Ask for cutover: shutdown, final sync, conversion, import. Downtime begins.
+    """Ask for cutover: a last delta pass, shutdown, final sync, import.
+
+    Downtime begins with the shutdown, and ends with the import or the target's start.
 
     \b
     Examples:
@@ -146,7 +148,10 @@ def cancel(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """End a migration before its cutover and clean up both sides."""
+    """End a migration before its import and clean up both sides.
+
+    The source is started again if v2c shut it down. Needs running services: v2c serve.
+    """
 
     async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
         request = pb.CancelMigrationRequest(selector=which)
@@ -162,7 +167,10 @@ def rollback(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Undo a cutover: stop and let go the target, start the source."""
+    """Undo a cutover: stop and let go the target, start the source.
+
+    The target's images stay in their pool. Needs running services: v2c serve.
+    """
 
     async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
         request = pb.RollbackMigrationRequest(selector=which)

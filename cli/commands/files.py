@@ -94,7 +94,8 @@ def config_example(
 def spec_check(spec: SpecsOption, config: ConfigOption = None) -> None:
     """Report the specs' mistakes with their lines, and missing ids.
 
-    Whether the VMs and ids exist is found out by `v2c run` at once, before it copies.
+    Whether a VM and its pools exist is found out by `v2c run` before it copies; the other ids are
+    CloudStack's to check, at the import.
 
     \b
     Example:

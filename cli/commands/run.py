@@ -41,7 +41,7 @@ __all__ = ["check_vddk", "run"]
 
 ParallelVms = Annotated[
     int | None,
-    typer.Option("--parallel-vms", min=1, help="VMs at a time; otherwise the config's."),
+    typer.Option("--parallel-vms", min=1, help="Full copies at a time; otherwise the config's."),
 ]
 
 

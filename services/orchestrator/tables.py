@@ -127,7 +127,6 @@ class Disk(Base):
     used_bytes: Mapped[int] = mapped_column(default=0)
     is_root: Mapped[bool]
     storage_id: Mapped[str] = mapped_column(String(64), default="")
-    offering_id: Mapped[str] = mapped_column(String(64), default="")
     image_name: Mapped[str] = mapped_column(Text, default="")
     image_path: Mapped[str] = mapped_column(Text, default="")
     # Advances only after a pass is durable on the target; "" means only a re-sync will do.

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from services.kit.errors import ServiceError, StatusCode
 from services.orchestrator import passes
-from services.orchestrator.ports import TransferMode
+from services.orchestrator.ports import Pool, TransferMode
 from services.orchestrator.stages import Stage, State
 from tests.orchestrator_memory import failure, machine, memory_agents
 from tests.orchestrator_rig import Rig, new_rig, spec_text
@@ -305,3 +306,28 @@ def test_old_passes_are_forgotten_and_still_counted(monkeypatch: pytest.MonkeyPa
         assert {debt.kind for debt in row.debts} == {"image"}
         rig.finish()
         rig.check_done(vm)
+
+
+def test_a_pool_that_is_none_is_corrected_in_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    with new_rig() as rig:
+        rig.add()
+        resolve = rig.cloudstack.resolve_pool
+
+        def resolve_known(storage_id: str) -> Pool:
+            if storage_id == "pool-9":
+                raise ServiceError(
+                    code=StatusCode.NOT_FOUND, reason="POOL_NOT_FOUND", message="no such pool"
+                )
+            return resolve(storage_id)
+
+        monkeypatch.setattr(rig.cloudstack, "resolve_pool", resolve_known)
+        spec = spec_text()
+        wrong = spec.replace("  cloudstack:\n", "  cloudstack:\n    storageid: pool-9\n")
+        migration_id = rig.submit_spec(wrong)
+        failed = rig.to_state(State.FAILED)
+        assert failed.error is not None
+        assert failed.error.reason == "POOL_NOT_FOUND"
+        assert rig.submit_spec(spec, start=False) == migration_id
+        rig.controls.retry(migration_id, "tester")
+        rig.to_waiting_delta()
+        assert {Path(path).parent.name for path in rig.storage.images} == {"pool-1"}

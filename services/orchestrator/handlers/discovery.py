@@ -130,7 +130,6 @@ def discover_disks(tick: Tick) -> Outcome:
 
 
 def _row(tick: Tick, disk: SourceDisk, *, is_root: bool) -> tables.Disk:
-    placement = tick.spec.placement(disk.unit)
     return tables.Disk(
         migration_id=tick.id,
         key=disk.key,
@@ -140,8 +139,7 @@ def _row(tick: Tick, disk: SourceDisk, *, is_root: bool) -> tables.Disk:
         capacity_bytes=disk.capacity_bytes,
         used_bytes=disk.used_bytes,
         is_root=is_root,
-        storage_id=placement.storageid,
-        offering_id=placement.diskofferingid or "",
+        storage_id=tick.spec.placement(disk.unit).storageid,
     )
 
 

@@ -57,11 +57,12 @@ def _import_disk(tick: Tick, disk: tables.Disk, vm_id: str) -> None:
     cloudstack = tick.agents.cloudstack
     tick.say(f"importing {disk.label}")
     name = f"{tick.migration.vm_name} {disk.label}"
+    offering_id = tick.spec.placement(disk.unit).diskofferingid or ""
     volume_id = run_job(
         tick,
         f"import:{disk.key}",
         lambda job_id: cloudstack.import_volume(
-            job_id, disk.storage_id, disk.image_name, name, disk.offering_id
+            job_id, disk.storage_id, disk.image_name, name, offering_id
         ),
     )
     with tick.change() as (session, _):

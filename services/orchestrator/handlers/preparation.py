@@ -24,14 +24,24 @@ def image_name(migration: tables.Migration, unit: int) -> str:
 
 def prepare_storage(tick: Tick) -> Outcome:
     """Make every pool reachable and create an empty image for each disk."""
+    _choose_pools(tick)
+    disks = tick.reload().disks
     directories: dict[str, str] = {}
-    for storage_id in sorted({d.storage_id for d in tick.migration.disks}):
+    for storage_id in sorted({disk.storage_id for disk in disks}):
         pool = tick.agents.cloudstack.resolve_pool(storage_id)
         tick.say(f"making pool {pool.name} reachable")
         directories[storage_id] = tick.agents.disk.ensure_pool(pool)
-    for disk in tick.migration.disks:
+    for disk in disks:
         _create_image(tick, disk, directories[disk.storage_id])
     return Advance(Stage.ENABLING_CBT)
+
+
+def _choose_pools(tick: Tick) -> None:
+    """Take them from the spec as it is now, for disks that have no image yet."""
+    with tick.change() as (_, migration):
+        for disk in migration.disks:
+            if not disk.image_path:
+                disk.storage_id = tick.spec.placement(disk.unit).storageid
 
 
 def enable_cbt(tick: Tick) -> Outcome:
