@@ -37,7 +37,7 @@ def finalize(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Ask for cutover: a last delta pass, shutdown, final sync, import.
+    """Ask for cutover: a last pass, shutdown, final sync, import.
 
     Downtime begins with the shutdown, and ends with the import or the target's start.
 
