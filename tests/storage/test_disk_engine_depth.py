@@ -1,12 +1,19 @@
 """How much is in flight follows how long the source keeps the copy waiting."""
 
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from services.disk_agent.engine.core import Engine, Tuning
+from services.disk_agent.engine.control import Control
+from services.disk_agent.engine.core import Engine, Slot, Tuning
 from services.disk_agent.engine.depth import Depth
-from tests.disk_transfer_rig import CHUNK, Rig
+from services.disk_agent.engine.endpoint import Endpoint, Side
+from services.disk_agent.engine.limit import RateLimit
+from services.disk_agent.order import Mode
+from services.disk_agent.passes import DiskPass, Surroundings
+from tests.disk_transfer_rig import CHUNK, Rig, serving
 
 
 def _reviewed(depth: Depth, share: float, times: int, began: float = 0.0) -> list[int]:
@@ -41,20 +48,54 @@ def test_the_most_is_never_exceeded_by_the_least() -> None:
     assert _reviewed(depth, 0.9, 2) == [3, 3]
 
 
-def test_a_copy_goes_deeper_for_a_far_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    most: list[int] = []
+@pytest.fixture
+def in_flight(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many chunks were on their way whenever one was done."""
+    found: list[int] = []
     release = Engine.release
 
-    def released(engine: Engine, slot: object) -> None:
-        most.append(len(engine._active))
-        release(engine, slot)  # type: ignore[arg-type]
+    def released(engine: Engine, slot: Slot) -> None:
+        found.append(len(engine._active))
+        release(engine, slot)
 
     monkeypatch.setattr(Engine, "release", released)
+    return found
+
+
+def test_a_copy_goes_deeper_for_a_far_source(tmp_path: Path, in_flight: list[int]) -> None:
     rig = Rig(tmp_path, "ABCD" * 256)
     far = ("--filter=delay", "file", str(rig.source), "rdelay=20ms")
     rig.run(server=far, tuning=Tuning(depth=16, near_depth=4))
     rig.assert_identical()
-    assert most[0] == 4
-    assert max(most) == 16
+    assert in_flight[0] == 4
+    assert max(in_flight) == 16
+
+
+@pytest.mark.parametrize("delay", ["rdelay=20ms", "wdelay=20ms"])
+def test_a_far_target_is_no_reason_to_go_deeper(
+    tmp_path: Path, in_flight: list[int], delay: str
+) -> None:
+    rig = Rig(tmp_path, "ABCD" * 256)
+    socket = tmp_path / "far.sock"
+    far = ["nbdkit", "-f", "--exit-with-parent", f"--unix={socket}", "--filter=delay"]
+    serving_target = subprocess.Popen([*far, "memory", str(rig.size), delay])
+    around = Surroundings(
+        Control(RateLimit(0, time.monotonic)),
+        Tuning(depth=16, near_depth=4),
+        notice=print,
+        report=lambda: None,
+    )
+    try:
+        while not socket.exists():
+            time.sleep(0.005)
+        with serving(tmp_path, "file", str(rig.source)):
+            source = Endpoint(rig.uri, Side.SOURCE)
+            target = Endpoint(f"nbd+unix:///?socket={socket}", Side.TARGET)
+            # It reads the target of what no map knows, and writes what differs.
+            DiskPass(rig.order(Mode.RESYNC), rig.map, [], around).run(source, target)
+            source.close()
+            target.close()
+    finally:
+        serving_target.kill()
+        serving_target.wait()
+    assert max(in_flight) <= 6
