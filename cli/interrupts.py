@@ -44,8 +44,10 @@ async def interruptible(work: Coroutine[Any, Any, _T], on_first: Callable[[], No
 @contextlib.contextmanager
 def _handling(on_signal: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    # nohup(1) has SIGHUP ignored, and means it.
-    heeded = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    # nohup(1) has it ignored, and means it. A shell that starts a command in the background has
+    # SIGINT ignored, too; whoever sends one to its process all the same means that.
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heeded = [each for each in _SIGNALS if not (ignored and each is signal.SIGHUP)]
     for number in heeded:
         loop.add_signal_handler(number, on_signal)
     try:

@@ -53,6 +53,8 @@ class Cli:
 
     async def __call__(self, *arguments: str) -> Result:
         """In a thread of this process: a new one takes a second to import everything."""
+        # What the fakes said while they were set up is no command's.
+        self.capsys.readouterr()
         status = await asyncio.to_thread(main, arguments)
         said = self.capsys.readouterr()
         return Result(status, said.out, said.err)

@@ -87,6 +87,8 @@ class Expert:
             env=environment,
             stdout=streams,
             stderr=streams,
+            # The tests themselves may run under nohup(1), which is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
             text=True,
         )
 

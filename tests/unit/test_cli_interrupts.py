@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +16,14 @@ async def _signalled(number: int) -> str:
     return "done"
 
 
+@pytest.fixture(autouse=True)
+def _no_nohup() -> Iterator[None]:
+    """Also where the tests were started by nohup(1)."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_work_is_cancelled_and_the_first_signal_told(number: int) -> None:
     told: list[str] = []
@@ -24,11 +33,8 @@ def test_work_is_cancelled_and_the_first_signal_told(number: int) -> None:
 
 
 def test_a_terminal_that_hangs_up_is_ignored_under_nohup() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        told: list[str] = []
-        work = interruptible(_signalled(signal.SIGHUP), lambda: told.append("stopping"))
-        assert asyncio.run(work) == "done"
-        assert told == []
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    told: list[str] = []
+    work = interruptible(_signalled(signal.SIGHUP), lambda: told.append("stopping"))
+    assert asyncio.run(work) == "done"
+    assert told == []
