@@ -273,6 +273,11 @@ class ChunkMap:
         for number, (page, stop) in enumerate(self._filled_pages()):
             yield number * RECORDS_PER_PAGE, kinds(page, CHECKSUM_BYTES, stop)
 
+    def forget(self, indexes: Iterable[int]) -> None:
+        """Make chunks UNKNOWN; durable when it returns."""
+        self._forget((index, index + 1) for index in indexes)
+        self.checkpoint()
+
     def holds_data(self) -> bool:
         """Whether any chunk on the target is recorded to hold data."""
         return self._has_any(Kind.DATA, Kind.UNDIGESTED)

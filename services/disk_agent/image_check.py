@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import random
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import nbd
 from services.disk_agent.chunk_map import ChunkMap, Kind
 from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.extents import is_blank
-from services.disk_agent.engine.failures import TargetReplaced
+from services.disk_agent.engine.failures import TargetLostData, TargetReplaced
 
 # So many chunks are read back.
 _SAMPLES = 16
@@ -55,12 +56,17 @@ def check_in_place(path: str, expected: os.stat_result | None) -> int:
     return found.st_size
 
 
-def check_kept(chunk_map: ChunkMap, target: Endpoint) -> None:
-    """Raises TargetReplaced when chunks of a pass at its end are not on the target."""
-    if _differs(chunk_map, target):
-        raise TargetReplaced(
-            "the image does not hold what was written to it: somebody changed it meanwhile, or its "
-            "storage loses data"
+def check_kept(chunk_map: ChunkMap, target: Endpoint, samples: Sequence[int]) -> None:
+    """Look at some chunks of a pass at its end.
+
+    Raises TargetLostData when one is not on the target. It is forgotten, so that a retry copies it.
+    """
+    differing = [index for index in samples if not _is_as_recorded(chunk_map, index, target)]
+    if differing:
+        chunk_map.forget(differing)
+        raise TargetLostData(
+            f"the image does not hold what was written to it: {len(differing)} of {len(samples)} "
+            "chunks looked at differ; somebody changed it, or its storage loses data"
         )
 
 

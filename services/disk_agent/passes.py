@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,15 +96,18 @@ class DiskPass:
                 self.meter.total_bytes = self._total()
                 self.meter.resumed_bytes = self.meter.total_bytes
             else:
-                self._run_strategy(chunk_map, source, target)
+                written = self._run_strategy(chunk_map, source, target)
                 image_bytes = check_in_place(self._order.target_path, self._image)
                 if self._order.mode.copies:
-                    check_kept(chunk_map, target)
+                    check_kept(chunk_map, target, written)
                     chunk_map.complete_pass(image_bytes)
             self.digest = chunk_map.digest()
         self._around.report()
 
-    def _run_strategy(self, chunk_map: ChunkMap, source: Endpoint | None, target: Endpoint) -> None:
+    def _run_strategy(
+        self, chunk_map: ChunkMap, source: Endpoint | None, target: Endpoint
+    ) -> Sequence[int]:
+        """Run the mode to its end; returns some of the chunks that it recorded."""
         mismatches = Mismatches(self._order.disk_id)
         strategy = self._strategy(chunk_map, source, target, mismatches)
         self.meter.total_bytes = self._total()
@@ -120,6 +123,7 @@ class DiskPass:
         )
         engine.run(strategy)
         mismatches.raise_if_any()
+        return engine.checkpoints.sampled
 
     def _strategy(
         self,

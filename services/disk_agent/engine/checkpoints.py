@@ -1,6 +1,7 @@
 """Checkpoints: what completed is flushed on the target, and only then recorded in the map."""
 
 import errno
+import random
 from collections.abc import Callable
 
 import nbd
@@ -12,6 +13,7 @@ from services.disk_agent.engine.progress import Meter
 
 # Dirty pages of the map are kept in memory until a checkpoint; this is 16 MiB of them.
 _DIRTY_PAGES = 4096
+_SAMPLES = 16
 
 
 class FlushToken:
@@ -48,6 +50,9 @@ class Checkpoints:
         self.completed: list[tuple[int, int, Kind, bytes]] = []
         self._flushing: list[tuple[int, int, Kind, bytes]] | None = None
         self.unflushed_bytes = 0
+        # Some of the chunks with data that were recorded, each as likely as any other.
+        self.sampled: list[int] = []
+        self._with_data = 0
 
     @property
     def running(self) -> bool:
@@ -106,5 +111,16 @@ class Checkpoints:
     ) -> None:
         for first, count, kind, digest in records:
             self._map.put(first, count, kind, digest)
+            if kind is Kind.DATA:
+                self._sample(first)
         self._map.checkpoint(intent=intent)
         self._meter.checkpoints += 1
+
+    def _sample(self, index: int) -> None:
+        self._with_data += 1
+        if len(self.sampled) < _SAMPLES:
+            self.sampled.append(index)
+            return
+        at = random.randrange(self._with_data)  # noqa: S311 - no secret
+        if at < _SAMPLES:
+            self.sampled[at] = index

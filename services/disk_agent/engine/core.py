@@ -151,7 +151,7 @@ class Engine:
         self._others: list[Endpoint] = []
         self._depth = Depth(tuning.near_depth, tuning.depth, chunk_map.header.chunk_bytes, now())
         self._fed_bytes = 0
-        self._checkpoints = Checkpoints(
+        self.checkpoints = Checkpoints(
             target,
             chunk_map,
             meter,
@@ -190,7 +190,7 @@ class Engine:
         slot.pending += 1
         self.target.write(_part(slot, area, slot.memory), area.offset_bytes, slot)
         self.meter.written_bytes += area.length_bytes
-        self._checkpoints.unflushed_bytes += area.length_bytes
+        self.checkpoints.unflushed_bytes += area.length_bytes
 
     def zero(self, slot: Slot, area: Range) -> None:
         """Make an area of the target read as zeroes."""
@@ -203,7 +203,7 @@ class Engine:
 
     def finish(self, slot: Slot, first: int, count: int) -> None:
         """The slot's task is done: record its kind and digest with the next checkpoint."""
-        self._checkpoints.completed.append((first, count, slot.kind, slot.digest))
+        self.checkpoints.completed.append((first, count, slot.kind, slot.digest))
         self.release(slot)
 
     def release(self, slot: Slot) -> None:
@@ -244,7 +244,7 @@ class Engine:
                     return
                 self._wait(now)
         except TransferFailure as failure:
-            self._checkpoints.save(failure)
+            self.checkpoints.save(failure)
             raise
 
     def _do_chores(self, now: float) -> bool:
@@ -252,7 +252,7 @@ class Engine:
         self._chores_at = now + _CHORES_SECONDS
         if self._delayed:
             self._reissue_due(now)
-        checkpoints = self._checkpoints
+        checkpoints = self.checkpoints
         if not checkpoints.running and (checkpoints.is_due(now) or self._waits_for_intent()):
             checkpoints.begin()
         if now >= self._report_at:
@@ -286,7 +286,7 @@ class Engine:
         while self._has_room():
             if self._control.limit.wait_seconds() > 0:
                 return
-            if self._checkpoints.are_full():
+            if self.checkpoints.are_full():
                 return
             task = self._held or next(tasks, None)
             self._held = None
@@ -371,14 +371,14 @@ class Engine:
 
     def _flushed(self, strategy: Strategy) -> None:
         if not strategy.needs_intent:
-            self._checkpoints.end(None)
+            self.checkpoints.end(None)
             return
         busy = [_first_chunk(slot.task) for slot in self._active if slot.task is not None]
-        busy += [first for first, _, _, _ in self._checkpoints.completed]
+        busy += [first for first, _, _, _ in self.checkpoints.completed]
         busy += [_first_chunk(self._held)] if self._held is not None else []
         low = min(busy, default=self._intent_stop)
         self._intent_stop = max(self._intent_stop, low + _INTENT_CHUNKS)
-        self._checkpoints.end((low, self._intent_stop))
+        self.checkpoints.end((low, self._intent_stop))
 
 
 def _part(slot: Slot, area: Range, memory: memoryview) -> memoryview:

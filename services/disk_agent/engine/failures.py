@@ -101,6 +101,13 @@ class TargetReplaced(TargetUnusable):
     )
 
 
+class TargetLostData(TargetUnusable):
+    """Chunks that a pass had written were not on the target at its end."""
+
+    reason = "TARGET_LOST_DATA"
+    hint = "retry, which copies them again; if it repeats, look at the storage below the image"
+
+
 class MapUnusable(TransferFailure):
     """The chunk map is corrupt or belongs to other content than the order says."""
 
