@@ -13,6 +13,7 @@ from pyVmomi import vim, vmodl
 
 from lab.scenario import Content, Scenario
 from lab.scenarios import built_in
+from tests.host_speed import slowness
 from tests.lab_vcenter_rig import PC, Simulator, disks, find, retrieve, running, values
 
 
@@ -213,6 +214,7 @@ def test_a_thousand_vms_are_listed_in_under_three_seconds(tmp_path: Path) -> Non
         "network",
     ]
     with running(tmp_path, built_in("fleet")) as simulator, simulator.client() as instance:
+        patience = 3 * slowness()
         began = time.monotonic()
         assert len(retrieve(instance, paths)) == 1000
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < patience

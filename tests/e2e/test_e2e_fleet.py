@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.scenarios import FLEET_SIZE
+from tests.host_speed import slowness
 from tests.stack_site import Serving, Site, running_site, serving
 
 # It measures: other tests beside it would be measured too.
@@ -33,9 +34,10 @@ def test_rest_lists_a_thousand_machines(fleet: tuple[Site, Serving]) -> None:
         f"{running.rest}/vmware/vms", headers={"Authorization": f"Bearer {running.token}"}
     )
 
+    patience = PATIENCE_SECONDS * slowness()
     seconds: list[float] = []
     # Other work on the machine must not decide: the best of three counts.
-    while len(seconds) < 3 and min(seconds, default=PATIENCE_SECONDS) >= PATIENCE_SECONDS:
+    while len(seconds) < 3 and min(seconds, default=patience) >= patience:
         started = time.monotonic()
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - loopback
             listed = json.load(answer)
@@ -44,7 +46,7 @@ def test_rest_lists_a_thousand_machines(fleet: tuple[Site, Serving]) -> None:
     assert listed["count"] == FLEET_SIZE
     assert len({vm["moref"] for vm in listed["vms"]}) == FLEET_SIZE
     assert all(vm["disks"] and vm["nics"] and vm["path"] for vm in listed["vms"])
-    assert min(seconds) < PATIENCE_SECONDS
+    assert min(seconds) < patience
 
 
 def test_the_command_lists_them_too(fleet: tuple[Site, Serving]) -> None:

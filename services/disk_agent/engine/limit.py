@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-# A request may start while the bucket holds anything at all, so bursts stay below this much time.
-_BURST_SECONDS = 0.1
+# What a busy host keeps the copy from using it may use later, up to this much time.
+_BURST_SECONDS = 0.5
 _SHORTEST_WAIT_SECONDS = 0.001
 
 
