@@ -139,8 +139,9 @@ class ChunkMap:
         """Begin a pass, or go on with it if the map is bound to the very same one.
 
         `stale` are runs (first, stop) of chunks that the pass is going to change: their digests
-        stop counting before the first write, because a crash may leave either content. They are no
-        `debts` of this pass, but of the next one if this one never ends. Durable when it returns.
+        stop counting before the first write, because a crash may leave either content. They are
+        not `owed` in this pass, but in the next one if this one never ends. Durable when it
+        returns.
         """
         old = self.header
         self._resumed = old.key == key
@@ -240,7 +241,7 @@ class ChunkMap:
         record = WORD.pack(self.header.sequence << 2 | kind) + digest
         self._fill(first, count, record)
 
-    def debts(self) -> Iterator[tuple[int, int]]:
+    def owed(self) -> Iterator[tuple[int, int]]:
         """Runs (first, stop) of chunks that are UNKNOWN, but not because this pass writes them.
 
         They were to be written by a pass that never ended, lie behind the former end of a disk that
@@ -259,10 +260,10 @@ class ChunkMap:
                 continue
             for each in range(first, index):
                 at = CHECKSUM_BYTES + (each - first) * RECORD_BYTES
-                owed = not page[at] & 3 and page[at : at + WORD.size] != expected
-                if owed and begin < 0:
+                missing = not page[at] & 3 and page[at : at + WORD.size] != expected
+                if missing and begin < 0:
                     begin = each
-                elif not owed and begin >= 0:
+                elif not missing and begin >= 0:
                     yield begin, each
                     begin = -1
         if begin >= 0:

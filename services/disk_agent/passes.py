@@ -278,16 +278,16 @@ class DiskPass:
             found.close()
             raise MapUnusable(f"changed areas do not do: {image.value}")
         found.begin_pass(self._key, stale=chunk_runs(self._ranges, header.chunk_bytes))
-        self._areas = self._with_debts(found)
+        self._areas = self._with_owed(found)
         return found
 
-    def _with_debts(self, found: ChunkMap) -> list[Range]:
+    def _with_owed(self, found: ChunkMap) -> list[Range]:
         chunk, capacity = found.header.chunk_bytes, self._order.capacity_bytes
-        debts = [
+        owed = [
             Range(first * chunk, min(stop * chunk, capacity) - first * chunk)
-            for first, stop in found.debts()
+            for first, stop in found.owed()
         ]
-        return united([*self._areas, *debts])
+        return united([*self._areas, *owed])
 
     def _map_for_resync(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged() or self._fresh()

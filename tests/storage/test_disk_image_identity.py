@@ -223,7 +223,7 @@ def test_the_next_delta_goes_on_with_what_it_took_over(tmp_path: Path) -> None:
     rig.assert_identical()
 
 
-def test_a_source_that_is_opened_again_amid_taken_over_debts_counts_right(tmp_path: Path) -> None:
+def test_a_source_that_is_opened_again_amid_what_it_took_over_counts_right(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
     server = (*SLOW, str(rig.source))

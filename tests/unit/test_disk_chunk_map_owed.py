@@ -25,22 +25,22 @@ def complete(path: Path, chunks: int = _CHUNKS) -> ChunkMap:
     return made
 
 
-def test_debts_end_where_they_end(tmp_path: Path) -> None:
+def test_what_is_owed_ends_where_they_end(tmp_path: Path) -> None:
     with complete(tmp_path / "m") as made:
         last = RECORDS_PER_PAGE - 1
         made.begin_pass(_DELTA, stale=[(last, last + 1), (4 * RECORDS_PER_PAGE, _CHUNKS)])
-        assert list(made.debts()) == []
+        assert list(made.owed()) == []
         made.begin_pass(_NEXT, stale=[(7, 9)])
-        assert list(made.debts()) == [(last, last + 1), (4 * RECORDS_PER_PAGE, _CHUNKS)]
+        assert list(made.owed()) == [(last, last + 1), (4 * RECORDS_PER_PAGE, _CHUNKS)]
         made.put(last, 1, Kind.DATA, b"y" * 16)
-        assert list(made.debts()) == [(4 * RECORDS_PER_PAGE, _CHUNKS)]
+        assert list(made.owed()) == [(4 * RECORDS_PER_PAGE, _CHUNKS)]
 
 
 def test_what_is_owed_stays_owed_where_the_next_pass_goes_too(tmp_path: Path) -> None:
     with complete(tmp_path / "m", 20) as made:
         made.begin_pass(_DELTA, stale=[(3, 5)])
         made.begin_pass(_NEXT, stale=[(4, 7), (6, 8)])
-        assert list(made.debts()) == [(3, 5)]
+        assert list(made.owed()) == [(3, 5)]
         assert [made[index].kind for index in (5, 6, 7)] == [Kind.UNKNOWN] * 3
 
 
@@ -71,7 +71,7 @@ def test_a_beginning_that_a_crash_cut_short_is_owed(
     with ChunkMap.open(tmp_path / "m") as again:
         forgotten = {index for index in range(_CHUNKS) if again[index].kind is Kind.UNKNOWN}
         again.begin_pass(_NEXT, stale=[(_CHUNKS - 1, _CHUNKS)])
-        owed = {index for first, stop in again.debts() for index in range(first, stop)}
+        owed = {index for first, stop in again.owed() for index in range(first, stop)}
     assert owed == forgotten
 
 
@@ -85,7 +85,7 @@ def test_either_header_may_be_damaged_amid_a_pass(tmp_path: Path, slot: int) -> 
     with ChunkMap.open(tmp_path / "m") as again:
         assert (again.header.key, again.header.complete) == (_DELTA, False)
         again.begin_pass(_NEXT)
-        assert list(again.debts()) == [(3, 5)]
+        assert list(again.owed()) == [(3, 5)]
 
 
 def test_a_disk_that_grew_owes_its_new_end_and_no_more(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_disk_that_grew_owes_its_new_end_and_no_more(tmp_path: Path) -> None:
         # The re-sync ended: nobody is to take it for one that never did.
         assert made.header.mode == ""
         made.begin_pass(_NEXT, stale=[(1, 2)])
-        assert list(made.debts()) == [(20, 30)]
+        assert list(made.owed()) == [(20, 30)]
 
 
 def test_a_damaged_page_counts_once_however_often_it_is_read(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_a_damaged_page_counts_once_however_often_it_is_read(tmp_path: Path) -> 
         file.write(b"damage")
     with ChunkMap.open(tmp_path / "m") as made:
         assert made.lacks_digests()
-        assert list(made.debts()) == [(0, RECORDS_PER_PAGE)]
-        assert list(made.debts()) == [(0, RECORDS_PER_PAGE)]
+        assert list(made.owed()) == [(0, RECORDS_PER_PAGE)]
+        assert list(made.owed()) == [(0, RECORDS_PER_PAGE)]
         assert made.damaged_pages == 1
 
 
