@@ -16,7 +16,7 @@ from services.disk_agent.engine.extents import is_blank
 from services.disk_agent.engine.failures import TargetLostData, TargetReplaced
 
 # So many chunks are read back.
-_SAMPLES = 16
+_SAMPLES = 8
 # So many that differ are no damage.
 _ANOTHER_IMAGE = 2
 
@@ -72,16 +72,19 @@ def check_kept(chunk_map: ChunkMap, target: Endpoint, samples: Sequence[int]) ->
 
 def compared(chunk_map: ChunkMap, target: Endpoint, image: Path) -> Image:
     """What the image is to its map, as far as its length and some chunks of it can tell."""
+    # Clusters behind the end of a QCOW2 file read as zeroes.
+    cut = image.stat().st_size < chunk_map.header.image_bytes
+    data = _some(chunk_map, Kind.DATA)
+    if data and not cut and not _differ(chunk_map, data, target):
+        return Image.AS_RECORDED
     if is_blank(target):
         return Image.EMPTY if chunk_map.holds_data() else Image.AS_RECORDED
-    # Clusters behind the end of a QCOW2 file read as zeroes.
-    if image.stat().st_size < chunk_map.header.image_bytes or _differs(chunk_map, target):
-        return Image.ANOTHER
-    return Image.AS_RECORDED
+    differ = _differ(chunk_map, data or _some(chunk_map, Kind.ZERO), target)
+    return Image.ANOTHER if cut or differ else Image.AS_RECORDED
 
 
-def _differs(chunk_map: ChunkMap, target: Endpoint) -> bool:
-    samples = _some(chunk_map, Kind.DATA) or _some(chunk_map, Kind.ZERO)
+def _differ(chunk_map: ChunkMap, samples: Sequence[int], target: Endpoint) -> bool:
+    """Whether so many samples differ that it is no damage."""
     differing = sum(not _is_as_recorded(chunk_map, index, target) for index in samples)
     return bool(differing) and differing >= min(_ANOTHER_IMAGE, len(samples))
 

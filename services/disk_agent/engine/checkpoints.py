@@ -13,7 +13,7 @@ from services.disk_agent.engine.progress import Meter
 
 # Dirty pages of the map are kept in memory until a checkpoint; this is 16 MiB of them.
 _DIRTY_PAGES = 4096
-_SAMPLES = 16
+_SAMPLES = 8
 
 
 class FlushToken:
