@@ -136,6 +136,17 @@ def test_what_was_lost_amid_a_pass_is_noticed_at_its_end_and_copied_again(tmp_pa
     rig.assert_identical()
 
 
+def test_damage_beside_what_a_delta_wrote_is_for_the_verification(tmp_path: Path) -> None:
+    """It reads the chunk's rest along for the digest, and leaves it alone on the target."""
+    rig = Rig(tmp_path, "AB" * 64)
+    rig.run()
+    rig.damage(43 * BLOCK + 7, b"?")
+    changed = [overwrite(rig.source, 40, "xyz")]
+    rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=changed)
+    with pytest.raises(ContentMismatch, match="1 of its chunks"):
+        rig.run(Mode.VERIFY_TARGET, number=1, snapshot="s1", with_source=False)
+
+
 def test_an_empty_image_is_filled_but_not_by_changed_areas(tmp_path: Path) -> None:
     rig = Rig(tmp_path, DISK)
     rig.run()

@@ -9,6 +9,7 @@ import nbd
 from services.disk_agent.chunk_map import ChunkMap, Kind
 from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.failures import TargetFailed, TargetFull, TransferFailure
+from services.disk_agent.engine.plan import ChunkTask, Task
 from services.disk_agent.engine.progress import Meter
 
 # Dirty pages of the map are kept in memory until a checkpoint; this is 16 MiB of them.
@@ -50,7 +51,8 @@ class Checkpoints:
         self.completed: list[tuple[int, int, Kind, bytes]] = []
         self._flushing: list[tuple[int, int, Kind, bytes]] | None = None
         self.unflushed_bytes = 0
-        # Some of the chunks with data that were recorded, each as likely as any other.
+        # Some of the chunks that the pass had to bring wholly, each as likely as any other. What it
+        # left alone of a chunk may have been damaged before: that is for the verification.
         self.sampled: list[int] = []
         self._with_data = 0
 
@@ -58,6 +60,13 @@ class Checkpoints:
     def running(self) -> bool:
         """Whether a flush is under way."""
         return self._flushing is not None
+
+    def complete(self, task: Task | None, record: tuple[int, int, Kind, bytes]) -> None:
+        """Take a record whose writes completed, for the next checkpoint."""
+        self.completed.append(record)
+        whole = isinstance(task, ChunkTask) and task.asked_bytes == task.length_bytes
+        if whole and record[2] is Kind.DATA:
+            self._sample(record[0])
 
     def are_full(self) -> bool:
         """Whether no more may complete before a checkpoint."""
@@ -111,8 +120,6 @@ class Checkpoints:
     ) -> None:
         for first, count, kind, digest in records:
             self._map.put(first, count, kind, digest)
-            if kind is Kind.DATA:
-                self._sample(first)
         self._map.checkpoint(intent=intent)
         self._meter.checkpoints += 1
 

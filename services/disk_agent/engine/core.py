@@ -203,7 +203,7 @@ class Engine:
 
     def finish(self, slot: Slot, first: int, count: int) -> None:
         """The slot's task is done: record its kind and digest with the next checkpoint."""
-        self.checkpoints.completed.append((first, count, slot.kind, slot.digest))
+        self.checkpoints.complete(slot.task, (first, count, slot.kind, slot.digest))
         self.release(slot)
 
     def release(self, slot: Slot) -> None:
