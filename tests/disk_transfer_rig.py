@@ -61,13 +61,16 @@ def overwrite(path: Path, index: int, letters: str) -> Range:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A read-only nbdkit on ``folder/source.sock``."""
-    socket, pidfile = folder / "source.sock", folder / "source.pid"
+def serving(
+    folder: Path, *arguments: str, name: str = "source", writable: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """An nbdkit on ``folder/source.sock``, or of another name."""
+    socket, pidfile = folder / f"{name}.sock", folder / f"{name}.pid"
     socket.unlink(missing_ok=True)
     pidfile.unlink(missing_ok=True)
-    command = ["nbdkit", "-f", "--exit-with-parent", "-r", "-U", str(socket), "-P", str(pidfile)]
-    server = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL)
+    command = ["nbdkit", "-f", "--exit-with-parent", "-U", str(socket), "-P", str(pidfile)]
+    access = [] if writable else ["-r"]
+    server = subprocess.Popen([*command, *access, *arguments], stderr=subprocess.DEVNULL)
     try:
         while not pidfile.exists():
             assert server.poll() is None, "nbdkit did not start"
@@ -119,6 +122,17 @@ class Rig:
             queue_depth=TUNING.depth,
             chunk_bytes=self.chunk_bytes,
         )
+
+    def run_to(self, mode: Mode, target_uri: str, tuning: Tuning = TUNING) -> None:
+        """Run a pass with the rig's source and map, and another target than the image."""
+        around = Surroundings(
+            Control(RateLimit(0, time.monotonic)), tuning, notice=print, report=lambda: None
+        )
+        with serving(self.folder, "file", str(self.source)), contextlib.ExitStack() as ends:
+            source, target = Endpoint(self.uri, Side.SOURCE), Endpoint(target_uri, Side.TARGET)
+            ends.callback(target.close)
+            ends.callback(source.close)
+            DiskPass(self.order(mode), self.map, [], around).run(source, target)
 
     @property
     def uri(self) -> str:

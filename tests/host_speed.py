@@ -7,7 +7,7 @@ import time
 # Objects made, written as JSON and read again by Python 3.11, on an ordinary machine. It takes
 # memory, too, which a busy host may be slower to give than anything else.
 _OBJECTS = 50_000
-_NOMINAL_SECONDS = 0.1
+_NOMINAL_SECONDS = 0.15
 _SAMPLES = 5
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Sequence
 
 import grpc
@@ -15,6 +16,9 @@ from services.vmware_agent.session import Endpoint, Session
 from services.vmware_agent.trust import Trust
 from services.vmware_agent.vcenter import VmomiVCenter
 from v2c.vmware.v1 import vmware_pb2, vmware_pb2_grpc
+
+# So many objects are made before the collector looks at the new ones (700 by default).
+_NEW_OBJECTS = 50_000
 
 
 def endpoint_from(config: VCenterConfig) -> Endpoint:
@@ -42,9 +46,20 @@ def registration(servicer: VmwareServicer) -> Register:
     return register
 
 
+def collect_garbage_seldom() -> None:
+    """A vCenter's answers are some hundred thousand objects, none of them garbage while it is read.
+
+    By default Python looks through all of them again for every few hundred new ones; pyVmomi's
+    classes alone are a hundred thousand. Measured with 1,000 VMs: a tenth of a listing's time.
+    """
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS)
+
+
 async def serve(setup: ServiceSetup) -> None:
     """Serve until told to stop. vCenter is first asked when a call needs it: an agent that cannot
     reach it still says why."""
+    collect_garbage_seldom()
     endpoint = endpoint_from(setup.config.vcenter)
     clock = SystemClock()
     session = Session(endpoint, clock)

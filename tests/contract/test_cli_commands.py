@@ -270,19 +270,17 @@ async def test_status_without_a_debt_is_one_table(v2c: Cli, fake: FakeOrchestrat
     assert [line.split()[0] for line in lines] == ["VM", "web01", "app"]
 
 
-async def test_status_without_a_server_reads_what_was_written(v2c: Cli) -> None:
+def left_behind(v2c: Cli, **state: Any) -> None:
+    """The folder of a machine's migration, as the last orchestrator wrote it."""
     folder = v2c.folder / "c" / "web01_vm-7"
     folder.mkdir(parents=True)
-    state: dict[str, Any] = {
-        "vm_name": "web01",
-        "vm_moref": "vm-7",
-        "stage": "delta",
-        "status": "waiting",
-        "debts": [
-            {"kind": "image", "name": "/pool/a.qcow2", "create_time": "2026-03-01T10:00:00+00:00"}
-        ],
-    }
-    (folder / "state.json").write_text(json.dumps(state))
+    content = {"vm_name": "web01", "vm_moref": "vm-7", **state}
+    (folder / "state.json").write_text(json.dumps(content))
+
+
+async def test_status_without_a_server_reads_what_was_written(v2c: Cli) -> None:
+    debt = {"kind": "image", "name": "/pool/a.qcow2", "create_time": "2026-03-01T10:00:00+00:00"}
+    left_behind(v2c, stage="delta", status="waiting", debts=[debt])
 
     result = await v2c("status", "--spec", "web.yaml", "--vm", "web01")
 
@@ -293,16 +291,8 @@ async def test_status_without_a_server_reads_what_was_written(v2c: Cli) -> None:
 
 
 async def test_without_a_server_a_failure_still_has_its_reason(v2c: Cli) -> None:
-    folder = v2c.folder / "c" / "web01_vm-7"
-    folder.mkdir(parents=True)
-    state: dict[str, Any] = {
-        "vm_name": "web01",
-        "vm_moref": "vm-7",
-        "stage": "base_copy",
-        "status": "failed",
-        "error": {"message": "the pool is full.", "reason": "TARGET_FULL"},
-    }
-    (folder / "state.json").write_text(json.dumps(state))
+    error = {"message": "the pool is full.", "reason": "TARGET_FULL"}
+    left_behind(v2c, stage="base_copy", status="failed", error=error)
 
     result = await v2c("status")
 

@@ -1,6 +1,7 @@
 """Limits of a running agent, measured; transfers that are held and let go."""
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ SIZE = 256 * MIB
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    # What earlier tests left to be written would have the disk for some seconds yet.
+    os.sync()
     limits: dict[str, object] = {"agent_mbps": AGENT_RATE / 1e6}
     with agent(tmp_path_factory.mktemp("a"), limits=limits, checkpoint_seconds=1) as process:
         yield process

@@ -1,18 +1,12 @@
 """How much is in flight follows how long the source keeps the copy waiting."""
 
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Engine, Slot, Tuning
 from services.disk_agent.engine.depth import Depth
-from services.disk_agent.engine.endpoint import Endpoint, Side
-from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.order import Mode
-from services.disk_agent.passes import DiskPass, Surroundings
 from tests.disk_transfer_rig import CHUNK, Rig, serving
 
 
@@ -76,26 +70,9 @@ def test_a_far_target_is_no_reason_to_go_deeper(
     tmp_path: Path, in_flight: list[int], delay: str
 ) -> None:
     rig = Rig(tmp_path, "ABCD" * 256)
-    socket = tmp_path / "far.sock"
-    far = ["nbdkit", "-f", "--exit-with-parent", f"--unix={socket}", "--filter=delay"]
-    serving_target = subprocess.Popen([*far, "memory", str(rig.size), delay])
-    around = Surroundings(
-        Control(RateLimit(0, time.monotonic)),
-        Tuning(depth=16, near_depth=4),
-        notice=print,
-        report=lambda: None,
-    )
-    try:
-        while not socket.exists():
-            time.sleep(0.005)
-        with serving(tmp_path, "file", str(rig.source)):
-            source = Endpoint(rig.uri, Side.SOURCE)
-            target = Endpoint(f"nbd+unix:///?socket={socket}", Side.TARGET)
-            # It reads the target of what no map knows, and writes what differs.
-            DiskPass(rig.order(Mode.RESYNC), rig.map, [], around).run(source, target)
-            source.close()
-            target.close()
-    finally:
-        serving_target.kill()
-        serving_target.wait()
+    far = ("--filter=delay", "memory", str(rig.size), delay)
+    with serving(tmp_path, *far, name="far", writable=True):
+        # It reads the target of what no map knows, and writes what differs.
+        uri = f"nbd+unix:///?socket={tmp_path}/far.sock"
+        rig.run_to(Mode.RESYNC, uri, Tuning(depth=16, near_depth=4))
     assert max(in_flight) <= 6

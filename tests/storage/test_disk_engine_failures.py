@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -195,25 +196,32 @@ def fail_first_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "qemu_nbd_command", failing_once)
 
 
+def pass_over(rig: Rig, mode: Mode, letters: str, step: int) -> tuple[dict[str, Any], int]:
+    """What `Rig.run` needs for a pass of a mode, and the bytes that it has to account for.
+
+    Unless it is the first, everything was copied before, and letters were written at each step.
+    """
+    if mode is Mode.FULL:
+        return {}, rig.size
+    rig.run()
+    ranges = [overwrite(rig.source, index, letters) for index in range(0, 128, step)]
+    whole = total_bytes(ranges) if mode is Mode.RANGES else rig.size
+    return {"number": 1, "snapshot": "s1", "ranges": ranges}, whole
+
+
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.RANGES, Mode.RESYNC])
 def test_cancelled_pass_goes_on_at_the_chunk(tmp_path: Path, mode: Mode) -> None:
     rig = Rig(tmp_path, "A" * 128)
-    ranges = None
-    number, snapshot = 0, "s0"
-    if mode is not Mode.FULL:
-        rig.run()
-        number, snapshot = 1, "s1"
-        ranges = [overwrite(rig.source, index, "xy") for index in range(0, 128, 8)]
-    arguments = {"number": number, "snapshot": snapshot, "ranges": ranges}
-    half = (32 * BLOCK if mode is Mode.RANGES else rig.size) // 2
+    arguments, whole = pass_over(rig, mode, "xy", 8)
+    half = whole // 2
     server = (*SLOW, str(rig.source))
     with pytest.raises(TransferCancelled):
-        rig.run(mode, server=server, on_report=cancel_after(half), **arguments)  # type: ignore[arg-type]
-    resumed = rig.run(mode, **arguments).progress  # type: ignore[arg-type]
+        rig.run(mode, server=server, on_report=cancel_after(half), **arguments)
+    resumed = rig.run(mode, **arguments).progress
     rig.assert_identical()
     assert resumed.resumed_bytes >= half // 2
     assert resumed.done_bytes == resumed.total_bytes
-    again = rig.run(mode, **arguments).progress  # type: ignore[arg-type]
+    again = rig.run(mode, **arguments).progress
     assert (again.read_bytes, again.resumed_bytes) == (0, again.total_bytes)
 
 
@@ -222,17 +230,10 @@ def test_every_byte_counts_once_however_often_the_source_is_opened(
     tmp_path: Path, mode: Mode
 ) -> None:
     rig = Rig(tmp_path, "AB-C" * 32)
-    ranges = None
-    number, snapshot = 0, "s0"
-    if mode is not Mode.FULL:
-        rig.run()
-        number, snapshot = 1, "s1"
-        ranges = [overwrite(rig.source, index, "xy0") for index in range(0, 128, 4)]
-    arguments = {"number": number, "snapshot": snapshot, "ranges": ranges}
-    whole = total_bytes(ranges) if ranges and mode is Mode.RANGES else rig.size
+    arguments, whole = pass_over(rig, mode, "xy0", 4)
     server = (*SLOW, str(rig.source))
     with pytest.raises(TransferCancelled):
-        rig.run(mode, server=server, on_report=cancel_after(whole // 4), **arguments)  # type: ignore[arg-type]
+        rig.run(mode, server=server, on_report=cancel_after(whole // 4), **arguments)
     kills = [whole // 2, whole * 3 // 4]
 
     def kill(control: Control, progress: Progress) -> None:
@@ -240,7 +241,7 @@ def test_every_byte_counts_once_however_often_the_source_is_opened(
             kills.pop(0)
             _kill_by_pidfile(tmp_path / "source.pid")
 
-    outcome = rig.run(mode, server=server, on_report=kill, reopens=True, **arguments)  # type: ignore[arg-type]
+    outcome = rig.run(mode, server=server, on_report=kill, reopens=True, **arguments)
     assert kills == []
     assert 0 < outcome.progress.resumed_bytes < whole // 2
     assert outcome.accounted_bytes == outcome.progress.total_bytes == whole

@@ -2,24 +2,20 @@
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from services.disk_agent.engine.control import Control
-from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.engine.failures import (
     ContentMismatch,
     MapUnusable,
     SourceFailed,
     TransferCancelled,
 )
-from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.order import Mode
-from services.disk_agent.passes import DiskPass, Surroundings
-from tests.disk_transfer_rig import BLOCK, CHUNK, TUNING, Rig, overwrite, serving
+from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, overwrite, serving
 
 LETTERS = "AAAA" * 6 + "-" * 8 + "00AA"
 
@@ -68,24 +64,9 @@ def test_chunks_without_a_digest_are_compared_with_the_source(tmp_path: Path) ->
 def test_storage_that_keeps_nothing_is_found_by_reading_back(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA" * 2 + "----")
     rig.run()
-    socket = tmp_path / "null.sock"
-    command = ["nbdkit", "-f", "--exit-with-parent", "-U", str(socket), "null", str(rig.size)]
-    discarding = subprocess.Popen(command)
-    control = Control(RateLimit(0, time.monotonic))
-    around = Surroundings(control, TUNING, print, lambda: None)
-    try:
-        while not socket.exists():
-            time.sleep(0.005)
-        with serving(tmp_path, "file", str(rig.source)):
-            source = Endpoint(rig.uri, Side.SOURCE)
-            target = Endpoint(f"nbd+unix:///?socket={socket}", Side.TARGET)
-            with pytest.raises(ContentMismatch, match=r"2 of its chunks .* found zero"):
-                DiskPass(rig.order(Mode.REPAIR), rig.map, [], around).run(source, target)
-            source.close()
-            target.close()
-    finally:
-        discarding.kill()
-        discarding.wait()
+    discarding = serving(tmp_path, "null", str(rig.size), name="null", writable=True)
+    with discarding, pytest.raises(ContentMismatch, match=r"2 of its chunks .* found zero"):
+        rig.run_to(Mode.REPAIR, f"nbd+unix:///?socket={tmp_path}/null.sock")
 
 
 def test_one_that_was_interrupted_is_done_again(tmp_path: Path) -> None:

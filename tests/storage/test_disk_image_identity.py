@@ -198,16 +198,7 @@ def test_what_a_delta_that_never_ended_left_undone_is_in_the_next_one(tmp_path: 
     """Also where the next one's areas say nothing of it, or only of a part of the chunk."""
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
-    first = [overwrite(rig.source, index, "xy") for index in range(0, 128, 8)]
-    with pytest.raises(TransferCancelled):
-        rig.run(
-            Mode.RANGES,
-            number=1,
-            snapshot="s1",
-            ranges=first,
-            server=(*SLOW, str(rig.source)),
-            on_report=cancel_after(8 * BLOCK),
-        )
+    cancelled_delta(rig, 1, [overwrite(rig.source, index, "xy") for index in range(0, 128, 8)])
     second = [overwrite(rig.source, 97, "z"), overwrite(rig.source, 122, "z")]
     outcome = rig.run(Mode.RANGES, number=2, snapshot="s2", ranges=second)
     rig.assert_identical()
@@ -218,18 +209,9 @@ def test_what_a_delta_that_never_ended_left_undone_is_in_the_next_one(tmp_path: 
 def test_the_next_delta_goes_on_with_what_it_took_over(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
-    first = [overwrite(rig.source, index, "xy") for index in range(0, 128, 4)]
-    server = (*SLOW, str(rig.source))
-    for number, ranges in ((1, first), (2, [Range(0, BLOCK)]), (2, [Range(0, BLOCK)])):
-        with pytest.raises(TransferCancelled):
-            rig.run(
-                Mode.RANGES,
-                number=number,
-                snapshot=f"s{number}",
-                ranges=ranges,
-                server=server,
-                on_report=cancel_after(4 * BLOCK),
-            )
+    cancelled_delta(rig, 1, [overwrite(rig.source, index, "xy") for index in range(0, 128, 4)])
+    for _ in range(2):
+        cancelled_delta(rig, 2, [Range(0, BLOCK)])
     rig.run(Mode.RANGES, number=2, snapshot="s2", ranges=[Range(0, BLOCK)])
     rig.assert_identical()
 
@@ -237,17 +219,7 @@ def test_the_next_delta_goes_on_with_what_it_took_over(tmp_path: Path) -> None:
 def test_a_source_that_is_opened_again_amid_what_it_took_over_counts_right(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
-    server = (*SLOW, str(rig.source))
-    first = [overwrite(rig.source, index, "xy") for index in range(0, 128, 4)]
-    with pytest.raises(TransferCancelled):
-        rig.run(
-            Mode.RANGES,
-            number=1,
-            snapshot="s1",
-            ranges=first,
-            server=server,
-            on_report=cancel_after(4 * BLOCK),
-        )
+    cancelled_delta(rig, 1, [overwrite(rig.source, index, "xy") for index in range(0, 128, 4)])
     totals: set[int] = set()
 
     def kill_once(control: Control, progress: Progress) -> None:
@@ -261,7 +233,7 @@ def test_a_source_that_is_opened_again_amid_what_it_took_over_counts_right(tmp_p
         number=2,
         snapshot="s2",
         ranges=[Range(0, BLOCK)],
-        server=server,
+        server=(*SLOW, str(rig.source)),
         on_report=kill_once,
         reopens=True,
     )
@@ -299,6 +271,19 @@ def test_a_damaged_page_is_copied_again_by_the_next_delta(tmp_path: Path) -> Non
     rig.assert_identical()
     verified = rig.run(Mode.VERIFY_TARGET, with_source=False).progress
     assert (verified.unverified_chunks, verified.verified_chunks) == (0, -(-rig.size // CHUNK))
+
+
+def cancelled_delta(rig: Rig, number: int, ranges: list[Range]) -> None:
+    """A delta that is stopped after it copied a little."""
+    with pytest.raises(TransferCancelled):
+        rig.run(
+            Mode.RANGES,
+            number=number,
+            snapshot=f"s{number}",
+            ranges=ranges,
+            server=(*SLOW, str(rig.source)),
+            on_report=cancel_after(4 * BLOCK),
+        )
 
 
 def cancel_after(done_bytes: int) -> Callable[[Control, Progress], None]:

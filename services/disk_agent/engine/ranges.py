@@ -42,11 +42,8 @@ def checked_ranges(ranges: Iterable[Range], capacity_bytes: int) -> list[Range]:
         last = checked[-1] if checked else None
         if last is not None and offset < last.end_bytes:
             raise RangeError(f"range at {offset} overlaps the one at {last.offset_bytes}")
-        if last is not None and offset == last.end_bytes:
-            checked[-1] = Range(last.offset_bytes, last.length_bytes + length)
-        else:
-            checked.append(Range(offset, length))
-    return checked
+        checked.append(Range(offset, length))
+    return united(checked)
 
 
 def united(ranges: Iterable[Range]) -> list[Range]:

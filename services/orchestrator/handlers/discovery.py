@@ -139,7 +139,6 @@ def _row(tick: Tick, disk: SourceDisk, *, is_root: bool) -> tables.Disk:
         capacity_bytes=disk.capacity_bytes,
         used_bytes=disk.used_bytes,
         is_root=is_root,
-        storage_id=tick.spec.placement(disk.unit).storageid,
     )
 
 

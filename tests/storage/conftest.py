@@ -1,0 +1,15 @@
+"""What several files of this tier start with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.expert_rig import Expert, expert_on
+
+
+@pytest.fixture
+def expert(tmp_path: Path) -> Iterator[Expert]:
+    """The expert commands, and a disk with two pieces of data and no snapshot."""
+    with expert_on(tmp_path) as ready:
+        yield ready
