@@ -14,17 +14,17 @@ from pathlib import Path
 
 import nbd
 
+from services.disk_agent.chunk_map.digests import XXH3_128
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
-from services.disk_agent.engine.digests import XXH3_128
 from services.disk_agent.engine.endpoint import Endpoint, Side
-from services.disk_agent.engine.failures import SourceLost
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.order import Mode, NbdSpec, TransferOrder
-from services.disk_agent.passes import DiskPass, Surroundings
-from services.disk_agent.target import TargetServer
+from services.disk_agent.failures import SourceLost
+from services.disk_agent.worker.disk_pass import DiskPass, Surroundings
+from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.worker.qemu_nbd import TargetServer
 
 BLOCK = 64 << 10
 CHUNK = 256 << 10

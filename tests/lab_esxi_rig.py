@@ -20,7 +20,7 @@ from lab.vddk.build import LabVddkConf, build
 NATIVE = os.environ.get("NBDKIT_VDDK_PLUGIN", "vddk")
 """nbdkit's own plugin: a name, or the path of one that is not installed."""
 
-PLUGIN = Path(__file__).parents[1] / "services" / "disk_agent" / "vddk_plugin.py"
+PLUGIN = Path(__file__).parents[1] / "services" / "disk_agent" / "vddk" / "plugin.py"
 BLOCK = 64 * 1024
 PASSWORD = "s3cret with spaces+=-"
 

@@ -15,7 +15,12 @@ from lab.stack import Lab
 from tests.stack_site import MARK, Site
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
-_DATA_PATH = ("nbdkit", "qemu-nbd", "services.disk_agent.worker", "services.disk_agent.warden")
+_DATA_PATH = (
+    "nbdkit",
+    "qemu-nbd",
+    "services.disk_agent.worker",
+    "services.disk_agent.conversions.reaper",
+)
 
 
 def assert_identical(lab: Lab, migration: pb.Migration) -> None:

@@ -20,19 +20,19 @@ from cli.expert_spec import BaseCopySpec, DeltaSyncSpec, ExpertSpec, load_expert
 from cli.interrupts import Interrupted, interruptible
 from cli.options import JsonOption
 from cli.scratch import scratch_folder
-from services.disk_agent.chunk_map import ChunkMap
-from services.disk_agent.commands import HostCommands
-from services.disk_agent.engine.failures import (
+from services.disk_agent.chunk_map.chunk_map import ChunkMap
+from services.disk_agent.engine.ranges import Range
+from services.disk_agent.failures import (
     HostFailed,
     MapUnusable,
     RemoteFailure,
     TransferFailure,
 )
-from services.disk_agent.engine.ranges import Range
-from services.disk_agent.images import Images
-from services.disk_agent.order import Mode, TransferOrder, VddkSpec
-from services.disk_agent.range_sets import RangeSets
-from services.disk_agent.supervisor import ProcessLauncher, kill_processes_below
+from services.disk_agent.host.commands import HostCommands
+from services.disk_agent.storage.images import Images
+from services.disk_agent.transfers.supervisor import ProcessLauncher, kill_processes_below
+from services.disk_agent.worker.order import Mode, TransferOrder, VddkSpec
+from services.disk_agent.worker.range_sets import RangeSets
 
 __all__ = ["base_copy", "delta_sync", "require_expert_commands"]
 

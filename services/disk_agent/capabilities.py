@@ -6,9 +6,9 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from services.disk_agent import nbdkit
-from services.disk_agent.acceleration import KvmProbe
-from services.disk_agent.engine.failures import SourceUnusable
+from services.disk_agent.conversions.acceleration import KvmProbe
+from services.disk_agent.failures import SourceUnusable
+from services.disk_agent.worker import nbdkit
 
 _PROBE_SECONDS = 20.0
 _VERSION = re.compile(r"\d+(?:\.\d+)+")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import structlog
 
-from services.disk_agent.conversion import Conversion
-from services.disk_agent.conversions import Conversions
-from services.disk_agent.images import Images
-from services.disk_agent.range_sets import RangeSets
-from services.disk_agent.transfer import Transfer
-from services.disk_agent.transfer_errors import TransferRunning
-from services.disk_agent.transfers import Transfers
+from services.disk_agent.conversions.conversion import Conversion
+from services.disk_agent.conversions.registry import Conversions
+from services.disk_agent.storage.images import Images
+from services.disk_agent.transfers.errors import TransferRunning
+from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.transfer import Transfer
+from services.disk_agent.worker.range_sets import RangeSets
 
 # Of an image in use, for whoever wants to know how the last passes went.
 _PASSES_KEPT = 10

@@ -14,25 +14,26 @@ import grpc
 from services.config.config_model import Config
 from services.config.limits_model import DAYS, Limits
 from services.config.service_args import ServiceSetup, service_main
-from services.disk_agent import capabilities, leftovers
-from services.disk_agent.acceleration import KvmProbe, libguestfs_environment
-from services.disk_agent.commands import HostCommands
-from services.disk_agent.conversion import ConversionStore
-from services.disk_agent.conversion_run import ConversionHost, OverlayRun
-from services.disk_agent.conversions import Conversions
-from services.disk_agent.images import Images
-from services.disk_agent.limits_file import LimitsFile
-from services.disk_agent.pool import default_nfs_options
-from services.disk_agent.pools import Pools
-from services.disk_agent.range_sets import RangeSets
-from services.disk_agent.rates import RateShares, RateWindow
+from services.disk_agent import capabilities
+from services.disk_agent.conversions import leftovers
+from services.disk_agent.conversions.acceleration import KvmProbe, libguestfs_environment
+from services.disk_agent.conversions.conversion import ConversionStore
+from services.disk_agent.conversions.registry import Conversions
+from services.disk_agent.conversions.run import ConversionHost, OverlayRun
+from services.disk_agent.conversions.virt_v2v import find_virt_v2v
+from services.disk_agent.host.commands import HostCommands
 from services.disk_agent.retention import Retention
 from services.disk_agent.servicer import DiskServicer
-from services.disk_agent.supervisor import ProcessLauncher
-from services.disk_agent.transfer import TransferStore
-from services.disk_agent.transfer_servicer import TransferDefaults
-from services.disk_agent.transfers import Transfers
-from services.disk_agent.virt_v2v import find_virt_v2v
+from services.disk_agent.servicers.transfers import TransferDefaults
+from services.disk_agent.storage.images import Images
+from services.disk_agent.storage.pool import default_nfs_options
+from services.disk_agent.storage.pools import Pools
+from services.disk_agent.transfers.limits_file import LimitsFile
+from services.disk_agent.transfers.rates import RateShares, RateWindow
+from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.supervisor import ProcessLauncher
+from services.disk_agent.transfers.transfer import TransferStore
+from services.disk_agent.worker.range_sets import RangeSets
 from services.kit.errors import ServiceError, StatusCode
 from services.kit.server import run_service
 from v2c.disk.v1 import disk_pb2, disk_pb2_grpc

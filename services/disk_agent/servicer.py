@@ -5,20 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.disk_agent.capabilities import Capabilities
-from services.disk_agent.conversion_servicer import ConversionServicer
-from services.disk_agent.conversions import Conversions
-from services.disk_agent.image_servicer import ImageServicer
-from services.disk_agent.images import Images
-from services.disk_agent.pools import Pools
-from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.retention import Retention
-from services.disk_agent.transfer_servicer import (
+from services.disk_agent.servicers.conversions import ConversionServicer
+from services.disk_agent.servicers.images import ImageServicer
+from services.disk_agent.servicers.transfers import (
     MODES,
     Context,
     TransferDefaults,
     TransferServicer,
 )
-from services.disk_agent.transfers import Transfers
+from services.disk_agent.storage.images import Images
+from services.disk_agent.storage.pools import Pools
+from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.worker.range_sets import RangeSets
 from v2c.disk.v1 import disk_pb2 as pb
 
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.disk_agent.engine.digests import BLAKE3, XXH3_128
+from services.disk_agent.chunk_map.digests import BLAKE3, XXH3_128
 from tests.bench.bench_disk import assert_equal, create_image
 from tests.bench.engine_worker import MODULE, WITHOUT_DIGESTS, Copied, start_worker
 from tests.bench.processes import Cost, Processes

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.disk_agent.target import qemu_nbd_command, qemu_nbd_environment
+from services.disk_agent.worker.qemu_nbd import qemu_nbd_command, qemu_nbd_environment
 from tests.bench.processes import Processes, wait_for
 
 

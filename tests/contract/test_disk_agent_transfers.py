@@ -10,8 +10,8 @@ from typing import TypeAlias
 import grpc
 import pytest
 
-from services.disk_agent.chunk_map import ChunkMap
-from services.disk_agent.engine.digests import BLAKE3
+from services.disk_agent.chunk_map.chunk_map import ChunkMap
+from services.disk_agent.chunk_map.digests import BLAKE3
 from services.kit.errors import RemoteError
 from tests.disk_agent_rig import AgentProcess, agent, ended, progressed, request
 from tests.disk_transfer_rig import (

@@ -14,11 +14,11 @@ import pytest
 
 from lab.esxi.client import DiskFault
 from lab.esxi.process import EsxiProcess, start_esxi
-from services.disk_agent import nbdkit
 from services.disk_agent.engine.endpoint import Endpoint
-from services.disk_agent.engine.failures import SourceFailed, SourceLost, SourceUnusable
-from services.disk_agent.order import NbdSpec, SourceSpec, VddkSpec
-from services.disk_agent.sources import Source, source_for
+from services.disk_agent.failures import SourceFailed, SourceLost, SourceUnusable
+from services.disk_agent.worker import nbdkit
+from services.disk_agent.worker.order import NbdSpec, SourceSpec, VddkSpec
+from services.disk_agent.worker.sources import Source, source_for
 from tests.disk_transfer_rig import BLOCK, serving, write_disk
 from tests.lab_esxi_rig import NATIVE, PASSWORD, build_vddk
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.scratch import scratch_folder
-from services.disk_agent.supervisor import kill_processes_below
+from services.disk_agent.transfers.supervisor import kill_processes_below
 
 
 def test_a_folder_that_another_command_uses_is_left_alone(

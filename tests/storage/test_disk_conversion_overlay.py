@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.commands import Completed, HostCommands
-from services.disk_agent.conversion import ConversionState
+from services.disk_agent.conversions.conversion import ConversionState
 from services.disk_agent.errors import (
     ConversionBusy,
     ConversionEnded,
@@ -21,7 +20,8 @@ from services.disk_agent.errors import (
     ImageNotFound,
     PoolNotFound,
 )
-from services.disk_agent.transfer_errors import StaleEpoch
+from services.disk_agent.host.commands import Completed, HostCommands
+from services.disk_agent.transfers.errors import StaleEpoch
 from tests.disk_conversion_rig import (
     CONVERTS,
     Rig,
@@ -295,7 +295,7 @@ async def test_nothing_survives_a_killed_agent(rig: Rig, warden_too: bool) -> No
     with process(sys.executable, "-c", program):
         await asyncio.to_thread(wait_until, lambda: len(rig.calls()) == 1)
         if warden_too:
-            wardens = [line for line in processes_below(rig.root) if "warden" in line]
+            wardens = [line for line in processes_below(rig.root) if "conversions.reaper" in line]
             os.kill(int(wardens[0].split()[0]), signal.SIGKILL)
     if not warden_too:
         await asyncio.to_thread(wait_until, lambda: processes_below(rig.root) == [])
@@ -352,7 +352,9 @@ async def test_a_missing_virt_v2v_is_a_failure_that_says_so(
     agent = await rig.agent()
     rig.script("")
     (rig.root / "bin" / "virt-v2v-in-place").unlink()
-    monkeypatch.setattr("services.disk_agent.virt_v2v._TOOL", "virt-v2v-in-place-not-there")
+    monkeypatch.setattr(
+        "services.disk_agent.conversions.virt_v2v._TOOL", "virt-v2v-in-place-not-there"
+    )
     await agent.start(request(image))
     last = await ended(agent)
     assert last.failure is not None

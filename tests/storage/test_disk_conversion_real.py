@@ -9,16 +9,16 @@ import pytest
 from lab.guest import build_micro_guest
 from lab.guest.appliance import build_appliance
 from lab.guest.boot import boot
-from services.disk_agent.acceleration import KvmProbe, libguestfs_environment
-from services.disk_agent.commands import HostCommands
-from services.disk_agent.conversion import ConversionState, ConversionStore
-from services.disk_agent.conversion_run import ConversionHost, OverlayRun
-from services.disk_agent.conversions import Conversions
-from services.disk_agent.images import Images
-from services.disk_agent.pool import PoolMount, PoolType
-from services.disk_agent.pools import Pools
-from services.disk_agent.transfer import TransferStore
-from services.disk_agent.virt_v2v import find_virt_v2v
+from services.disk_agent.conversions.acceleration import KvmProbe, libguestfs_environment
+from services.disk_agent.conversions.conversion import ConversionState, ConversionStore
+from services.disk_agent.conversions.registry import Conversions
+from services.disk_agent.conversions.run import ConversionHost, OverlayRun
+from services.disk_agent.conversions.virt_v2v import find_virt_v2v
+from services.disk_agent.host.commands import HostCommands
+from services.disk_agent.storage.images import Images
+from services.disk_agent.storage.pool import PoolMount, PoolType
+from services.disk_agent.storage.pools import Pools
+from services.disk_agent.transfers.transfer import TransferStore
 from tests.disk_conversion_rig import check_image, ended, processes_below, request
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from services.disk_agent import target
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
-from services.disk_agent.engine.failures import (
+from services.disk_agent.engine.progress import Progress
+from services.disk_agent.engine.ranges import total_bytes
+from services.disk_agent.failures import (
     MapUnusable,
     SourceFailed,
     SourceLost,
@@ -19,9 +20,8 @@ from services.disk_agent.engine.failures import (
     TargetFull,
     TransferCancelled,
 )
-from services.disk_agent.engine.progress import Progress
-from services.disk_agent.engine.ranges import total_bytes
-from services.disk_agent.order import Mode
+from services.disk_agent.worker import qemu_nbd
+from services.disk_agent.worker.order import Mode
 from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, is_root, overwrite
 
 DISK = "AAAA----BBBBC0-D" * 8
@@ -182,7 +182,7 @@ def test_a_last_flush_that_fails_is_what_is_told(
 
 def fail_first_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have qemu-nbd fail the first flush of an image, and no other."""
-    real = target.qemu_nbd_command
+    real = qemu_nbd.qemu_nbd_command
 
     def failing_once(
         image: Path, socket: Path, pidfile: Path, *, writable: bool, cache: str
@@ -193,7 +193,7 @@ def fail_first_flush(monkeypatch: pytest.MonkeyPatch) -> None:
         file = f"file.driver=blkdebug,{failing},file.image.driver=file,file.image.filename={image}"
         return [*command[:-2], "--image-opts", f"driver=qcow2,{file}"]
 
-    monkeypatch.setattr(target, "qemu_nbd_command", failing_once)
+    monkeypatch.setattr(qemu_nbd, "qemu_nbd_command", failing_once)
 
 
 def pass_over(rig: Rig, mode: Mode, letters: str, step: int) -> tuple[dict[str, Any], int]:

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.disk_agent.engine.control import Control
-from services.disk_agent.engine.failures import TransferCancelled
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.order import Mode
+from services.disk_agent.failures import TransferCancelled
+from services.disk_agent.worker.order import Mode
 from tests.disk_transfer_rig import Rig, overwrite
 
 BLOCKS = 40

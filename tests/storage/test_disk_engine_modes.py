@@ -8,15 +8,15 @@ import nbd
 import pytest
 
 from services.disk_agent.engine.core import Tuning
-from services.disk_agent.engine.failures import (
+from services.disk_agent.engine.ranges import Range
+from services.disk_agent.failures import (
     ContentMismatch,
     MapUnusable,
     SourceUnusable,
     TargetUnusable,
     TransferFailure,
 )
-from services.disk_agent.engine.ranges import Range
-from services.disk_agent.order import Mode
+from services.disk_agent.worker.order import Mode
 from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, create_image, overwrite, serving, write_disk
 
 # Data, zeroes and holes, alone and mixed within chunks of four blocks.

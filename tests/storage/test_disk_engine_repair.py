@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.engine.control import Control
-from services.disk_agent.engine.failures import (
+from services.disk_agent.engine.progress import Progress
+from services.disk_agent.failures import (
     ContentMismatch,
     MapUnusable,
     SourceFailed,
     TransferCancelled,
 )
-from services.disk_agent.engine.progress import Progress
-from services.disk_agent.order import Mode
+from services.disk_agent.worker.order import Mode
 from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, overwrite, serving
 
 LETTERS = "AAAA" * 6 + "-" * 8 + "00AA"

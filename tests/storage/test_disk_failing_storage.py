@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.engine.control import Control
-from services.disk_agent.engine.failures import TargetFailed
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.order import Mode
+from services.disk_agent.failures import TargetFailed
+from services.disk_agent.worker.order import Mode
 from tests.disk_transfer_rig import Rig, is_root, overwrite
 
 # Neighbours differ, so that a block in another's place is seen.

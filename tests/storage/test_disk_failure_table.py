@@ -19,15 +19,15 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.engine.control import Control
-from services.disk_agent.engine.failures import (
+from services.disk_agent.engine.progress import Progress
+from services.disk_agent.failures import (
     SourceFailed,
     SourceLost,
     TargetFailed,
     TransferCancelled,
     TransferFailure,
 )
-from services.disk_agent.engine.progress import Progress
-from services.disk_agent.order import Mode
+from services.disk_agent.worker.order import Mode
 from tests.disk_transfer_rig import BLOCK, Rig, is_root, overwrite
 
 DISK = "AAAA----BBBBC0-DEEEEFFFF" * 8

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.chunk_map import ChunkMap
+from services.disk_agent.chunk_map.chunk_map import ChunkMap
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
-from services.disk_agent.engine.failures import (
+from services.disk_agent.engine.progress import Progress
+from services.disk_agent.engine.ranges import Range
+from services.disk_agent.failures import (
     ContentMismatch,
     MapUnusable,
     TargetFailed,
     TargetUnusable,
     TransferCancelled,
 )
-from services.disk_agent.engine.progress import Progress
-from services.disk_agent.engine.ranges import Range
-from services.disk_agent.order import Mode
+from services.disk_agent.worker.order import Mode
 from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, create_image, overwrite
 
 DISK = "AB--CD--" * 16

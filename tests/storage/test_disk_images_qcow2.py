@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.commands import HostCommands
 from services.disk_agent.errors import (
     ImageExists,
     ImageInvalid,
@@ -22,9 +21,10 @@ from services.disk_agent.errors import (
     PoolNotFound,
     PoolReadOnly,
 )
-from services.disk_agent.images import Images
-from services.disk_agent.pool import PoolMount, PoolType
-from services.disk_agent.pools import Pools
+from services.disk_agent.host.commands import HostCommands
+from services.disk_agent.storage.images import Images
+from services.disk_agent.storage.pool import PoolMount, PoolType
+from services.disk_agent.storage.pools import Pools
 
 MIB = 1 << 20
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.engine.failures import TargetUnusable, TransferCancelled
-from services.disk_agent.mending import mend
-from services.disk_agent.target import TargetServer
+from services.disk_agent.failures import TargetUnusable, TransferCancelled
+from services.disk_agent.worker.metadata_repair import mend
+from services.disk_agent.worker.qemu_nbd import TargetServer
 from tests.disk_transfer_rig import BLOCK, create_image
 
 # The QCOW2 header's table offsets, and where an entry's host offset is (qemu, docs/interop/qcow2).

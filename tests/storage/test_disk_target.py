@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.engine.endpoint import Endpoint, Side
-from services.disk_agent.engine.failures import TargetUnusable
-from services.disk_agent.target import TargetServer
+from services.disk_agent.failures import TargetUnusable
+from services.disk_agent.worker.qemu_nbd import TargetServer
 from tests.disk_transfer_rig import BLOCK, create_image
 
 SIZE = 16 * BLOCK
 _WORKER = """
 import sys
 from pathlib import Path
-from services.disk_agent.target import TargetServer
+from services.disk_agent.worker.qemu_nbd import TargetServer
 
 with TargetServer(Path(sys.argv[1]), Path(sys.argv[2]), writable=True):
     print("served", flush=True)

@@ -15,8 +15,8 @@ import pytest
 from lab.esxi.client import DiskFault
 from lab.esxi.process import EsxiProcess, start_esxi
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.order import Mode, TransferOrder, VddkSpec, WorkerOrder
-from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.worker.order import Mode, TransferOrder, VddkSpec, WorkerOrder
+from services.disk_agent.worker.range_sets import RangeSets
 from tests.disk_transfer_rig import BLOCK, assert_identical, create_image, write_disk
 from tests.lab_esxi_rig import PASSWORD, build_vddk
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.chunk_map import ChunkMap, Kind, PassKey
-from services.disk_agent.chunk_map_file import PAGE_BYTES, RECORDS_PER_PAGE, write_header
-from services.disk_agent.engine.failures import MapUnusable
+from services.disk_agent.chunk_map.chunk_map import ChunkMap, Kind, PassKey
+from services.disk_agent.chunk_map.file import PAGE_BYTES, RECORDS_PER_PAGE, write_header
+from services.disk_agent.failures import MapUnusable
 
 _CHUNK = 4096
 _CHUNKS = 5 * RECORDS_PER_PAGE

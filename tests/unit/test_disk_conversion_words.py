@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.acceleration import KvmProbe, libguestfs_environment
-from services.disk_agent.commands import Completed
-from services.disk_agent.conversion_failures import CAUSES, classify, el9_warning
-from services.disk_agent.conversion_log import MessageFile, Told, hear, inspected_guest
-from services.disk_agent.errors import ToolMissing, ToolTimeout
-from services.disk_agent.virt_v2v import (
+from services.disk_agent.conversions.acceleration import KvmProbe, libguestfs_environment
+from services.disk_agent.conversions.failures import CAUSES, classify, el9_warning
+from services.disk_agent.conversions.messages import MessageFile, Told, hear, inspected_guest
+from services.disk_agent.conversions.virt_v2v import (
     conversion_environment,
     domain_xml,
     find_virt_v2v,
 )
+from services.disk_agent.errors import ToolMissing, ToolTimeout
+from services.disk_agent.host.commands import Completed
 
 # As virt-v2v 2.0 to 2.4 and libguestfs print them.
 SAYINGS = {

@@ -9,10 +9,10 @@ import pytest
 import xxhash
 
 from services.config.config_model import Disk
-from services.disk_agent.chunk_map import ChunkMap, Header, Kind, PassKey
-from services.disk_agent.chunk_map_file import write_header
-from services.disk_agent.engine.digests import ALGORITHMS, BLAKE3, DIGEST_BYTES, XXH3_128
-from services.disk_agent.engine.failures import MapUnusable
+from services.disk_agent.chunk_map.chunk_map import ChunkMap, Header, Kind, PassKey
+from services.disk_agent.chunk_map.digests import ALGORITHMS, BLAKE3, DIGEST_BYTES, XXH3_128
+from services.disk_agent.chunk_map.file import write_header
+from services.disk_agent.failures import MapUnusable
 
 MIB = 1 << 20
 # Of no bytes at all, as `xxhsum -H2` and `b3sum --length 16` have them: maps outlive versions.

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.disk_agent.chunk_map import ChunkMap, Kind, PassKey
-from services.disk_agent.chunk_map_file import RECORDS_PER_PAGE
-from services.disk_agent.engine.failures import MapUnusable
+from services.disk_agent.chunk_map.chunk_map import ChunkMap, Kind, PassKey
+from services.disk_agent.chunk_map.file import RECORDS_PER_PAGE
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import (
@@ -21,9 +20,15 @@ from services.disk_agent.engine.ranges import (
     total_bytes,
     united,
 )
-from services.disk_agent.order import Mode, NbdSpec, TransferOrder
-from services.disk_agent.range_sets import RangeSets, RangesMissing, RangesRefused, load_ranges
-from services.disk_agent.transfer import State, Transfer, TransferStore
+from services.disk_agent.failures import MapUnusable
+from services.disk_agent.transfers.transfer import State, Transfer, TransferStore
+from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.worker.range_sets import (
+    RangeSets,
+    RangesMissing,
+    RangesRefused,
+    load_ranges,
+)
 
 MIB = 1 << 20
 KEY = PassKey("0", "s0", "full")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.errors import PoolInvalid
-from services.disk_agent.image_names import image_name, is_image_name
-from services.disk_agent.mount_table import mount_at, parse_mountinfo
-from services.disk_agent.pool import (
+from services.disk_agent.storage.image_names import image_name, is_image_name
+from services.disk_agent.storage.mount_table import mount_at, parse_mountinfo
+from services.disk_agent.storage.pool import (
     UBUNTU_NFS_OPTIONS,
     PoolMount,
     PoolType,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.commands import Completed
 from services.disk_agent.errors import (
     PoolBusy,
     PoolExists,
@@ -14,9 +13,10 @@ from services.disk_agent.errors import (
     PoolNotFound,
     PoolPathTaken,
 )
-from services.disk_agent.mount_table import Mount
-from services.disk_agent.pool import PoolMount, PoolType
-from services.disk_agent.pools import Pools
+from services.disk_agent.host.commands import Completed
+from services.disk_agent.storage.mount_table import Mount
+from services.disk_agent.storage.pool import PoolMount, PoolType
+from services.disk_agent.storage.pools import Pools
 
 
 class MountTable:

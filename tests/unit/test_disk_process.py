@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 
-from services.disk_agent.process import group_is_alive, stop
+from services.disk_agent.host.process import group_is_alive, stop
 
 
 def test_a_zombie_is_not_alive() -> None:

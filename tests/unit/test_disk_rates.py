@@ -10,14 +10,14 @@ import pytest
 import structlog
 
 from services.config import load_config, parse_config
-from services.disk_agent.limits_file import LimitsFile
-from services.disk_agent.order import Mode, NbdSpec, TransferOrder
-from services.disk_agent.range_sets import RangeSets
-from services.disk_agent.rates import RateShares, RateWindow
 from services.disk_agent.server import rates_from
-from services.disk_agent.supervisor import Event
-from services.disk_agent.transfer import TransferStore
-from services.disk_agent.transfers import Transfers
+from services.disk_agent.transfers.limits_file import LimitsFile
+from services.disk_agent.transfers.rates import RateShares, RateWindow
+from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.supervisor import Event
+from services.disk_agent.transfers.transfer import TransferStore
+from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.worker.range_sets import RangeSets
 
 WEEKDAYS = frozenset(range(5))
 WORK = RateWindow(8 * 60, 18 * 60, WEEKDAYS, 20)

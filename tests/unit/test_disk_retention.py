@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.commands import HostCommands
-from services.disk_agent.conversion import (
+from services.disk_agent.conversions.conversion import (
     Conversion,
     ConversionRequest,
     ConversionState,
     ConversionStore,
     Converted,
 )
-from services.disk_agent.conversion_run import ConversionRun
-from services.disk_agent.conversions import Conversions
+from services.disk_agent.conversions.registry import Conversions
+from services.disk_agent.conversions.run import ConversionRun
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.images import Images
-from services.disk_agent.order import Mode, TransferOrder
-from services.disk_agent.pools import Pools
-from services.disk_agent.range_sets import RangeSets
+from services.disk_agent.host.commands import HostCommands
+from services.disk_agent.host.state_file import read_state, write_state
 from services.disk_agent.retention import Pruned, Retention
-from services.disk_agent.state_file import read_state, write_state
-from services.disk_agent.supervisor import WorkerLauncher
-from services.disk_agent.transfer import State, Transfer, TransferStore
-from services.disk_agent.transfers import Transfers
+from services.disk_agent.storage.images import Images
+from services.disk_agent.storage.pools import Pools
+from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.supervisor import WorkerLauncher
+from services.disk_agent.transfers.transfer import State, Transfer, TransferStore
+from services.disk_agent.worker.order import Mode, TransferOrder
+from services.disk_agent.worker.range_sets import RangeSets
 
 DAY = 86400.0
 NOW = 1_900_000_000.0

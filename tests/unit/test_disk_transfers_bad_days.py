@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from services.disk_agent.engine.failures import SourceFailed
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.order import Mode, NbdSpec, TransferOrder
-from services.disk_agent.range_sets import RangeSets
-from services.disk_agent.rates import RateShares
-from services.disk_agent.supervisor import Event
-from services.disk_agent.transfer import State, Transfer, TransferStore
-from services.disk_agent.transfer_errors import TransferRunning
-from services.disk_agent.transfers import Transfers
+from services.disk_agent.failures import SourceFailed
+from services.disk_agent.transfers.errors import TransferRunning
+from services.disk_agent.transfers.rates import RateShares
+from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.supervisor import Event
+from services.disk_agent.transfers.transfer import State, Transfer, TransferStore
+from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.worker.range_sets import RangeSets
 
 IMAGE = "/pool/a.qcow2"
 ORDER = TransferOrder("a", Mode.FULL, NbdSpec("nbd:"), IMAGE, 1 << 20, "vm-1/2000", "s", 0)

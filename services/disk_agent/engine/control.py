@@ -2,8 +2,8 @@
 
 import select
 
-from services.disk_agent.engine.failures import TransferFailure
 from services.disk_agent.engine.limit import RateLimit
+from services.disk_agent.failures import TransferFailure
 
 
 class Control:

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 
 import nbd
 
-from services.disk_agent.chunk_map import ChunkMap, Kind
+from services.disk_agent.chunk_map.chunk_map import ChunkMap, Kind
+from services.disk_agent.chunk_map.digests import DigestOf
 from services.disk_agent.engine.core import Engine, Phase, Slot
-from services.disk_agent.engine.digests import DigestOf
 from services.disk_agent.engine.endpoint import Endpoint, Extent
 from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
 from services.disk_agent.engine.progress import Meter

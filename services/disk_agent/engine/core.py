@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from services.disk_agent.chunk_map import NO_DIGEST, ChunkMap, Kind
+from services.disk_agent.chunk_map.chunk_map import NO_DIGEST, ChunkMap, Kind
 from services.disk_agent.engine.checkpoints import Checkpoints
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.depth import Depth
 from services.disk_agent.engine.endpoint import Endpoint
-from services.disk_agent.engine.failures import TransferFailure
 from services.disk_agent.engine.plan import ChunkTask, Task
 from services.disk_agent.engine.poll import PollLoop
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range
+from services.disk_agent.failures import TransferFailure
 
 
 @dataclass(frozen=True)

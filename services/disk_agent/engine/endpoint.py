@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import nbd
 
-from services.disk_agent.engine.failures import (
+from services.disk_agent.failures import (
     SourceFailed,
     SourceLost,
     SourceUnusable,

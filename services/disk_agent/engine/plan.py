@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from services.disk_agent.chunk_map import ChunkMap
+from services.disk_agent.chunk_map.chunk_map import ChunkMap
 from services.disk_agent.engine.endpoint import Extent
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range

@@ -5,7 +5,7 @@ What the source holds is the truth: its machine must be off, or the source a sna
 
 from collections.abc import Iterable, Iterator
 
-from services.disk_agent.chunk_map import ChunkMap, Kind
+from services.disk_agent.chunk_map.chunk_map import ChunkMap, Kind
 from services.disk_agent.engine.copying import digest_chunk, read_source, same_bytes
 from services.disk_agent.engine.core import Engine, Phase, Slot
 from services.disk_agent.engine.endpoint import Extent

@@ -4,16 +4,16 @@ from collections.abc import Collection, Iterable, Iterator
 
 import nbd
 
-from services.disk_agent.chunk_map import ChunkMap, Kind
-from services.disk_agent.chunk_map_file import Record
+from services.disk_agent.chunk_map.chunk_map import ChunkMap, Kind
+from services.disk_agent.chunk_map.digests import DigestOf
+from services.disk_agent.chunk_map.file import Record
 from services.disk_agent.engine.copying import digest_chunk, read_source, same_bytes
 from services.disk_agent.engine.core import Engine, Phase, Slot
-from services.disk_agent.engine.digests import DigestOf
 from services.disk_agent.engine.endpoint import Endpoint, Extent
-from services.disk_agent.engine.failures import ContentMismatch
 from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range
+from services.disk_agent.failures import ContentMismatch
 
 # More mismatches than this say nothing new; they are counted, not listed.
 _LISTED = 16

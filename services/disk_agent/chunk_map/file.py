@@ -1,0 +1,138 @@
+"""The file of a chunk map: two header slots, and pages of records; see `chunk_map`."""
+
+import json
+import os
+import struct
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from services.disk_agent.chunk_map.digests import DIGEST_BYTES, XXH3_128
+from services.disk_agent.failures import MapUnusable
+
+PAGE_BYTES = 4096
+CHECKSUM_BYTES = 16
+NO_DIGEST = bytes(DIGEST_BYTES)
+WORD = struct.Struct("<I")
+RECORD_BYTES = WORD.size + DIGEST_BYTES
+RECORDS_PER_PAGE = (PAGE_BYTES - CHECKSUM_BYTES) // RECORD_BYTES
+HEADER_SLOTS = 2
+_MAGIC = b"v2c-map1"
+# What headers of earlier versions say beside the fields of `Header`.
+_RETIRED_FIELDS = ("complete_snapshot", "grown_from_bytes")
+
+
+class Kind(IntEnum):
+    """What a map knows of a chunk on the target."""
+
+    UNKNOWN = 0
+    ZERO = 1
+    DATA = 2
+    # Written only in part by a pass: the content is right, but no digest of all of it was taken.
+    UNDIGESTED = 3
+
+
+# From the lowest byte of a record's word, which comes first, to its kind.
+_KIND_OF = bytes(low & 3 for low in range(256))
+
+
+class Record(NamedTuple):
+    """One chunk: its kind, the sequence number of the pass that wrote it, and its digest."""
+
+    kind: Kind
+    sequence: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class PassKey:
+    """What a pass is bound to: only the very same pass resumes at the chunk."""
+
+    pass_id: str
+    snapshot: str
+    mode: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """Identity and state of a map. `intent_*` bound the chunks a re-sync may be writing."""
+
+    identity: int
+    disk_id: str
+    capacity_bytes: int
+    chunk_bytes: int
+    generation: int = 0
+    sequence: int = 0
+    pass_id: str = ""
+    snapshot: str = ""
+    mode: str = ""
+    complete: bool = False
+    # The target held nothing but zeroes when this map was made, and one snapshot fills it.
+    blank_target: bool = False
+    # The newest pass that ended well; empty before the first.
+    complete_pass_id: str = ""
+    # The length of the image's file when that one ended; 0 in maps from before it was kept.
+    image_bytes: int = 0
+    intent_first: int = 0
+    intent_stop: int = 0
+    # The algorithm of all its digests. Maps from before there was a choice do not name it.
+    digest: str = XXH3_128
+
+    @property
+    def key(self) -> PassKey:
+        """What the current pass is bound to."""
+        return PassKey(self.pass_id, self.snapshot, self.mode)
+
+
+def read_header(fd: int, slot: int) -> Header | None:
+    """The header in a slot; None when it is torn or damaged."""
+    page = os.pread(fd, PAGE_BYTES, slot * PAGE_BYTES)
+    checksum, body = page[:CHECKSUM_BYTES], page[CHECKSUM_BYTES:]
+    if len(page) < PAGE_BYTES or xxhash.xxh3_128_digest(body) != checksum:
+        return None
+    if not body.startswith(_MAGIC):
+        return None
+    start = len(_MAGIC) + 4
+    length = int.from_bytes(body[len(_MAGIC) : start], "little")
+    fields = json.loads(body[start : start + length])
+    for name in _RETIRED_FIELDS:
+        fields.pop(name, None)
+    return Header(**fields)
+
+
+def write_header(fd: int, path: Path, header: Header) -> None:
+    """Write a header over the older slot. Raises MapUnusable when its names are too long."""
+    text = json.dumps(asdict(header), sort_keys=True).encode()
+    body = _MAGIC + len(text).to_bytes(4, "little") + text
+    if len(body) > PAGE_BYTES - CHECKSUM_BYTES:
+        raise MapUnusable(f"the names in the header of {path} are too long")
+    body = body.ljust(PAGE_BYTES - CHECKSUM_BYTES, b"\0")
+    slot = header.generation % HEADER_SLOTS
+    os.pwrite(fd, xxhash.xxh3_128_digest(body) + body, slot * PAGE_BYTES)
+
+
+def page_checksum(body: bytes | bytearray, identity: int, index: int) -> bytes:
+    """The checksum of a page's records: of another map, or elsewhere, they do not count."""
+    return xxhash.xxh3_128_digest(body, seed=identity ^ index)
+
+
+def kinds(page: bytearray, start: int, stop: int) -> bytes:
+    """The kinds of the records between two places of a page, a byte each."""
+    return bytes(page[start:stop:RECORD_BYTES].translate(_KIND_OF))
+
+
+def page_offset(index: int) -> int:
+    """Where a page lies in the file."""
+    return (HEADER_SLOTS + index) * PAGE_BYTES
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

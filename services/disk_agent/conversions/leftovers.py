@@ -1,0 +1,40 @@
+"""Ends what conversions of a killed agent left running."""
+
+import os
+import re
+from pathlib import Path
+
+import structlog
+
+from services.disk_agent.conversions.reaper import end_processes
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def sweep(folders: Path, proc: Path = Path("/proc")) -> int:
+    """End every process that works on a conversion below ``folders``; returns how many. Blocks.
+
+    They are known by an overlay of ours on their command line, or by VIRT_V2V_TMPDIR, which all
+    processes below virt-v2v inherit. No other process can be taken for one, whatever became of the
+    process ids.
+    """
+    below = re.escape(os.fsencode(folders))
+    on_overlay = re.compile(below + rb"/[^/\0]+/overlay-\d+\.qcow2")
+    inherited = re.compile(rb"(^|\0)VIRT_V2V_TMPDIR=" + below + b"/")
+    pids = set()
+    for entry in proc.iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            found = on_overlay.search((entry / "cmdline").read_bytes()) or inherited.search(
+                (entry / "environ").read_bytes()
+            )
+        except OSError:
+            # It ended meanwhile, or belongs to somebody else.
+            continue
+        if found:
+            pids.add(int(entry.name))
+    if pids:
+        _log.warning("ending left-over conversions", action="conversion.swept", count=len(pids))
+        end_processes(pids)
+    return len(pids)

@@ -1,0 +1,274 @@
+"""One conversion from overlay to commit.
+
+The images are only read until virt-v2v has ended well: it works on overlays. Then the overlays are
+committed. That cannot be undone half-way, but it can be done again, so the overlays stay until the
+last commit has ended.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from services.disk_agent.conversions.conversion import ConversionRequest, ConversionStore
+from services.disk_agent.conversions.failures import (
+    CommitInterrupted,
+    ConversionFailure,
+    ConversionTimeout,
+    VirtioDriversMissing,
+    classify,
+    el9_warning,
+)
+from services.disk_agent.conversions.messages import (
+    MessageFile,
+    Told,
+    hear,
+    inspected_guest,
+    log_tail,
+)
+from services.disk_agent.conversions.virt_v2v import VirtV2v, conversion_environment, domain_xml
+from services.disk_agent.errors import ToolTimeout
+from services.disk_agent.host.commands import Commands, tool_failed
+
+_CREATE_SECONDS = 60.0
+# Some hundred MB of a Windows guest's drivers, onto slow NFS.
+_COMMIT_SECONDS = 1800.0
+_LISTEN_SECONDS = 0.2
+# The warden gives virt-v2v 2 s to clean up, then kills.
+_END_SECONDS = 15.0
+_BLOCK_BYTES = 512
+
+
+@dataclass(frozen=True)
+class ConversionHost:
+    """What this host brings: the program, libguestfs' variables, and a directory.
+
+    ``runtime_dir`` has a short path, because unix sockets go below it (107 bytes in all).
+    """
+
+    virt_v2v: VirtV2v
+    libguestfs: Mapping[str, str]
+    runtime_dir: Path
+    timeout_seconds: float
+
+
+class ConversionRun(Protocol):
+    """What a conversion does, apart from its being a resource."""
+
+    async def convert(self, request: ConversionRequest, on_told: Callable[[Told], None]) -> Told:
+        """Convert overlays of the images; ``on_told`` hears of each change.
+
+        Raises ConversionFailure or ServiceError; cancelling the task ends virt-v2v. In each case
+        nothing of it runs afterwards, and no overlay stays.
+        """
+        ...
+
+    async def commit(self, request: ConversionRequest) -> None:
+        """Write the converted overlays into the images.
+
+        The overlays stay, so that it can be repeated. Raises ConversionFailure.
+        """
+        ...
+
+
+class OverlayRun:
+    """Conversions with virt-v2v-in-place on overlays, run below a warden."""
+
+    def __init__(
+        self, store: ConversionStore, commands: Commands, host: Callable[[], ConversionHost]
+    ) -> None:
+        """``host`` is asked at each conversion in a thread; it may block and raise ServiceError."""
+        self._store = store
+        self._commands = commands
+        self._host = host
+
+    async def convert(self, request: ConversionRequest, on_told: Callable[[Told], None]) -> Told:
+        """Make the overlays, run virt-v2v on them, and judge what it did."""
+        try:
+            host = await asyncio.to_thread(self._host)
+            await asyncio.to_thread(self._make_overlays, request)
+            status, told = await self._run(request, host, on_told)
+            return await asyncio.to_thread(self._judge, request, host, status, told)
+        except BaseException:
+            # Shielded: a second cancel must not leave the overlays there.
+            await asyncio.shield(asyncio.to_thread(self._store.remove_overlays, request))
+            raise
+
+    async def commit(self, request: ConversionRequest) -> None:
+        """Commit all overlays in their order, durably."""
+        await asyncio.to_thread(self._commit, request)
+
+    def _make_overlays(self, request: ConversionRequest) -> None:
+        folder = self._store.folder(request.conversion_id)
+        (folder / "tmp").mkdir(parents=True, exist_ok=True, mode=0o700)
+        overlays = self._store.overlays(request)
+        for image, overlay in zip(request.converted_paths, overlays, strict=True):
+            overlay.unlink(missing_ok=True)
+            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image)]
+            done = self._commands.run([*command, str(overlay)], timeout_seconds=_CREATE_SECONDS)
+            if done.status != 0:
+                raise tool_failed("qemu-img", done)
+        (folder / "domain.xml").write_text(domain_xml(request.conversion_id, overlays))
+
+    async def _run(
+        self,
+        request: ConversionRequest,
+        host: ConversionHost,
+        on_told: Callable[[Told], None],
+    ) -> tuple[int, Told]:
+        """Run virt-v2v to its end; returns its exit status and what it told."""
+        folder = self._store.folder(request.conversion_id)
+        messages = folder / "messages.jsonl"
+        await asyncio.to_thread(messages.unlink, missing_ok=True)
+        temporary = await asyncio.to_thread(_make_temporary, host.runtime_dir)
+        environment = conversion_environment(
+            os.environ,
+            host.libguestfs,
+            temporary=temporary,
+            large_temporary=folder / "tmp",
+            virtio_iso=request.virtio_iso,
+        )
+        overlays = self._store.overlays(request)
+        command = host.virt_v2v.command(overlays, messages, folder / "domain.xml")
+        timeout_seconds = request.timeout_seconds or host.timeout_seconds
+        listener = _Listener(MessageFile(messages), on_told)
+        try:
+            warden = await _start_warden(command, environment, folder / "virt-v2v.log")
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await listener.listen_until_ended(warden)
+            finally:
+                await asyncio.shield(asyncio.create_task(_end(warden)))
+        except TimeoutError as error:
+            raise ConversionTimeout(
+                f"virt-v2v-in-place had not ended after {timeout_seconds:.0f} seconds; its last "
+                f"step was: {listener.told.step or 'none'}"
+            ) from error
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True))
+        await listener.listen()
+        return warden.returncode or 0, listener.told
+
+    def _judge(
+        self, request: ConversionRequest, host: ConversionHost, status: int, told: Told
+    ) -> Told:
+        """Success with what is known of the guest, or the ConversionFailure."""
+        log = self._store.folder(request.conversion_id) / "virt-v2v.log"
+        version = host.virt_v2v.version
+        guest_os = inspected_guest(log) or told.guest_os
+        if status != 0:
+            raise classify(
+                told.errors, log_tail(log), guest_os=guest_os, version=version, status=status
+            )
+        if told.drivers_missing:
+            # The exit status alone would call this a success.
+            raise VirtioDriversMissing(
+                f"virt-v2v-in-place found no virtio drivers for {guest_os or 'this guest'}",
+                metadata={"virtio_iso": str(request.virtio_iso or "")},
+            )
+        self._check_space(request)
+        warning = el9_warning(guest_os, version)
+        warnings = (*told.warnings, warning) if warning else told.warnings
+        return replace(told, guest_os=guest_os, warnings=warnings)
+
+    def _check_space(self, request: ConversionRequest) -> None:
+        # A commit that runs out of space leaves the image neither old nor new.
+        overlays = self._store.overlays(request)
+        for image, overlay in zip(request.converted_paths, overlays, strict=True):
+            needed = overlay.stat().st_blocks * _BLOCK_BYTES
+            status = os.statvfs(image.parent)
+            free = status.f_bavail * status.f_frsize
+            if needed > free:
+                raise ConversionFailure(
+                    f"the converted guest needs up to {needed} bytes more on {image.parent}; "
+                    f"{free} are free",
+                    reason="POOL_FULL",
+                    metadata={"needed_bytes": str(needed), "free_bytes": str(free)},
+                    hint="make space on the storage pool, then convert again",
+                )
+
+    def _commit(self, request: ConversionRequest) -> None:
+        overlays = self._store.overlays(request)
+        for image, overlay in zip(request.converted_paths, overlays, strict=True):
+            # -d leaves the overlay as it is, so that a commit that broke off can be repeated.
+            command = ["qemu-img", "commit", "-q", "-d", "-f", "qcow2", str(overlay)]
+            try:
+                done = self._commands.run(command, timeout_seconds=_COMMIT_SECONDS)
+            except ToolTimeout as error:
+                raise CommitInterrupted(f"the commit into {image} did not end in time") from error
+            if done.status != 0:
+                detail = done.stderr.strip()[-300:]
+                raise CommitInterrupted(
+                    f"the commit into {image} failed: {detail}", metadata={"detail": detail}
+                )
+            with image.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+class _Listener:
+    """Hears what virt-v2v tells, and passes changes on."""
+
+    def __init__(self, file: MessageFile, on_told: Callable[[Told], None]) -> None:
+        self._file = file
+        self._on_told = on_told
+        self.told = Told()
+
+    async def listen_until_ended(self, process: asyncio.subprocess.Process) -> None:
+        ended = asyncio.create_task(process.wait())
+        try:
+            while not ended.done():
+                await asyncio.wait({ended}, timeout=_LISTEN_SECONDS)
+                await self.listen()
+        finally:
+            ended.cancel()
+
+    async def listen(self) -> None:
+        heard = self.told
+        for line in await asyncio.to_thread(self._file.read):
+            heard = hear(heard, line)
+        if heard != self.told:
+            self.told = heard
+            self._on_told(heard)
+
+
+async def _start_warden(
+    command: list[str], environment: Mapping[str, str], log_path: Path
+) -> asyncio.subprocess.Process:
+    # Created here and not by the child, so that it can be read from the start.
+    log = await asyncio.to_thread(log_path.open, "wb")
+    try:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.disk_agent.conversions.reaper", "--", *command),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=log,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    finally:
+        log.close()
+
+
+async def _end(warden: asyncio.subprocess.Process) -> None:
+    """Have the warden end everything below it, and wait for that."""
+    if warden.stdin is not None:
+        warden.stdin.close()
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            await warden.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(warden.pid, signal.SIGKILL)
+        await warden.wait()
+
+
+def _make_temporary(runtime_dir: Path) -> Path:
+    runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Path(tempfile.mkdtemp(prefix="c-", dir=runtime_dir))

@@ -1,0 +1,1 @@
+"""What this agent asks of its host: commands, processes, small files that survive a crash."""

@@ -1,0 +1,1 @@
+"""The parts of DiskService: proto to domain and back, nothing else."""

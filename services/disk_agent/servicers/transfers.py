@@ -1,0 +1,299 @@
+"""Transfers and range sets: proto to domain and back, nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.disk_agent.conversions.registry import Conversions
+from services.disk_agent.engine.progress import Progress
+from services.disk_agent.engine.ranges import Range
+from services.disk_agent.failures import TransferFailure
+from services.disk_agent.transfers.errors import InvalidTransfer, TargetConverted, TransferRefused
+from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.transfer import State, Transfer
+from services.disk_agent.worker.order import Mode, NbdSpec, SourceSpec, TransferOrder, VddkSpec
+from services.disk_agent.worker.range_sets import RangeSets, RangesRefused
+from services.kit.errors import StatusCode
+from v2c.disk.v1 import disk_pb2 as pb
+from v2c.disk.v1 import disk_pb2_grpc
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+MODES = {
+    pb.TRANSFER_MODE_FULL: Mode.FULL,
+    pb.TRANSFER_MODE_RANGES: Mode.RANGES,
+    pb.TRANSFER_MODE_RESYNC: Mode.RESYNC,
+    pb.TRANSFER_MODE_VERIFY_TARGET: Mode.VERIFY_TARGET,
+    pb.TRANSFER_MODE_VERIFY_FULL: Mode.VERIFY_FULL,
+    pb.TRANSFER_MODE_REPAIR: Mode.REPAIR,
+}
+_MODE_NAMES = {mode: number for number, mode in MODES.items()}
+_STATES = {
+    State.QUEUED: pb.TRANSFER_STATE_QUEUED,
+    State.RUNNING: pb.TRANSFER_STATE_RUNNING,
+    State.SUCCEEDED: pb.TRANSFER_STATE_SUCCEEDED,
+    State.FAILED: pb.TRANSFER_STATE_FAILED,
+    State.CANCELLED: pb.TRANSFER_STATE_CANCELLED,
+}
+
+
+@dataclass(frozen=True)
+class TransferDefaults:
+    """What a request leaves to the agent's configuration."""
+
+    server: str
+    user: str
+    password: str
+    thumbprint: str
+    port: int
+    library_dir: str
+    queue_depth: int
+    chunk_bytes: int
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"TransferDefaults({self.user}@{self.server})"
+
+
+class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
+    """The part of DiskService about transfers."""
+
+    _transfers: Transfers
+    _ranges: RangeSets
+    _defaults: TransferDefaults
+    _conversions: Conversions
+
+    async def PutRanges(
+        self, request_iterator: AsyncIterator[pb.PutRangesRequest], context: Context
+    ) -> pb.PutRangesResponse:
+        """Collect the areas of all messages, then check and store them as one set."""
+        ranges_id, capacity = "", 0
+        areas: list[Range] = []
+        async for request in request_iterator:
+            ranges_id = ranges_id or request.ranges_id
+            capacity = capacity or request.capacity_bytes
+            if request.ranges_id not in ("", ranges_id):
+                raise InvalidTransfer(message="one stream of areas names two range sets")
+            if request.capacity_bytes not in (0, capacity):
+                raise InvalidTransfer(message="one stream of areas names two capacities")
+            areas.extend(Range(area.offset_bytes, area.length_bytes) for area in request.areas)
+        try:
+            summary = await asyncio.to_thread(self._ranges.put, ranges_id, areas, capacity)
+        except RangesRefused as error:
+            raise TransferRefused.of(error, StatusCode.INVALID_ARGUMENT) from error
+        return pb.PutRangesResponse(count=summary.count, total_bytes=summary.total_bytes)
+
+    async def StartTransfer(
+        self, request: pb.StartTransferRequest, context: Context
+    ) -> pb.StartTransferResponse:
+        """Start, attach or resume."""
+        order, password = self._order(request)
+        await self._refuse_converted(order)
+        options = request.options
+        _check_rate(options.rate_bytes_per_second)
+        transfer, existed = await self._transfers.start(
+            order,
+            password=password,
+            epoch=request.epoch,
+            rate=options.rate_bytes_per_second,
+        )
+        return pb.StartTransferResponse(transfer=to_proto(transfer), existed=existed)
+
+    async def GetTransfer(
+        self, request: pb.GetTransferRequest, context: Context
+    ) -> pb.GetTransferResponse:
+        """Read one."""
+        return pb.GetTransferResponse(transfer=to_proto(self._transfers.get(request.transfer_id)))
+
+    async def ListTransfers(
+        self, request: pb.ListTransfersRequest, context: Context
+    ) -> pb.ListTransfersResponse:
+        """Read all, or those of one image."""
+        found = self._transfers.list(request.target_path)
+        return pb.ListTransfersResponse(transfers=[to_proto(each) for each in found])
+
+    async def CancelTransfer(
+        self, request: pb.CancelTransferRequest, context: Context
+    ) -> pb.CancelTransferResponse:
+        """End one; nothing of it runs any more when this answers."""
+        transfer = await self._transfers.cancel(request.transfer_id, epoch=request.epoch)
+        return pb.CancelTransferResponse(transfer=to_proto(transfer))
+
+    async def WatchTransfer(
+        self, request: pb.WatchTransferRequest, context: Context
+    ) -> AsyncIterator[pb.WatchTransferResponse]:
+        """Stream snapshots to the end."""
+        async for transfer in self._transfers.watch(request.transfer_id, request.after_revision):
+            yield pb.WatchTransferResponse(transfer=to_proto(transfer))
+
+    async def SetTransferRate(
+        self, request: pb.SetTransferRateRequest, context: Context
+    ) -> pb.SetTransferRateResponse:
+        """Change the limit."""
+        _check_rate(request.rate_bytes_per_second)
+        transfer = await self._transfers.set_rate(
+            request.transfer_id, request.rate_bytes_per_second
+        )
+        return pb.SetTransferRateResponse(transfer=to_proto(transfer))
+
+    async def PauseTransfer(
+        self, request: pb.PauseTransferRequest, context: Context
+    ) -> pb.PauseTransferResponse:
+        """Hold one."""
+        transfer = await self._transfers.pause(
+            request.transfer_id, paused=True, epoch=request.epoch
+        )
+        return pb.PauseTransferResponse(transfer=to_proto(transfer))
+
+    async def ResumeTransfer(
+        self, request: pb.ResumeTransferRequest, context: Context
+    ) -> pb.ResumeTransferResponse:
+        """Let it go on."""
+        transfer = await self._transfers.pause(
+            request.transfer_id, paused=False, epoch=request.epoch
+        )
+        return pb.ResumeTransferResponse(transfer=to_proto(transfer))
+
+    async def DeleteTransfer(
+        self, request: pb.DeleteTransferRequest, context: Context
+    ) -> pb.DeleteTransferResponse:
+        """Forget one that ended."""
+        await self._transfers.delete(request.transfer_id)
+        return pb.DeleteTransferResponse()
+
+    async def _refuse_converted(self, order: TransferOrder) -> None:
+        """Blocks of the source in a converted guest would corrupt it."""
+        converted = await self._conversions.converted(Path(order.target_path))
+        if converted is not None:
+            raise TargetConverted(
+                message=f"{order.target_path} holds a guest converted by {converted.conversion_id}",
+                metadata={"conversion_id": converted.conversion_id},
+            )
+
+    def _order(self, request: pb.StartTransferRequest) -> tuple[TransferOrder, str]:
+        mode = MODES.get(request.mode)
+        if mode is None:
+            raise InvalidTransfer(message="a transfer needs a mode")
+        source = self._source(request.source)
+        if source is None and mode is not Mode.VERIFY_TARGET:
+            raise InvalidTransfer(message=f"mode {mode.value} needs a source")
+        if mode is Mode.RANGES and not request.ranges_id:
+            raise InvalidTransfer(message="mode ranges needs a range set (ranges_id)")
+        options = request.options
+        order = TransferOrder(
+            transfer_id=request.transfer_id,
+            mode=mode,
+            source=source,
+            target_path=request.target_path,
+            capacity_bytes=request.capacity_bytes,
+            disk_id=request.disk_id,
+            snapshot_id=request.snapshot_id,
+            pass_number=request.pass_number,
+            ranges_id=request.ranges_id,
+            queue_depth=options.queue_depth or self._defaults.queue_depth,
+            chunk_bytes=options.chunk_bytes or self._defaults.chunk_bytes,
+        )
+        return order, self._password(request.source.vddk)
+
+    def _password(self, vddk: pb.VddkSource) -> str:
+        # The configured one is for the configured server: no other is told it.
+        own = vddk.server in ("", self._defaults.server)
+        return vddk.password or (self._defaults.password if own else "")
+
+    def _source(self, source: pb.Source) -> SourceSpec | None:
+        match source.WhichOneof("kind"):
+            case None:
+                return None
+            case "nbd":
+                return NbdSpec(source.nbd.uri)
+            case "vddk":
+                return self._vddk(source.vddk)
+
+    def _vddk(self, vddk: pb.VddkSource) -> VddkSpec:
+        defaults = self._defaults
+        return VddkSpec(
+            server=vddk.server or defaults.server,
+            user=vddk.user or defaults.user,
+            thumbprint=vddk.thumbprint or defaults.thumbprint,
+            library_dir=vddk.library_dir or defaults.library_dir,
+            vm_moref=vddk.vm_moref,
+            snapshot_moref=vddk.snapshot_moref,
+            disk_path=vddk.disk_path,
+            transports=vddk.transports,
+            port=vddk.port or defaults.port,
+        )
+
+
+def _check_rate(bytes_per_second: int) -> None:
+    if bytes_per_second < 0:
+        raise InvalidTransfer(message="a rate cannot be negative")
+
+
+def to_proto(transfer: Transfer) -> pb.Transfer:
+    """A transfer as it goes over the wire."""
+    return pb.Transfer(
+        transfer_id=transfer.id,
+        mode=_MODE_NAMES[transfer.order.mode],
+        state=_STATES[transfer.state],
+        revision=transfer.revision,
+        target_path=transfer.order.target_path,
+        progress=_progress(transfer.progress),
+        failure=failure_to_proto(transfer.failure),
+        attempts=transfer.attempts,
+        create_time=timestamp(transfer.create_time),
+        end_time=timestamp(transfer.end_time),
+        disk_id=transfer.order.disk_id,
+        pass_number=transfer.order.pass_number,
+        digest=transfer.digest,
+        rate_bytes_per_second=transfer.rate_bytes_per_second,
+        paused=transfer.paused,
+        effective_rate_bytes_per_second=transfer.effective_rate,
+    )
+
+
+def timestamp(seconds: float | None) -> Timestamp | None:
+    """Seconds since the epoch as a Timestamp."""
+    if seconds is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromMilliseconds(int(seconds * 1000))
+    return stamp
+
+
+def failure_to_proto(failure: TransferFailure | None) -> pb.Failure | None:
+    """A failure as it goes over the wire."""
+    if failure is None:
+        return None
+    return pb.Failure(
+        reason=failure.reason,
+        message=failure.message,
+        hint=failure.hint,
+        retryable=failure.retryable,
+        metadata=failure.metadata,
+    )
+
+
+def _progress(progress: Progress) -> pb.Progress:
+    eta = progress.eta_seconds
+    return pb.Progress(
+        total_bytes=progress.total_bytes,
+        done_bytes=progress.done_bytes,
+        read_bytes=progress.read_bytes,
+        written_bytes=progress.written_bytes,
+        zero_bytes=progress.zero_bytes,
+        skipped_bytes=progress.skipped_bytes,
+        resumed_bytes=progress.resumed_bytes,
+        rate_bytes_per_second=int(progress.bytes_per_second),
+        eta_seconds=-1 if eta is None else int(eta + 0.5),
+        verified_bytes=progress.verified_bytes,
+        unverified_bytes=progress.unverified_bytes,
+        repaired_bytes=progress.repaired_bytes,
+        current_area=pb.Area(
+            offset_bytes=progress.offset_bytes, length_bytes=progress.length_bytes
+        ),
+    )

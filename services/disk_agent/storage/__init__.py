@@ -1,0 +1,1 @@
+"""Storage pools of this host, and the images in them."""

@@ -1,0 +1,285 @@
+"""Primary storage pools on this host: mounted where needed, and let go of again.
+
+Only what this agent mounted is ever unmounted. What it made reachable is remembered, so that a
+restarted agent knows its pools and its mounts.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.disk_agent.errors import (
+    PoolBusy,
+    PoolExists,
+    PoolMissing,
+    PoolMountFailed,
+    PoolNotFound,
+    PoolPathTaken,
+    PoolReadOnly,
+    ToolTimeout,
+)
+from services.disk_agent.host.commands import Commands
+from services.disk_agent.host.state_file import read_state, write_state
+from services.disk_agent.storage.mount_table import Mount, mount_at, parse_mountinfo
+from services.disk_agent.storage.pool import Pool, PoolMount, PoolType, checked
+
+_MOUNT_SECONDS = 60.0
+_UNMOUNT_SECONDS = 30.0
+_NFS_TYPES = ("nfs", "nfs4")
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def read_mounts() -> list[Mount]:
+    """This process's mounts now."""
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_text())
+
+
+class Pools:
+    """The pools of this agent. Methods block, and may be called from several threads."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        state_dir: Path,
+        *,
+        nfs_options: str,
+        mounts: Callable[[], list[Mount]] = read_mounts,
+    ) -> None:
+        """``nfs_options`` serve pools that bring none (see `pool.default_nfs_options`)."""
+        self._commands = commands
+        self._state_file = state_dir / "pools.json"
+        self._nfs_options = nfs_options
+        self._mounts = mounts
+        self._lock = threading.Lock()
+        self._known = self._load()
+
+    def ensure(self, wanted: PoolMount) -> Pool:
+        """Make a pool reachable and writable; a pool that is so already is no error.
+
+        An existing mount of the same export is reused, at whatever path it is. Raises PoolInvalid,
+        PoolExists, PoolPathTaken, PoolMissing, PoolReadOnly, PoolMountFailed or ToolMissing.
+        """
+        wanted = checked(wanted)
+        with self._lock:
+            known = self._known.get(wanted.id)
+            if known is not None and _identity(known.mount) != _identity(wanted):
+                raise PoolExists(
+                    message=f"pool {wanted.id} is {known.mount.source} at {known.mount.path}, "
+                    f"not {wanted.source} at {wanted.path}"
+                )
+            if wanted.type is PoolType.NETWORK_FILESYSTEM:
+                path, mounted = self._ensure_mounted(wanted)
+            else:
+                path, mounted = wanted.path, False
+            mounted = mounted or (known is not None and known.mounted_by_agent)
+            try:
+                _check_directory(path)
+            except (PoolMissing, PoolReadOnly):
+                # Nobody would ever release a pool that was refused.
+                if mounted and known is None:
+                    self._unmount(path)
+                raise
+            pool = _measured(wanted, path, mounted)
+            self._known[wanted.id] = pool
+            self._save()
+        return pool
+
+    def get(self, pool_id: str) -> Pool:
+        """A pool with its free space now. Raises PoolNotFound or PoolMissing."""
+        with self._lock:
+            known = self._known.get(pool_id)
+        if known is None:
+            raise PoolNotFound(message=f"pool {pool_id!r} has not been made reachable here")
+        self._check_mounted(known)
+        return _measured(known.mount, known.path, known.mounted_by_agent)
+
+    def list(self) -> list[Pool]:
+        """The pools made reachable; one that is away counts no bytes."""
+        with self._lock:
+            known = list(self._known.values())
+        pools = []
+        for pool in known:
+            try:
+                pools.append(self.get(pool.mount.id))
+            except PoolMissing:
+                pools.append(Pool(pool.mount, pool.path, pool.mounted_by_agent, 0, 0))
+        return pools
+
+    def release(self, pool_id: str) -> None:
+        """Forget a pool, and unmount it if this agent mounted it and no other pool is there.
+
+        An unknown pool is no error. Raises PoolBusy.
+        """
+        with self._lock:
+            known = self._known.get(pool_id)
+            if known is None:
+                return
+            shared = [
+                other
+                for other in self._known.values()
+                if other.path == known.path and other.mount.id != pool_id
+            ]
+            if known.mounted_by_agent and not shared and self._seen(known):
+                self._unmount(known.path)
+            del self._known[pool_id]
+            for heir in shared[:1] if known.mounted_by_agent else []:
+                self._known[heir.mount.id] = Pool(
+                    heir.mount, heir.path, True, heir.size_bytes, heir.free_bytes
+                )
+            self._save()
+        _log.info("pool released", action="pool.released", pool=pool_id)
+
+    def root_of(self, image: Path) -> Path:
+        """The pool directory an image lies directly in. Raises PoolNotFound or PoolMissing."""
+        with self._lock:
+            known = [pool for pool in self._known.values() if pool.path == image.parent]
+        if not known:
+            raise PoolNotFound(
+                message=f"{image} does not lie in the root of a pool that is reachable here"
+            )
+        self._check_mounted(known[0])
+        return known[0].path
+
+    def _ensure_mounted(self, wanted: PoolMount) -> tuple[Path, bool]:
+        """Where the export is mounted, and whether that was done here and now."""
+        mounts = self._mounts()
+        there = mount_at(mounts, wanted.path)
+        if there is not None:
+            if _same_export(there, wanted.source):
+                return wanted.path, False
+            raise PoolPathTaken(
+                message=f"{there.source} is mounted at {wanted.path}, not {wanted.source}",
+                metadata={"mounted": there.source},
+            )
+        for mount in mounts:
+            visible = mount_at(mounts, mount.path) is mount
+            if visible and _same_export(mount, wanted.source) and not mount.read_only:
+                _log.info(
+                    "mount reused", action="pool.reused", pool=wanted.id, path=str(mount.path)
+                )
+                return mount.path, False
+        self._mount(wanted)
+        return wanted.path, True
+
+    def _mount(self, wanted: PoolMount) -> None:
+        wanted.path.mkdir(parents=True, exist_ok=True)
+        options = wanted.options or self._nfs_options
+        command = ["mount", "-t", "nfs", "-o", options, "--", wanted.source, str(wanted.path)]
+        try:
+            done = self._commands.run(command, timeout_seconds=_MOUNT_SECONDS)
+        except ToolTimeout as error:
+            raise PoolMountFailed(
+                message=f"mounting {wanted.source} did not end in {_MOUNT_SECONDS:.0f} seconds",
+                metadata={"source": wanted.source},
+            ) from error
+        if done.status != 0:
+            detail = done.stderr.strip()[-300:]
+            raise PoolMountFailed(
+                message=f"mounting {wanted.source} at {wanted.path} failed: {detail}",
+                metadata={"source": wanted.source, "detail": detail},
+            )
+        _log.info(
+            "pool mounted",
+            action="pool.mounted",
+            pool=wanted.id,
+            source=wanted.source,
+            path=str(wanted.path),
+            options=options,
+        )
+
+    def _unmount(self, path: Path) -> None:
+        done = self._commands.run(["umount", "--", str(path)], timeout_seconds=_UNMOUNT_SECONDS)
+        if done.status != 0:
+            raise PoolBusy(
+                message=f"{path} cannot be unmounted: {done.stderr.strip()[-300:]}",
+                metadata={"path": str(path)},
+            )
+
+    def _check_mounted(self, pool: Pool) -> None:
+        if not self._seen(pool):
+            raise PoolMissing(
+                message=f"{pool.mount.source} is not mounted at {pool.path} any more",
+                metadata={"path": str(pool.path)},
+                hint="call EnsurePool to mount it again; look in the kernel's log for why it went",
+            )
+
+    def _seen(self, pool: Pool) -> bool:
+        """Whether the pool is where it was; never write below a mount point that is empty."""
+        if pool.mount.type is not PoolType.NETWORK_FILESYSTEM:
+            return pool.path.is_dir()
+        there = mount_at(self._mounts(), pool.path)
+        return there is not None and _same_export(there, pool.mount.source)
+
+    def _load(self) -> dict[str, Pool]:
+        content = read_state(self._state_file)
+        entries = content if isinstance(content, list) else []
+        pools = (_from_wire(entry) for entry in entries)
+        return {pool.mount.id: pool for pool in pools}
+
+    def _save(self) -> None:
+        write_state(self._state_file, [_to_wire(pool) for pool in self._known.values()])
+
+
+def _identity(mount: PoolMount) -> tuple[PoolType, str, Path]:
+    return mount.type, mount.source, mount.path
+
+
+def _same_export(mount: Mount, source: str) -> bool:
+    return mount.fstype in _NFS_TYPES and mount.source.rstrip("/") == source.rstrip("/")
+
+
+def _check_directory(path: Path) -> None:
+    if not path.is_dir():
+        raise PoolMissing(
+            message=f"{path} is no directory on this host",
+            metadata={"path": str(path)},
+            hint="run the disk agent on a host that has the pool, or mount it there",
+        )
+    try:
+        # Root passes access(2) on a read-only mount's mode bits; only writing tells.
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise PoolReadOnly(
+            message=f"{path} cannot be written to: {error.strerror}", metadata={"path": str(path)}
+        ) from error
+
+
+def _measured(mount: PoolMount, path: Path, mounted_by_agent: bool) -> Pool:
+    status = os.statvfs(path)
+    return Pool(
+        mount=mount,
+        path=path,
+        mounted_by_agent=mounted_by_agent,
+        size_bytes=status.f_blocks * status.f_frsize,
+        free_bytes=status.f_bavail * status.f_frsize,
+    )
+
+
+def _to_wire(pool: Pool) -> dict[str, object]:
+    return {
+        "id": pool.mount.id,
+        "type": pool.mount.type.value,
+        "source": pool.mount.source,
+        "wanted_path": str(pool.mount.path),
+        "options": pool.mount.options,
+        "path": str(pool.path),
+        "mounted_by_agent": pool.mounted_by_agent,
+    }
+
+
+def _from_wire(entry: Mapping[str, Any]) -> Pool:
+    mount = PoolMount(
+        id=entry["id"],
+        type=PoolType(entry["type"]),
+        source=entry["source"],
+        path=Path(entry["wanted_path"]),
+        options=entry["options"],
+    )
+    return Pool(mount, Path(entry["path"]), bool(entry["mounted_by_agent"]), 0, 0)

@@ -1,0 +1,84 @@
+"""Refusals of the calls about transfers. Why a transfer itself failed is in `engine.failures`."""
+
+from services.disk_agent.failures import TransferFailure
+from services.kit.errors import ServiceError, StatusCode
+
+
+class TransferNotFound(ServiceError):
+    """No transfer has this id."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "TRANSFER_NOT_FOUND"
+    hint = "start it; transfers that ended may have been deleted"
+
+
+class TransferExists(ServiceError):
+    """The id is taken by a transfer with other parameters."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "TRANSFER_EXISTS"
+    hint = "choose another id, or start it with the parameters it was first started with"
+
+
+class TransferEnded(ServiceError):
+    """A cancelled transfer is not started again."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "TRANSFER_ENDED"
+    hint = "choose another id: the chunk map makes the new transfer resume all the same"
+
+
+class TransferRunning(ServiceError):
+    """A running transfer cannot be forgotten."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "TRANSFER_RUNNING"
+    hint = "cancel it first"
+
+
+class TargetBusy(ServiceError):
+    """Another transfer is at work on the same image."""
+
+    code = StatusCode.ABORTED
+    reason = "TARGET_BUSY"
+    retryable = True
+    hint = "wait for the other transfer, or cancel it"
+
+
+class StaleEpoch(ServiceError):
+    """The command comes from an orchestrator that has been replaced."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "STALE_EPOCH"
+    hint = "another orchestrator has taken over this migration; let this one end"
+
+
+class InvalidTransfer(ServiceError):
+    """The request cannot be one, whatever the state of things."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_TRANSFER"
+
+
+class TransferRefused(ServiceError):
+    """A failure of the engine that is known before anything was started."""
+
+    @classmethod
+    def of(cls, failure: TransferFailure, code: StatusCode) -> "TransferRefused":
+        """The same reason, text and hint as a refusal of the call."""
+        return cls(
+            code=code,
+            reason=failure.reason,
+            message=failure.message,
+            metadata=failure.metadata,
+            retryable=failure.retryable,
+            hint=failure.hint,
+        )
+
+
+class TargetConverted(ServiceError):
+    """The image holds a converted guest: changes of the source no longer fit into it."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "TARGET_CONVERTED"
+    hint = "cancel or roll back the migration and start a new one, which makes new images"

@@ -1,0 +1,243 @@
+"""Starts worker processes, hears them, and sees to it that nothing of them stays behind."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from services.disk_agent.chunk_map.digests import XXH3_128
+from services.disk_agent.failures import HostFailed, WorkerDied
+from services.disk_agent.host.process import group_is_alive
+from services.disk_agent.worker.order import TransferOrder, WorkerOrder
+
+# nbdkit closes its session with the server when it is told to end: let it, but not for ever.
+_GROUP_GRACE_SECONDS = 5.0
+_STEP_SECONDS = 0.05
+_STOP_SECONDS = 20.0
+_KEPT_LINES = 20
+_LINE_LIMIT_BYTES = 1 << 20
+# unix(7), and what a worker calls its sockets.
+_SOCKET_PATH_BYTES = 107
+_LONGEST_NAME = "target.sock"
+# What a worker starts. It dies with the agent itself; these may be stopped, and hear of nothing.
+_SERVERS = (b"qemu-nbd", b"nbdkit")
+
+_log = structlog.stdlib.get_logger(__name__)
+
+Event = Mapping[str, Any]
+
+
+class RunningWorker(Protocol):
+    """A worker at work."""
+
+    def wish(self, wish: str, **values: int) -> None:
+        """Send it a wish (see `services.disk_agent.worker`); one that has ended hears nothing."""
+        ...
+
+    async def run(self, on_event: Callable[[Event], None]) -> Event:
+        """Hear it to its end; returns the end event. Raises WorkerDied when there is none."""
+        ...
+
+    async def stop(self, wish: str = "stop") -> None:
+        """Have it checkpoint and end, kill it if it does not; `run` ends then."""
+        ...
+
+
+class WorkerLauncher(Protocol):
+    """Starts workers."""
+
+    async def launch(
+        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
+    ) -> RunningWorker:
+        """Start the worker of a transfer with a rate limit in bytes a second, 0 for none."""
+        ...
+
+
+class ProcessLauncher:
+    """Workers as child processes, each in a process group and a private folder of its own.
+
+    Must be used from the main thread: a worker dies with the thread that started it.
+    """
+
+    def __init__(
+        self,
+        runtime_dir: Path,
+        *,
+        checkpoint_seconds: float,
+        checkpoint_bytes: int,
+        cache: str = "auto",
+        digest: str = XXH3_128,
+    ) -> None:
+        self._runtime_dir = runtime_dir
+        self._checkpoint_seconds = checkpoint_seconds
+        self._checkpoint_bytes = checkpoint_bytes
+        self._cache = cache
+        self._digest = digest
+
+    async def launch(
+        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
+    ) -> RunningWorker:
+        """Start ``python -m services.disk_agent.worker`` and hand it its order."""
+        folder = await asyncio.to_thread(self._make_folder)
+        worker_order = WorkerOrder(
+            transfer=order,
+            map_path=str(map_path),
+            ranges_path=ranges_path,
+            runtime_dir=str(folder),
+            rate_bytes_per_second=rate,
+            checkpoint_seconds=self._checkpoint_seconds,
+            checkpoint_bytes=self._checkpoint_bytes,
+            cache=self._cache,
+            digest=self._digest,
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.disk_agent.worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=_LINE_LIMIT_BYTES,
+            start_new_session=True,
+        )
+        worker = WorkerProcess(process, folder)
+        worker.send(
+            {"order": worker_order.to_wire(), "password": password, "parent_pid": os.getpid()}
+        )
+        return worker
+
+    def _make_folder(self) -> Path:
+        self._runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = Path(tempfile.mkdtemp(prefix="w-", dir=self._runtime_dir))
+        longest = len(os.fsencode(folder / _LONGEST_NAME))
+        if longest > _SOCKET_PATH_BYTES:
+            folder.rmdir()
+            raise HostFailed(
+                f"the folder for sockets, {self._runtime_dir}, has too long a path: "
+                f"{longest} bytes with a socket's name, {_SOCKET_PATH_BYTES} are possible",
+                retryable=False,
+                hint="set TMPDIR to a folder with a short path, such as /tmp",
+            )
+        return folder
+
+    def sweep(self) -> int:
+        """End what workers of an earlier agent left behind. Blocks. Returns how many processes."""
+        swept = kill_processes_below(self._runtime_dir, "w-")
+        for left in self._runtime_dir.glob("w-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return swept
+
+
+def kill_processes_below(folder: Path, prefix: str = "") -> int:
+    """Kill the servers of this user that have a socket in a folder. Returns how many.
+
+    They are known by their command lines, whatever became of the process ids.
+    """
+    path = f"{folder}/{prefix}".encode()
+    killed = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            program, *arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            ours = entry.stat().st_uid == os.geteuid()
+        except OSError:
+            continue  # It ended meanwhile.
+        if ours and program in _SERVERS and any(b"=" + path in each for each in arguments):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(entry.name), signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+class WorkerProcess:
+    """One worker process and the processes it started."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+        self._errors: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Send one JSON line; what cannot arrive any more is dropped."""
+        stdin = self._process.stdin
+        if stdin is not None and not stdin.is_closing():
+            stdin.write(json.dumps(message).encode() + b"\n")
+
+    def wish(self, wish: str, **values: int) -> None:
+        """Send a wish."""
+        self.send({"wish": wish, **values})
+
+    async def run(self, on_event: Callable[[Event], None]) -> Event:
+        """Hear the worker to its end, then clean up after it."""
+        end: Event | None = None
+        errors = asyncio.create_task(self._hear_errors())
+        try:
+            stdout = self._process.stdout
+            if stdout is None:
+                raise TypeError("no stdout of the worker")
+            async for line in stdout:
+                event: Event = json.loads(line)
+                if event["event"] == "end":
+                    end = event
+                else:
+                    on_event(event)
+            status = await self._process.wait()
+            await errors
+        finally:
+            await asyncio.shield(asyncio.create_task(self._clean_up()))
+        if end is None:
+            raise self._death(status)
+        if self._errors:
+            _log.warning("a worker said", action="worker.said", stderr="\n".join(self._errors))
+        return end
+
+    async def stop(self, wish: str = "stop") -> None:
+        """Have it checkpoint and end; kill it after a while.
+
+        A worker whose source is being opened hears nothing until the library below gives up.
+        """
+        self.wish(wish)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _hear_errors(self) -> None:
+        stderr = self._process.stderr
+        if stderr is None:
+            raise TypeError("no stderr of the worker")
+        async for line in stderr:
+            self._errors.append(line.decode(errors="replace").rstrip())
+
+    def _death(self, status: int) -> WorkerDied:
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        _log.error("a worker died", action="worker.died", how=how, stderr="\n".join(self._errors))
+        return WorkerDied(f"the worker process ended without a word ({how})")
+
+    async def _clean_up(self) -> None:
+        """End the worker's whole process group and remove its folder."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        group = self._process.pid
+        waited = 0.0
+        while group_is_alive(group) and waited < _GROUP_GRACE_SECONDS:
+            await asyncio.sleep(_STEP_SECONDS)
+            waited += _STEP_SECONDS
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)

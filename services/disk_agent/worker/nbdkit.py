@@ -1,0 +1,240 @@
+"""nbdkit: what the installed one can do, command lines for it, and running it for one source.
+
+Read-only, on a unix socket in a private directory, and with a password on a pipe only.
+"""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from services.disk_agent.failures import SourceUnusable
+from services.disk_agent.host import process
+from services.disk_agent.worker.order import VddkSpec
+
+PLUGIN = Path(__file__).parents[1] / "vddk" / "plugin.py"
+
+_PROBE_SECONDS = 20.0
+_START_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+_STEP_SECONDS = 0.01
+_SAID_LINES = 5
+_PASSWORD_BYTES = 4096
+# "nbdkit: python[1]: error: /…/plugin.py: open: error: VddkError: ", or a part of it.
+_PREFIX = re.compile(
+    r"^nbdkit: (?:\S+ )?(?:error: )?(?:\S+\.py: )?(?:\w+: error: )?(?:\w+Error: )?"
+)
+
+
+@dataclass(frozen=True)
+class Nbdkit:
+    """The installed nbdkit: its version, and the plugins that matter here."""
+
+    version: str
+    native_vddk: bool
+    python_plugin: bool
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the kinds of source that can be opened through it, best first."""
+        native = ("vddk-native",) if self.native_vddk else ()
+        return native + (("vddk-python",) if self.python_plugin else ())
+
+
+@functools.cache
+def probe() -> Nbdkit:
+    """Look at the installed nbdkit. Blocks for some hundred milliseconds the first time.
+
+    Raises SourceUnusable when there is none.
+    """
+    if shutil.which("nbdkit") is None:
+        raise SourceUnusable(
+            "nbdkit is not installed",
+            reason="NBDKIT_MISSING",
+            hint="install the packages nbdkit and nbdkit-plugin-python",
+        )
+    said = _run("nbdkit", "--version").stdout
+    match = re.search(r"nbdkit (\S+)", said)
+    return Nbdkit(
+        version=match[1] if match else "unknown",
+        native_vddk=_run("nbdkit", "--dump-plugin", "vddk").returncode == 0,
+        python_plugin=_run("nbdkit", "--dump-plugin", "python").returncode == 0,
+    )
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
+    )
+
+
+def library_dir(configured: str) -> Path:
+    """The VDDK directory, checked. Raises SourceUnusable naming the setting to correct."""
+    if not configured:
+        raise SourceUnusable(
+            "no VDDK library directory is configured",
+            reason="VDDK_NOT_CONFIGURED",
+            hint="set migration.vddk_path to the unpacked vmware-vix-disklib-distrib directory",
+        )
+    path = Path(configured)
+    folders = [path / "lib64", path]
+    if not any(found for folder in folders for found in folder.glob("libvixDiskLib.so*")):
+        raise SourceUnusable(
+            f"there is no VDDK in {path}: no lib64/libvixDiskLib.so* is found there",
+            reason="VDDK_NOT_FOUND",
+            metadata={"vddk_path": str(path)},
+            hint="unpack the VDDK on the disk agent's host and set migration.vddk_path to it",
+        )
+    return path
+
+
+def vddk_command(
+    spec: VddkSpec, installed: Nbdkit, socket: Path, pidfile: Path, password_fd: int
+) -> list[str]:
+    """The command line that serves one disk of a snapshot.
+
+    The plugin of ours takes the same parameters as nbdkit's own. Raises SourceUnusable when the
+    host has neither.
+    """
+    if installed.native_vddk:
+        plugin = ["vddk"]
+    elif installed.python_plugin:
+        plugin = ["python", f"script={PLUGIN}"]
+    else:
+        raise SourceUnusable(
+            "nbdkit has neither the vddk nor the python plugin",
+            reason="NBDKIT_PLUGIN_MISSING",
+            hint="install the package nbdkit-plugin-python",
+        )
+    optional = {
+        "thumbprint": spec.thumbprint,
+        "snapshot": spec.snapshot_moref,
+        "transports": spec.transports,
+        "port": str(spec.port or ""),
+    }
+    return [
+        "nbdkit",
+        "--foreground",
+        # Follows the thread that starts it, which is the worker's only long-lived one.
+        "--exit-with-parent",
+        "--readonly",
+        f"--unix={socket}",
+        f"--pidfile={pidfile}",
+        # Errors go to our pipe even when a plugin would like syslog.
+        "--log=stderr",
+        *plugin,
+        f"libdir={spec.library_dir}",
+        f"server={spec.server}",
+        f"user={spec.user}",
+        f"password=-{password_fd}",
+        f"vm=moref={spec.vm_moref}",
+        f"file={spec.disk_path}",
+        *(f"{name}={value}" for name, value in optional.items() if value),
+    ]
+
+
+class NbdkitServer:
+    """A running nbdkit. Start it from a thread that lives on; close connections before stopping.
+
+    nbdkit waits for its clients when it is told to end, so `stop` kills it after a while.
+    """
+
+    def __init__(
+        self,
+        runtime_dir: Path,
+        build: Callable[[Path, Path, int], list[str]],
+        *,
+        password: str = "",
+        environment: Mapping[str, str] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`build` gets socket, pidfile and password descriptor, and returns the command line."""
+        self._socket = runtime_dir / "source.sock"
+        self._pidfile = runtime_dir / "source.pid"
+        self._build = build
+        self._password = password
+        self._environment = dict(environment or {})
+        self._sleep = sleep
+        self._now = now
+        self._process: subprocess.Popen[bytes] | None = None
+        self._words: process.LastWords | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where the source is served."""
+        return f"nbd+unix:///?socket={quote(str(self._socket))}"
+
+    def __enter__(self) -> Self:
+        # A server that was killed leaves its files behind, and nbdkit refuses an existing socket.
+        self._socket.unlink(missing_ok=True)
+        self._pidfile.unlink(missing_ok=True)
+        if len(self._password.encode()) > _PASSWORD_BYTES:
+            raise SourceUnusable(
+                f"the password has more than {_PASSWORD_BYTES} bytes",
+                hint="look at what the setting or file holds",
+            )
+        reading, writing = os.pipe()
+        try:
+            # A pipe holds 64 KiB before anybody reads, so this does not block.
+            os.write(writing, self._password.encode())
+            os.close(writing)
+            self._process = subprocess.Popen(
+                self._build(self._socket, self._pidfile, reading),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(reading,),
+                env={**os.environ, **self._environment},
+            )
+        finally:
+            os.close(reading)
+        if self._process.stderr is None:
+            raise TypeError("no stderr of nbdkit")
+        self._words = process.LastWords(self._process.stderr)
+        try:
+            self._wait_until_served(self._process)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def last_words(self) -> str:
+        """What nbdkit and the library below it said last, on one line."""
+        lines = self._words.lines(_SAID_LINES) if self._words is not None else []
+        # Each message comes once from the plugin and once more from nbdkit around it.
+        return "; ".join(dict.fromkeys(_PREFIX.sub("", line) for line in lines))
+
+    def stop(self) -> None:
+        """End it and remove its files."""
+        if self._process is not None:
+            process.stop(self._process, _STOP_SECONDS)
+            self._process = None
+        self._socket.unlink(missing_ok=True)
+        self._pidfile.unlink(missing_ok=True)
+
+    def _wait_until_served(self, server: subprocess.Popen[bytes]) -> None:
+        deadline = self._now() + _START_SECONDS
+        # The pid file is written once the socket listens.
+        while not self._pidfile.exists():
+            if server.poll() is not None:
+                raise SourceUnusable(f"nbdkit ended at once: {self.last_words()}")
+            if self._now() > deadline:
+                raise SourceUnusable(f"nbdkit did not start in time: {self.last_words()}")
+            self._sleep(_STEP_SECONDS)

@@ -1,0 +1,234 @@
+"""The target of a copy: a QCOW2 image behind qemu-nbd on a private unix socket."""
+
+import mmap
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from services.disk_agent.failures import TargetFailed, TargetFull, TargetUnusable
+from services.disk_agent.host import process
+from services.disk_agent.worker.metadata_repair import forget_cached, is_locked, mend
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_STEP_SECONDS = 0.002
+_SECTOR_BYTES = 4096
+# The largest request of qemu-nbd, and the largest threshold that glibc takes.
+_REQUEST_LIMIT_BYTES = 32 << 20
+_KEPT_MEMORY_BYTES = 64 << 20
+
+
+def supports_direct_io(image: Path) -> bool:
+    """Whether the image's file system takes O_DIRECT, found out by reading with it.
+
+    tmpfs refuses to open; some FUSE file systems open and refuse to read.
+    """
+    try:
+        fd = os.open(image, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Anonymous memory is page-aligned, as O_DIRECT wants it.
+        with mmap.mmap(-1, _SECTOR_BYTES) as page:
+            os.preadv(fd, [page], 0)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def qemu_nbd_command(
+    image: Path, socket: Path, pidfile: Path, *, writable: bool, cache: str = "auto"
+) -> list[str]:
+    """The qemu-nbd command line for an image; `cache` is "none", "writeback" or "auto".
+
+    cache=none with native AIO measured 30 to 40 % faster than write-back at half the CPU time. An
+    image that is only read needs no write lock, so it is opened read-only.
+    """
+    direct = cache == "none" or (cache == "auto" and supports_direct_io(image))
+    caching = ["--cache=none", "--aio=native"] if direct else ["--cache=writeback"]
+    access = ["--discard=unmap"] if writable else ["--read-only"]
+    return [
+        "qemu-nbd",
+        "--persistent",
+        "--shared=1",
+        "--format=qcow2",
+        *caching,
+        *access,
+        f"--socket={socket}",
+        f"--pid-file={pidfile}",
+        "--",
+        str(image),
+    ]
+
+
+def qemu_nbd_environment() -> dict[str, str]:
+    """The environment for qemu-nbd: ours, and an allocator that keeps what it has, in huge pages.
+
+    qemu-nbd allocates a buffer for each request and frees it. By default glibc gets those of more
+    than 128 KiB from the kernel, page by page and cleared, and gives them back: measured with 1 MiB
+    requests this is half of qemu-nbd's CPU time, and a fifth of a copy's (mallopt(3)). With huge
+    pages a copy takes a twelfth less: the kernel has fewer to pin for each direct write.
+    """
+    return {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": str(_REQUEST_LIMIT_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(_KEPT_MEMORY_BYTES),
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    }
+
+
+class TargetServer:
+    """A running qemu-nbd. Use as a context manager; close NBD connections before leaving.
+
+    `open_mark` is a file that exists while the image is open for writing, and stays when qemu-nbd
+    was killed or the storage failed: found at the start, it has the image checked and mended.
+    """
+
+    def __init__(
+        self,
+        image: Path,
+        runtime_dir: Path,
+        *,
+        writable: bool,
+        cache: str = "auto",
+        open_mark: Path | None = None,
+        mending: Callable[[Path], None] = mend,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._image = image
+        self._socket = runtime_dir / "target.sock"
+        self._pidfile = runtime_dir / "target.pid"
+        self._writable = writable
+        self._cache = cache
+        self._open_mark = open_mark if writable else None
+        self._mend = mending
+        self._sleep = sleep
+        self._now = now
+        self._process: subprocess.Popen[bytes] | None = None
+        self._words: process.LastWords | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where the image is served."""
+        return f"nbd+unix:///?socket={quote(str(self._socket))}"
+
+    def __enter__(self) -> Self:
+        if not self._image.is_file():
+            raise TargetUnusable(
+                f"there is no image {self._image}",
+                reason="TARGET_MISSING",
+                hint="put the file back and retry, or cancel the migration and start it anew",
+            )
+        if shutil.which("qemu-nbd") is None:
+            raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")
+        if self._open_mark is not None:
+            if self._open_mark.exists():
+                self._mend(self._image)
+            try:
+                _mark(self._open_mark)
+            except OSError as error:
+                raise TargetUnusable(
+                    f"the folder of the chunk map, {self._open_mark.parent}, cannot be written to: "
+                    f"{error.strerror}",
+                    hint="check that its storage is mounted and writable",
+                ) from error
+        if not self._writable:
+            # What storage has is to be shown, not what the host remembers.
+            forget_cached(self._image)
+        # A worker that was killed leaves these behind, and the pid file means that qemu-nbd serves.
+        self._remove_files()
+        command = qemu_nbd_command(
+            self._image, self._socket, self._pidfile, writable=self._writable, cache=self._cache
+        )
+        parent = os.getpid()
+        # The worker runs this before it has any other thread, so code between fork and exec is
+        # safe here, and qemu-nbd has no option to end with its parent.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=qemu_nbd_environment(),
+            preexec_fn=lambda: process.die_with_parent(parent),
+        )
+        if self._process.stderr is None:
+            raise TypeError("no stderr of qemu-nbd")
+        self._words = process.LastWords(self._process.stderr)
+        try:
+            self._wait_until_served(self._process)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop(sound=not isinstance(error, TargetFailed | TargetFull))
+
+    def last_words(self) -> str:
+        """What qemu-nbd said last, on one line."""
+        return "; ".join(self._words.lines(3)) if self._words is not None else ""
+
+    def _wait_until_served(self, server: subprocess.Popen[bytes]) -> None:
+        deadline = self._now() + _START_SECONDS
+        # The socket listens before the image is open; the pid file is written after.
+        while not _has_content(self._pidfile):
+            if server.poll() is not None:
+                said = self.last_words()
+                if is_locked(said):
+                    raise TargetUnusable(
+                        f"the image {self._image} is in use by another process: {said}",
+                        reason="TARGET_LOCKED",
+                        retryable=True,
+                        hint="find the process that has the image open (fuser -v) and end it",
+                    )
+                raise TargetUnusable(
+                    f"qemu-nbd cannot open {self._image}: {said}",
+                    hint="check that the storage below the image is mounted and writable",
+                )
+            if self._now() > deadline:
+                raise TargetUnusable(f"qemu-nbd did not open {self._image} in time")
+            self._sleep(_STEP_SECONDS)
+
+    def _stop(self, *, sound: bool = True) -> None:
+        if self._process is not None:
+            process.stop(self._process, _STOP_SECONDS)
+            # qemu-nbd ends with 0 also when it cannot write what it still has in memory.
+            if self._open_mark is not None and sound and self._process.returncode == 0:
+                self._open_mark.unlink(missing_ok=True)
+            self._process = None
+        self._remove_files()
+
+    def _remove_files(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        self._pidfile.unlink(missing_ok=True)
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _mark(path: Path) -> None:
+    """Make an empty file that a power cut does not take away again."""
+    for each, flags in ((path, os.O_WRONLY | os.O_CREAT), (path.parent, os.O_RDONLY)):
+        fd = os.open(each, flags | os.O_CLOEXEC, 0o600)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
