@@ -4,14 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from services.kit.errors import ServiceError, StatusCode
-from services.orchestrator.ports import (
-    Job,
-    Placement,
-    PlacementKind,
-    Pool,
-    TargetVm,
-    VmImport,
-)
+from services.orchestrator.ports.cloudstack import Job, Placement, PlacementKind, TargetVm, VmImport
+from services.orchestrator.ports.disk import Pool
 from tests.orchestrator_storage import MemoryStorage
 from tests.orchestrator_world import World
 

@@ -4,10 +4,8 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.orchestrator.ports import (
-    Agents,
-    SourceNic,
-)
+from services.orchestrator.ports.agents import Agents
+from services.orchestrator.ports.vmware import SourceNic
 from tests.orchestrator_cloudstack import MemoryCloudstack
 from tests.orchestrator_storage import MemoryStorage
 from tests.orchestrator_vcenter import MemoryDisk, MemoryVcenter, MemoryVm

@@ -14,18 +14,18 @@ from typing import Any
 from sqlalchemy import select
 
 from services.config import parse_config
-from services.orchestrator import tables
-from services.orchestrator.controls import Controls
+from services.orchestrator.controls.controls import Controls
+from services.orchestrator.controls.markers import MarkerWatch
+from services.orchestrator.controls.submission import Submission
+from services.orchestrator.database import tables
+from services.orchestrator.database.store import Store
+from services.orchestrator.database.views import EventView, MigrationView
 from services.orchestrator.handlers import HANDLERS
-from services.orchestrator.markers import MarkerWatch
-from services.orchestrator.passes import release_snapshot
+from services.orchestrator.handlers.undo import undo
 from services.orchestrator.signals import Signals
 from services.orchestrator.stages import Stage, State
-from services.orchestrator.store import Store
-from services.orchestrator.submission import Submission
-from services.orchestrator.tick import NextTick, Ticker
-from services.orchestrator.undo import undo
-from services.orchestrator.views import EventView, MigrationView
+from services.orchestrator.ticker import NextTick, Ticker
+from services.orchestrator.work.passes import release_snapshot
 from tests.orchestrator_memory import (
     Crash,
     Memory,

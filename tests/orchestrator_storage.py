@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Any
 
 from services.kit.errors import ServiceError
-from services.orchestrator.ports import (
-    Area,
+from services.orchestrator.ports.disk import (
     ConversionSnapshot,
     Pool,
     TransferMode,
     TransferOrder,
     TransferSnapshot,
 )
+from services.orchestrator.ports.vmware import Area
 from tests.orchestrator_vcenter import MemoryVcenter
 from tests.orchestrator_world import BLOCK, Blocks, World, failure
 

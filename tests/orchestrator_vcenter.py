@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from services.kit.errors import ServiceError, StatusCode
-from services.orchestrator.ports import (
+from services.orchestrator.ports.disk import TransferOrder
+from services.orchestrator.ports.vmware import (
     Area,
     Finding,
     SnapshotDisk,
@@ -13,7 +14,6 @@ from services.orchestrator.ports import (
     SourceNic,
     SourceSnapshot,
     SourceVm,
-    TransferOrder,
 )
 from tests.orchestrator_world import BLOCK, Blocks, World, failure
 

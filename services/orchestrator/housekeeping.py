@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from services.kit.errors import ServiceError
-from services.orchestrator.ports import DiskPort
-from services.orchestrator.store import Store
+from services.orchestrator.database.store import Store
+from services.orchestrator.ports.disk import DiskPort
 
 __all__ = ["Housekeeping"]
 

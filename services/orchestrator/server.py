@@ -14,20 +14,20 @@ from services.orchestrator.adapters.caller import Caller
 from services.orchestrator.adapters.cloudstack import CloudstackAgent
 from services.orchestrator.adapters.disk import DiskAgent
 from services.orchestrator.adapters.vmware import VmwareAgent
-from services.orchestrator.controls import Controls
+from services.orchestrator.controls.controls import Controls
+from services.orchestrator.controls.markers import MarkerWatch
+from services.orchestrator.controls.submission import Submission
+from services.orchestrator.controls.watch import Watch
+from services.orchestrator.database.store import Store
 from services.orchestrator.engine import Engine
 from services.orchestrator.handlers import HANDLERS
+from services.orchestrator.handlers.undo import undo
 from services.orchestrator.housekeeping import Housekeeping
-from services.orchestrator.markers import MarkerWatch
-from services.orchestrator.passes import release_snapshot
-from services.orchestrator.ports import Agents
+from services.orchestrator.ports.agents import Agents
 from services.orchestrator.servicer import OrchestratorServicer
 from services.orchestrator.signals import Signals
-from services.orchestrator.store import Store
-from services.orchestrator.submission import Submission
-from services.orchestrator.tick import Ticker
-from services.orchestrator.undo import undo
-from services.orchestrator.watch import Watch
+from services.orchestrator.ticker import Ticker
+from services.orchestrator.work.passes import release_snapshot
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 

@@ -10,12 +10,13 @@ from sqlalchemy.exc import OperationalError
 from services.config import ConfigError
 from services.kit.errors import ServiceError, StatusCode
 from services.orchestrator import translate
-from services.orchestrator.controls import Controls
+from services.orchestrator.controls.controls import Controls
+from services.orchestrator.controls.submission import Submission
+from services.orchestrator.controls.watch import Watch
+from services.orchestrator.database.store import Store
 from services.orchestrator.errors import DatabaseUnusable
-from services.orchestrator.ports import Agents, PlacementKind
-from services.orchestrator.store import Store
-from services.orchestrator.submission import Submission
-from services.orchestrator.watch import Watch
+from services.orchestrator.ports.agents import Agents
+from services.orchestrator.ports.cloudstack import PlacementKind
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 

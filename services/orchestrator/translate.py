@@ -6,9 +6,16 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.config import Problem
-from services.orchestrator.ports import Placement, SourceVm
+from services.orchestrator.database.views import (
+    DebtView,
+    DiskView,
+    EventView,
+    MigrationView,
+    PassView,
+)
+from services.orchestrator.ports.cloudstack import Placement
+from services.orchestrator.ports.vmware import SourceVm
 from services.orchestrator.stages import STAGE_TABLE, Stage, StageRow, State
-from services.orchestrator.views import DebtView, DiskView, EventView, MigrationView, PassView
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = [

@@ -19,7 +19,7 @@ from services.kit.channel import call, connect
 from services.kit.errors import RemoteError
 from services.kit.server import serving
 from services.orchestrator import server
-from services.orchestrator.controls import Controls
+from services.orchestrator.controls.controls import Controls
 from tests.orchestrator_memory import Memory, content, machine, memory_agents
 from tests.orchestrator_rig import spec_text
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb

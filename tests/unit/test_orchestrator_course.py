@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from services.kit.errors import ServiceError, StatusCode
-from services.orchestrator import passes
-from services.orchestrator.ports import Pool, TransferMode
+from services.orchestrator.ports.disk import Pool, TransferMode
 from services.orchestrator.stages import Stage, State
+from services.orchestrator.work import passes
 from tests.orchestrator_memory import failure, machine, memory_agents
 from tests.orchestrator_rig import Rig, new_rig, spec_text
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from services.orchestrator.ports import Job
+from services.orchestrator.ports.cloudstack import Job
 from services.orchestrator.stages import Stage, State
 from tests.orchestrator_memory import failure, memory_agents
 from tests.orchestrator_rig import Rig, new_rig, spec_text

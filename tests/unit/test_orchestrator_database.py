@@ -12,9 +12,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
-from services.orchestrator import tables
+from services.orchestrator.database import tables
+from services.orchestrator.database.store import Store
 from services.orchestrator.errors import DatabaseUnusable
-from services.orchestrator.store import Store
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
-from services.orchestrator import tables
-from services.orchestrator.debts import IMAGE, forgive, owe
+from services.orchestrator.database import tables
 from services.orchestrator.stages import State
+from services.orchestrator.work.debts import IMAGE, forgive, owe
 from tests.orchestrator_memory import failure
 from tests.orchestrator_rig import new_rig, spec_text
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from sqlalchemy import event
 
-from services.orchestrator.ports import Job
+from services.orchestrator.ports.cloudstack import Job
 from services.orchestrator.stages import Stage, State
 from tests.orchestrator_memory import failure, machine, memory_agents
 from tests.orchestrator_rig import new_rig, spec_text

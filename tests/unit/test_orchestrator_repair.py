@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.orchestrator.ports import TransferSnapshot
+from services.orchestrator.ports.disk import TransferSnapshot
 from services.orchestrator.stages import Stage, State
 from tests.orchestrator_memory import memory_agents
 from tests.orchestrator_rig import Rig, new_rig, spec_text

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from services.orchestrator.adapters.caller import Caller, state_name
-from services.orchestrator.ports import Job, Placement, PlacementKind, Pool, TargetVm, VmImport
+from services.orchestrator.ports.cloudstack import Job, Placement, PlacementKind, TargetVm, VmImport
+from services.orchestrator.ports.disk import Pool
 from v2c.cloudstack.v1 import cloudstack_pb2 as pb
 from v2c.cloudstack.v1 import cloudstack_pb2_grpc as rpc
 

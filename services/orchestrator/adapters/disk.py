@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, state_name
-from services.orchestrator.ports import (
-    Area,
+from services.orchestrator.ports.disk import (
     ConversionSnapshot,
     Pool,
     TransferMode,
     TransferOrder,
     TransferSnapshot,
 )
+from services.orchestrator.ports.vmware import Area
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc as rpc
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, state_name
-from services.orchestrator.ports import (
+from services.orchestrator.ports.vmware import (
     Area,
     Finding,
     SnapshotDisk,

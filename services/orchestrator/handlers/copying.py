@@ -2,11 +2,11 @@
 
 from datetime import datetime, timedelta
 
-from services.orchestrator import tables
-from services.orchestrator.debts import pay_snapshots
-from services.orchestrator.passes import copy_pass, open_pass, take_snapshot
+from services.orchestrator.database import tables
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick, Wait
+from services.orchestrator.work.debts import pay_snapshots
+from services.orchestrator.work.passes import copy_pass, open_pass, take_snapshot
 
 __all__ = ["base_copy", "base_snapshot", "delta"]
 

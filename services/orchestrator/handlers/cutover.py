@@ -1,16 +1,16 @@
 """The cutover: shutdown, final sync, verification, conversion. From here on every second counts."""
 
 from services.kit.errors import ServiceError, StatusCode
-from services.orchestrator import tables
-from services.orchestrator.debts import pay_snapshots
-from services.orchestrator.passes import copy_pass, open_pass, take_snapshot
-from services.orchestrator.ports import ConversionSnapshot
-from services.orchestrator.shutdown import mark_shutdown, require_off, settle, shut_down
+from services.orchestrator.database import tables
+from services.orchestrator.database.store import add_event
+from services.orchestrator.ports.disk import ConversionSnapshot
 from services.orchestrator.stages import Stage
-from services.orchestrator.store import add_event
 from services.orchestrator.tick import Advance, Interrupted, Outcome, Tick, Wait
-from services.orchestrator.transfers import CONTENT_MISMATCH, run_transfers
-from services.orchestrator.verification import expect_repair, verify_orders
+from services.orchestrator.work.debts import pay_snapshots
+from services.orchestrator.work.passes import copy_pass, open_pass, take_snapshot
+from services.orchestrator.work.shutdown import mark_shutdown, require_off, settle, shut_down
+from services.orchestrator.work.transfers import CONTENT_MISMATCH, run_transfers
+from services.orchestrator.work.verification import expect_repair, verify_orders
 
 __all__ = ["await_shutdown", "conversion_id", "convert", "final_sync", "verify"]
 

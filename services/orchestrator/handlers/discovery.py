@@ -4,12 +4,12 @@ from dataclasses import asdict
 
 from sqlalchemy import Select, func, or_, select
 
-from services.orchestrator import tables
+from services.orchestrator.database import tables
+from services.orchestrator.database.runtime_dir import RuntimeDir, directory_name
+from services.orchestrator.database.store import add_event
 from services.orchestrator.errors import MigrationExists, SpecMismatch, VmNotMigratable
-from services.orchestrator.ports import SourceDisk, SourceVm
-from services.orchestrator.runtime_dir import RuntimeDir, directory_name
+from services.orchestrator.ports.vmware import SourceDisk, SourceVm
 from services.orchestrator.stages import TERMINAL, Stage, State
-from services.orchestrator.store import add_event
 from services.orchestrator.tick import Advance, Outcome, Tick, Wait
 
 __all__ = ["admit", "connect", "discover_disks", "find_vm"]

@@ -3,13 +3,13 @@
 from functools import partial
 from typing import Any
 
-from services.orchestrator import tables
-from services.orchestrator.debts import IMAGE, forgive
-from services.orchestrator.jobs import run_job
-from services.orchestrator.ports import Job, VmImport
-from services.orchestrator.shutdown import require_off
+from services.orchestrator.database import tables
+from services.orchestrator.ports.cloudstack import Job, VmImport
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick
+from services.orchestrator.work.debts import IMAGE, forgive
+from services.orchestrator.work.jobs import run_job
+from services.orchestrator.work.shutdown import require_off
 
 __all__ = ["import_data", "import_root"]
 

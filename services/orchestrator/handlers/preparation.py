@@ -2,10 +2,10 @@
 
 import re
 
-from services.orchestrator import tables
-from services.orchestrator.debts import IMAGE, owe
+from services.orchestrator.database import tables
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick
+from services.orchestrator.work.debts import IMAGE, owe
 
 __all__ = ["enable_cbt", "prepare_storage"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from sqlalchemy import select
 
 from services.kit.errors import ServiceError, StatusCode
-from services.orchestrator import tables
-from services.orchestrator.ports import Job
+from services.orchestrator.database import tables
+from services.orchestrator.ports.cloudstack import Job
 from services.orchestrator.tick import Tick
 
 __all__ = ["run_job", "settle_jobs"]

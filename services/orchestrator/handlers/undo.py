@@ -1,15 +1,15 @@
 """Cancel and rollback: what was made is taken back, and only then the migration has ended."""
 
 from services.kit.errors import ServiceError
-from services.orchestrator import tables
-from services.orchestrator.debts import IMAGE, forgive, pay_images, pay_snapshots
+from services.orchestrator.database import tables
 from services.orchestrator.handlers.cutover import conversion_id
-from services.orchestrator.jobs import run_job, settle_jobs
-from services.orchestrator.passes import open_pass
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.tick import Finish, Outcome, Tick
-from services.orchestrator.transfers import stop_transfers
-from services.orchestrator.verification import verify_ids
+from services.orchestrator.work.debts import IMAGE, forgive, pay_images, pay_snapshots
+from services.orchestrator.work.jobs import run_job, settle_jobs
+from services.orchestrator.work.passes import open_pass
+from services.orchestrator.work.transfers import stop_transfers
+from services.orchestrator.work.verification import verify_ids
 
 __all__ = ["undo"]
 

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from sqlalchemy.orm import Session
 
 from services.kit.errors import ServiceError
-from services.orchestrator import tables
-from services.orchestrator.debts import SNAPSHOT, owe, pay_snapshots
+from services.orchestrator.database import tables
+from services.orchestrator.database.store import add_event
+from services.orchestrator.database.views import PASSES_KEPT
 from services.orchestrator.errors import MapLost, SnapshotLost, SpecMismatch
-from services.orchestrator.ports import Area, SourceSnapshot, TransferMode, TransferOrder
-from services.orchestrator.store import add_event
+from services.orchestrator.ports.disk import TransferMode, TransferOrder
+from services.orchestrator.ports.vmware import Area, SourceSnapshot
 from services.orchestrator.tick import Tick, reset_progress
-from services.orchestrator.transfers import next_transfer_id, run_transfers, stop_transfers
-from services.orchestrator.views import PASSES_KEPT
+from services.orchestrator.work.debts import SNAPSHOT, owe, pay_snapshots
+from services.orchestrator.work.transfers import next_transfer_id, run_transfers, stop_transfers
 
 __all__ = [
     "copy_pass",

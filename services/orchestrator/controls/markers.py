@@ -6,9 +6,9 @@ from pathlib import Path
 import structlog
 
 from services.kit.errors import ServiceError
-from services.orchestrator.controls import Controls
-from services.orchestrator.runtime_dir import RuntimeDir
-from services.orchestrator.store import Store
+from services.orchestrator.controls.controls import Controls
+from services.orchestrator.database.runtime_dir import RuntimeDir
+from services.orchestrator.database.store import Store
 
 __all__ = ["MarkerWatch"]
 

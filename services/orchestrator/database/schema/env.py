@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from services.orchestrator.tables import Base
+from services.orchestrator.database.tables import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

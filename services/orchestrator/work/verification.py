@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from services.orchestrator import tables
+from services.orchestrator.database import tables
 from services.orchestrator.errors import SpecMismatch
-from services.orchestrator.passes import order_for
-from services.orchestrator.ports import TransferMode, TransferOrder
+from services.orchestrator.ports.disk import TransferMode, TransferOrder
 from services.orchestrator.tick import Tick
+from services.orchestrator.work.passes import order_for
 
 __all__ = ["expect_repair", "verify_ids", "verify_orders"]
 

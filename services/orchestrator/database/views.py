@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from services.orchestrator import tables
+from services.orchestrator.database import tables
 from services.orchestrator.stages import COPYING, TERMINAL, Stage, State, row
 
 __all__ = [

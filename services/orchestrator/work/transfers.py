@@ -6,8 +6,8 @@ from dataclasses import replace
 from sqlalchemy import select
 
 from services.kit.errors import ServiceError, StatusCode
-from services.orchestrator import tables
-from services.orchestrator.ports import TransferOrder, TransferSnapshot
+from services.orchestrator.database import tables
+from services.orchestrator.ports.disk import TransferOrder, TransferSnapshot
 from services.orchestrator.tick import Interrupted, Tick
 
 __all__ = ["CONTENT_MISMATCH", "next_transfer_id", "run_transfers", "stop_transfers"]

@@ -19,16 +19,22 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session, lazyload
 
-from services.orchestrator import tables
 from services.orchestrator.clock import Clock, utc_now
+from services.orchestrator.database import tables
+from services.orchestrator.database.runtime_dir import RuntimeDir
+from services.orchestrator.database.views import (
+    EventView,
+    MigrationView,
+    event_view,
+    exported,
+    view,
+)
 from services.orchestrator.errors import (
     AmbiguousMigration,
     DatabaseUnusable,
     MigrationNotFound,
 )
-from services.orchestrator.runtime_dir import RuntimeDir
 from services.orchestrator.stages import TERMINAL, State
-from services.orchestrator.views import EventView, MigrationView, event_view, exported, view
 
 __all__ = ["Listener", "Store", "add_event"]
 

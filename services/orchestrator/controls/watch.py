@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.orchestrator.store import Store
-from services.orchestrator.views import MigrationView
+from services.orchestrator.database.store import Store
+from services.orchestrator.database.views import MigrationView
 
 __all__ = ["Changes", "Watch"]
 

@@ -12,10 +12,10 @@ from services.config import (
     parse_specs,
     resolve,
 )
+from services.orchestrator.database.store import Store, add_event
+from services.orchestrator.database.views import MigrationView
 from services.orchestrator.errors import SpecInvalid
 from services.orchestrator.stages import State
-from services.orchestrator.store import Store, add_event
-from services.orchestrator.views import MigrationView
 
 __all__ = ["Submission"]
 

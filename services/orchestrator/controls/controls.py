@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 from sqlalchemy import select
 
-from services.orchestrator import tables
+from services.orchestrator.database import tables
+from services.orchestrator.database.store import Store, add_event
 from services.orchestrator.errors import ControlNotAllowed
 from services.orchestrator.signals import Signals
 from services.orchestrator.stages import Control, Stage, State, allowed
-from services.orchestrator.store import Store, add_event
-from services.orchestrator.tick import NextTick
+from services.orchestrator.ticker import NextTick
 
 __all__ = ["Controls"]
 

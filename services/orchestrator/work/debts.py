@@ -8,8 +8,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from services.kit.errors import ServiceError
-from services.orchestrator import tables
 from services.orchestrator.clock import Clock
+from services.orchestrator.database import tables
 from services.orchestrator.tick import Tick
 
 __all__ = ["IMAGE", "SNAPSHOT", "forgive", "owe", "pay_images", "pay_snapshots"]

@@ -1,0 +1,1 @@
+"""What operators ask for: submission, controls, marker files, watching."""

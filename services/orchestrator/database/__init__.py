@@ -1,0 +1,1 @@
+"""The tables, their schema, and what is read from and written to them."""

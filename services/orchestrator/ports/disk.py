@@ -1,0 +1,138 @@
+"""One storage host, as the state machine needs it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from services.orchestrator.ports.vmware import Area
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Primary storage as CloudStack describes it; `type` is CloudStack's word."""
+
+    id: str
+    name: str
+    type: str
+    source: str
+    path: str
+    options: str = ""
+
+
+class TransferMode(StrEnum):
+    """What a transfer does."""
+
+    FULL = "full"
+    RANGES = "ranges"
+    RESYNC = "resync"
+    VERIFY_TARGET = "verify_target"
+    REPAIR = "repair"
+
+
+@dataclass(frozen=True)
+class TransferOrder:
+    """A transfer to start; `snapshot_*` and `source_path` name what is read through VDDK.
+
+    Without a snapshot it is the disk itself, which opens only while the machine is off.
+    """
+
+    transfer_id: str
+    mode: TransferMode
+    disk_id: str
+    capacity_bytes: int
+    target_path: str
+    pass_number: int
+    epoch: int
+    vm_moref: str = ""
+    snapshot_moref: str = ""
+    source_path: str = ""
+    thumbprint: str = ""
+    ranges_id: str = ""
+    queue_depth: int = 0
+
+
+@dataclass(frozen=True)
+class TransferSnapshot:
+    """A transfer now; `state` is queued, running, succeeded, failed or cancelled."""
+
+    transfer_id: str
+    state: str
+    total_bytes: int = 0
+    done_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    verified_bytes: int = 0
+    unverified_bytes: int = 0
+    repaired_bytes: int = 0
+    rate_bytes_per_second: int = 0
+    eta_seconds: int = -1
+    digest: str = ""
+    reason: str = ""
+    message: str = ""
+    hint: str = ""
+    retryable: bool = False
+
+
+@dataclass(frozen=True)
+class ConversionSnapshot:
+    """A conversion now; `state` as of a transfer."""
+
+    state: str
+    step: str = ""
+    warnings: tuple[str, ...] = ()
+    requires_uefi: bool = False
+    guest_os: str = ""
+    log_path: str = ""
+    reason: str = ""
+    message: str = ""
+    hint: str = ""
+    retryable: bool = False
+
+
+class DiskPort(Protocol):
+    """One storage host."""
+
+    def capabilities(self) -> Mapping[str, str]:
+        """What the host has, by name; "sources" is a comma-separated list."""
+
+    def ensure_pool(self, pool: Pool) -> str:
+        """Make the pool reachable; its directory on the host."""
+
+    def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
+        """Create the image or find it with that size; its absolute path."""
+
+    def resize_image(self, path: str, size_bytes: int) -> None:
+        """Grow the image; the same size is no error."""
+
+    def delete_image(self, path: str) -> None:
+        """Delete the image and its control data."""
+
+    def put_ranges(self, ranges_id: str, capacity_bytes: int, areas: Iterator[Area]) -> int:
+        """Store the areas; the bytes they cover."""
+
+    def start_transfer(self, order: TransferOrder) -> TransferSnapshot:
+        """Start the transfer, attach to it, or resume it if it failed."""
+
+    def get_transfer(self, transfer_id: str) -> TransferSnapshot:
+        """The transfer now."""
+
+    def cancel_transfer(self, transfer_id: str, epoch: int) -> None:
+        """Stop the transfer."""
+
+    def start_conversion(
+        self, conversion_id: str, images: Sequence[str], virtio_iso: str, epoch: int
+    ) -> ConversionSnapshot:
+        """Start the conversion, or attach to it."""
+
+    def get_conversion(self, conversion_id: str) -> ConversionSnapshot:
+        """The conversion now."""
+
+    def cancel_conversion(self, conversion_id: str, epoch: int) -> None:
+        """Stop the conversion."""
+
+    def prune_records(
+        self, images_in_use: Sequence[str], ranges_in_use: Sequence[str], ended_before: datetime
+    ) -> None:
+        """Forget transfers, chunk maps and conversions of images not in use, ended before then."""

@@ -1,0 +1,273 @@
+"""Runs ticks: load the migration, run the handler of its stage, persist outcome and next tick.
+
+The outcome and the number of the next tick are one transaction; the engine's queue only carries
+that number, so a tick that runs twice finds itself stale the second time.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from services.config import Config, ResolvedVm
+from services.kit.errors import ServiceError, internal_error
+from services.orchestrator.clock import Clock
+from services.orchestrator.database import tables
+from services.orchestrator.database.store import Store, add_event
+from services.orchestrator.ports.agents import Agents
+from services.orchestrator.signals import Signals
+from services.orchestrator.stages import COPYING, TERMINAL, Control, Stage, State, row
+from services.orchestrator.tick import (
+    Advance,
+    Finish,
+    Handler,
+    Interrupted,
+    Outcome,
+    Tick,
+    Wait,
+    reset_progress,
+)
+
+# Seconds before the same stage is tried again after a retryable error; after the last, an
+# operator decides. About 20 minutes: long enough for a vCenter restart.
+BACKOFF_SECONDS = (1, 2, 5, 15, 30, 60, 120, 300, 600)
+
+
+# Nothing has been begun yet, and somebody who has just typed an address is waiting.
+FIRST_CONTACT_ATTEMPTS = 3
+
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class NextTick:
+    """What the queue has to carry: a migration's tick, and when it is due."""
+
+    migration_id: str
+    number: int
+    delay_seconds: float
+
+
+# Lets go of what a migration must not hold while it rests.
+Rest = Callable[[Tick], None]
+
+
+# Resolves a stored spec against the present configuration.
+SpecReader = Callable[[str, str], ResolvedVm]
+
+
+class Ticker:
+    """Runs ticks."""
+
+    def __init__(
+        self,
+        store: Store,
+        agents: Agents,
+        config: Config,
+        signals: Signals,
+        handlers: Mapping[Stage, Handler],
+        undo: Handler,
+        rest: Rest,
+        read_spec: SpecReader,
+    ) -> None:
+        missing = set(Stage) - set(handlers) - {Stage.DONE}
+        if missing:
+            raise ValueError(f"stages without a handler: {sorted(missing)}")
+        self._store = store
+        self._agents = agents
+        self._config = config
+        self._signals = signals
+        self._handlers = handlers
+        self._undo = undo
+        self._rest = rest
+        self._read_spec = read_spec
+
+    def run(self, migration_id: str, number: int) -> NextTick | None:
+        """Run tick `number`; None when nothing is due (ended, paused, failed)."""
+        with structlog.contextvars.bound_contextvars(migration_id=migration_id, tick=number):
+            migration = self._begin(migration_id, number)
+            if migration is None:
+                return self._present(migration_id)
+            try:
+                outcome = self._handle(migration)
+            except Interrupted:
+                if self._signals.stopping:
+                    return None
+                outcome = Wait(0, migration.activity, State.RUNNING)
+            except OperationalError:
+                raise  # The database's trouble, not the migration's: the engine repeats the tick.
+            except ServiceError as exc:
+                if not _tries_again(migration, exc):
+                    self._come_to_rest(migration)
+                return self._failed(migration, exc)
+            except Exception as exc:  # A bug must end in `failed`, not in a lost tick.
+                return self._failed(migration, internal_error(exc))
+            return self._persist(migration, outcome)
+
+    def _begin(self, migration_id: str, number: int) -> tables.Migration | None:
+        """The migration with its state set to running, or None when this tick is stale."""
+        with self._store.reading() as session:
+            present = select(tables.Migration.tick, tables.Migration.state)
+            loaded = session.execute(present.where(tables.Migration.id == migration_id)).first()
+            if loaded is None or loaded.tick != number or loaded.state in _AT_REST:
+                return None
+        with self._store.change(migration_id) as (_, migration):
+            if migration.tick != number:
+                return None
+            if migration.stage != Stage.INIT:
+                migration.state, migration.activity = State.RUNNING, ""
+            if not migration.stage_times:
+                migration.stage_times = [[migration.stage, self._store.clock().isoformat(), None]]
+            migration.due_time = None
+        with self._store.reading() as session:
+            return session.get_one(tables.Migration, migration_id)
+
+    def _come_to_rest(self, migration: tables.Migration) -> None:
+        """Leave nothing behind that grows; what cannot be let go of now stays a debt."""
+        try:
+            self._rest(self._tick(migration))
+        except (ServiceError, Interrupted) as exc:
+            _log.warning(
+                "what the migration holds is kept for now", action="rest.failed", error=str(exc)
+            )
+
+    def _tick(self, migration: tables.Migration) -> Tick:
+        spec = self._read_spec(migration.spec, migration.spec_source)
+        return Tick(migration, spec, self._config, self._agents, self._store, self._signals)
+
+    def _handle(self, migration: tables.Migration) -> Outcome:
+        tick = self._tick(migration)
+        if migration.undo:
+            return self._undo(tick)
+        stage = Stage(migration.stage)
+        if migration.pause_requested and Control.PAUSE in row(stage).controls:
+            self._rest(tick)
+            return Finish(State.PAUSED, "paused by an operator")
+        outcome = self._handlers[stage](tick)
+        if isinstance(outcome, Advance) and outcome.stage not in row(stage).next:
+            raise ValueError(f"{stage} cannot be followed by {outcome.stage}")
+        return outcome
+
+    def _persist(self, before: tables.Migration, outcome: Outcome) -> NextTick | None:
+        clock = self._store.clock
+        with self._store.change(before.id) as (session, migration):
+            if migration.tick != before.tick:
+                # Another tick has taken this one's place; what this one found out is stale.
+                return NextTick(before.id, migration.tick, 0.0)
+            migration.tick = before.tick + 1
+            if (migration.undo and not before.undo) or _held(migration, outcome):
+                # An operator's wish came meanwhile: the stage is kept, nothing ends before it.
+                outcome = Wait(0, migration.activity, State.RUNNING)
+            delay = 0.0
+            match outcome:
+                case Advance(stage):
+                    _enter(migration, stage, clock().isoformat())
+                    migration.error, migration.attempts = None, 0
+                    migration.state, migration.activity = State.RUNNING, ""
+                    add_event(session, clock, migration, "stage.entered", f"now in {stage}")
+                    if stage is Stage.DONE:
+                        _end(migration, State.DONE, clock)
+                        migration.activity = "done"
+                        add_event(session, clock, migration, "migration.done", "migrated")
+                        return None
+                case Wait(seconds, activity, state):
+                    woken = migration.wishes != before.wishes
+                    delay = 0.0 if woken else seconds
+                    migration.state, migration.activity = state, activity
+                    migration.due_time = clock() + timedelta(seconds=delay)
+                    # The tick succeeded: an error that was retried is over.
+                    migration.error, migration.attempts = None, 0
+                case Finish(state, activity):
+                    migration.activity = activity
+                    if state in TERMINAL:
+                        _end(migration, state, clock)
+                    else:
+                        migration.state = state
+                    add_event(session, clock, migration, f"migration.{state}", activity)
+                    return None
+            return NextTick(before.id, migration.tick, delay)
+
+    def _failed(self, before: tables.Migration, exc: ServiceError) -> NextTick | None:
+        clock = self._store.clock
+        with self._store.change(before.id) as (session, migration):
+            if migration.tick != before.tick:
+                return NextTick(before.id, migration.tick, 0.0)
+            migration.tick = before.tick + 1
+            migration.error = {
+                "reason": exc.reason,
+                "message": exc.message,
+                "hint": exc.hint,
+                "retryable": exc.retryable,
+                "metadata": dict(exc.metadata),
+                "time": clock().isoformat(),
+            }
+            if migration.undo and not before.undo:
+                return NextTick(before.id, migration.tick, 0.0)
+            if not _tries_again(migration, exc):
+                migration.state, migration.activity = State.FAILED, "failed"
+                add_event(
+                    session, clock, migration, "migration.failed", exc.message, reason=exc.reason
+                )
+                _log.error(exc.message, action="migration.failed", reason=exc.reason)
+                return None
+            delay = float(BACKOFF_SECONDS[migration.attempts])
+            migration.attempts += 1
+            migration.state = State.WAITING
+            migration.activity = f"tries again in {delay:g} s: {exc.message}"
+            migration.due_time = clock() + timedelta(seconds=delay)
+            add_event(session, clock, migration, "stage.retry", exc.message, reason=exc.reason)
+            _log.warning(exc.message, action="stage.retry", reason=exc.reason, delay_seconds=delay)
+            return NextTick(before.id, migration.tick, delay)
+
+    def _present(self, migration_id: str) -> NextTick | None:
+        """The tick that is really due, for a stale one whose successor may not be queued yet."""
+        with self._store.reading() as session:
+            migration = session.get(tables.Migration, migration_id)
+            if migration is None or migration.state in _AT_REST or not migration.started:
+                return None
+            due = migration.due_time
+            delay = (due - self._store.clock()).total_seconds() if due else 0.0
+            return NextTick(migration_id, migration.tick, max(delay, 0.0))
+
+
+def _tries_again(migration: tables.Migration, exc: ServiceError) -> bool:
+    """Whether the stage is tried again by itself after this error."""
+    first_contact = migration.stage == Stage.CONNECTING_VCENTER and not migration.undo
+    limit = FIRST_CONTACT_ATTEMPTS if first_contact else len(BACKOFF_SECONDS)
+    return exc.retryable and migration.attempts < limit
+
+
+def _held(migration: tables.Migration, outcome: Outcome) -> bool:
+    """True when a pause came just before the cutover, where nothing could hold it any more."""
+    return (
+        migration.pause_requested
+        and isinstance(outcome, Advance)
+        and Control.PAUSE in row(Stage(migration.stage)).controls
+        and Control.PAUSE not in row(outcome.stage).controls
+    )
+
+
+_AT_REST = TERMINAL | {State.FAILED, State.PAUSED}
+
+
+def _enter(migration: tables.Migration, stage: Stage, now: str) -> None:
+    times = [list(entry) for entry in migration.stage_times]
+    if times:
+        times[-1][2] = now
+    migration.stage_times = [*times, [stage, now, None]]
+    migration.stage = stage
+    if stage in COPYING:
+        reset_progress(migration)
+
+
+def _end(migration: tables.Migration, state: State, clock: Clock) -> None:
+    now = migration.end_time = clock()
+    migration.state = state
+    times = [list(entry) for entry in migration.stage_times]
+    if times and times[-1][2] is None:
+        times[-1][2] = now.isoformat()
+        migration.stage_times = times

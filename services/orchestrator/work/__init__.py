@@ -1,0 +1,1 @@
+"""Pieces of stages: passes, transfers, verification, shutdown, CloudStack jobs, debts."""
