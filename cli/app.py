@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from cli.commands import controls, files, inventory, lab, run, serve, status
+from cli.commands import config, controls, events, inventory, lab, pki, run, serve, spec, status
 from cli.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -101,12 +101,12 @@ def _app(given: Sequence[str]) -> typer.Typer:
     app.command()(controls.retry)
     app.command()(controls.cancel)
     app.command()(controls.rollback)
-    app.command()(status.events)
+    app.command()(events.events)
     app.command("list")(inventory.list_inventory)
     app.command()(serve.serve)
-    app.add_typer(files.config_app, name="config")
-    app.add_typer(files.spec_app, name="spec")
-    app.add_typer(files.pki_app, name="pki")
+    app.add_typer(config.config_app, name="config")
+    app.add_typer(spec.spec_app, name="spec")
+    app.add_typer(pki.pki_app, name="pki")
     app.command(context_settings=lab.PASS_THROUGH)(lab.demo)
     app.command(context_settings=lab.PASS_THROUGH)(lab.lab)
     _add_expert_commands(app, given)

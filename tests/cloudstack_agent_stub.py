@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from services.cloudstack_agent.api import Parameters, Row
+from services.cloudstack_agent.client.api import Parameters, Row
 
 Answer = Row | Exception | Callable[[Parameters], Row]
 

@@ -18,9 +18,9 @@ from lab.vcenter.startup import no_guests, open_world, write_scenario
 from lab.vcenter.tasks import Tasks
 from lab.vcenter.world import World
 from services.vmware_agent.ports import Clock, SystemClock
-from services.vmware_agent.session import Endpoint, Session
-from services.vmware_agent.trust import Trust
-from services.vmware_agent.vcenter import VmomiVCenter
+from services.vmware_agent.vcenter.adapter import VmomiVCenter
+from services.vmware_agent.vcenter.session import Endpoint, Session
+from services.vmware_agent.vcenter.trust import Trust
 
 
 class QuickClock(SystemClock):

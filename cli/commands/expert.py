@@ -15,11 +15,11 @@ import typer
 import xxhash
 
 from cli.errors import EXIT_INTERRUPTED, CommandError, UsageMistakeError
-from cli.expert_shown import Shown, say, shown
-from cli.expert_spec import BaseCopySpec, DeltaSyncSpec, ExpertSpec, load_expert_spec, ranges_from
+from cli.expert.scratch import scratch_folder
+from cli.expert.shown import Shown, say, shown
+from cli.expert.spec import BaseCopySpec, DeltaSyncSpec, ExpertSpec, load_expert_spec, ranges_from
 from cli.interrupts import Interrupted, interruptible
 from cli.options import JsonOption
-from cli.scratch import scratch_folder
 from services.disk_agent.chunk_map.chunk_map import ChunkMap
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.failures import (

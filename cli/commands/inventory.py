@@ -11,9 +11,9 @@ from rich.table import Table
 
 from cli.connection import PEER, Stub, orchestrator, require_server
 from cli.errors import UsageMistakeError
-from cli.json_output import as_dict
 from cli.options import ConfigOption, JsonOption, ServerOption, config_from
-from cli.words import size
+from cli.show.json_output import as_dict
+from cli.show.words import size
 from services.config import Config
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb

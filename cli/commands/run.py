@@ -15,8 +15,6 @@ from cli.connection import PEER, Stub, answering, is_local, orchestrator, refuse
 from cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CommandError
 from cli.follow import Display, follow
 from cli.interrupts import Interrupted, interruptible
-from cli.json_output import JsonDisplay
-from cli.live import LiveDisplay
 from cli.options import (
     ConfigOption,
     JsonOption,
@@ -25,8 +23,10 @@ from cli.options import (
     config_from,
     spec_files,
 )
-from cli.plain import PlainDisplay
-from cli.stack import local_services, running_stack
+from cli.show.json_output import JsonDisplay
+from cli.show.live import LiveDisplay
+from cli.show.plain import PlainDisplay
+from cli.stack.stack import local_services, running_stack
 from services.config import Config, VmSpec, dump_specs, load_specs, resolve
 from services.config.document import read_text
 from services.config.problems import ConfigError, Problem

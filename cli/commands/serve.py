@@ -9,7 +9,7 @@ import typer
 
 from cli.interrupts import Interrupted, interruptible
 from cli.options import ConfigOption, config_from
-from cli.stack import local_services, running_stack
+from cli.stack.stack import local_services, running_stack
 from services.config import Config
 
 __all__ = ["serve"]

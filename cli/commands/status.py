@@ -1,4 +1,4 @@
-"""``v2c status`` and ``v2c events``: where migrations stand, and what happened to them."""
+"""``v2c status``: where migrations stand."""
 
 import asyncio
 import json as json_module
@@ -11,29 +11,27 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.commands.controls import chosen
 from cli.connection import PEER, answering, orchestrator, require_server, selector
 from cli.errors import CommandError
-from cli.json_output import as_dict
 from cli.options import (
     ConfigOption,
     JsonOption,
-    MorefOption,
     ServerOption,
     VmOption,
     config_from,
     spec_files,
     spec_of_vm,
 )
-from cli.outcome import outcome
 from cli.runtime_dirs import RuntimeDir, find_runtime_dirs, runtime_dirs
-from cli.words import ENDED, duration, speed, state_name
+from cli.show.json_output import as_dict
+from cli.show.outcome import outcome
+from cli.show.words import ENDED, duration, speed, state_name
 from services.config import Config, VmSpec, load_specs
-from services.kit.channel import call, stream
+from services.kit.channel import call
 from services.kit.errors import RemoteError, StatusCode
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
-__all__ = ["events", "status"]
+__all__ = ["status"]
 
 _PAGE = 500
 _PIPE_WIDTH = 400
@@ -214,59 +212,3 @@ def _debts(rows: list[dict[str, Any]], now: datetime) -> Table:
             cells += [str(debt.get("attempts", 0)), debt.get("last_error", "")]
         table.add_row(*cells)
     return table
-
-
-def events(
-    vm: VmOption = None,
-    spec: Annotated[
-        list[Path] | None, typer.Option("--spec", help="Take the VM's moref from this spec.")
-    ] = None,
-    vm_id: MorefOption = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with new ones.")] = False,
-    json: JsonOption = False,
-    config: ConfigOption = None,
-    server: ServerOption = None,
-) -> None:
-    """Print what was done when and by whom, and what went wrong.
-
-    \b
-    Examples:
-      v2c events --vm web01
-      v2c events --follow --json
-    """
-    loaded = config_from(config)
-    which = chosen(loaded, vm, spec, vm_id) if vm else None
-    try:
-        asyncio.run(_print_events(loaded, server, which, follow=follow, json=json))
-    except KeyboardInterrupt:
-        if not follow:
-            raise
-
-
-async def _print_events(
-    config: Config, server: str | None, which: pb.Selector | None, *, follow: bool, json: bool
-) -> None:
-    address = await require_server(config, server)
-    last = 0
-    async with orchestrator(config, address) as stub:
-        while True:
-            request = pb.ListEventsRequest(selector=which, after_sequence=last, page_size=_PAGE)
-            page = await call(stub.ListEvents(request), peer=PEER)
-            for event in page.events:
-                _print_event(event, json=json)
-                last = event.sequence
-            if len(page.events) < _PAGE:
-                break
-        if follow:
-            watch = pb.WatchEventsRequest(selector=which, after_sequence=last)
-            async for response in stream(stub.WatchEvents(watch), peer=PEER):
-                _print_event(response.event, json=json)
-
-
-def _print_event(event: pb.Event, *, json: bool) -> None:
-    if json:
-        print(json_module.dumps(as_dict(event), ensure_ascii=False), flush=True)
-        return
-    when = event.time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
-    who = "" if event.actor == "orchestrator" else f" (by {event.actor})"
-    print(f"{when} {event.vm_name or '-'}: {event.message}{who}", flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cli.outcome import parts_in_order
+from cli.show.outcome import parts_in_order
 from lab.demo.proof import Comparison, LastWords
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 

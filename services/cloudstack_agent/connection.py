@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.cloudstack_agent.api import CloudStackApi, child, children, text
+from services.cloudstack_agent.client.api import CloudStackApi, child, children, text
 from services.cloudstack_agent.errors import CloudStackCommandMissing
 
 

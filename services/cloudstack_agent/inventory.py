@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.cloudstack_agent.api import (
+from services.cloudstack_agent.client.api import (
     CloudStackApi,
     Row,
     child,

@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from services.cloudstack_agent.api import (
+from services.cloudstack_agent.client.api import (
     CloudStackApi,
     Parameters,
     Row,
@@ -26,13 +26,13 @@ from services.cloudstack_agent.api import (
     number,
     text,
 )
+from services.cloudstack_agent.client.refusals import refusal
 from services.cloudstack_agent.errors import (
     CloudStackAnswerLost,
     CloudStackParameterRefused,
     JobNotFound,
     RequestInvalid,
 )
-from services.cloudstack_agent.refusals import refusal
 from services.kit.errors import ServiceError
 
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.cloudstack_agent.api import CloudStackApi, Row, child, list_rows, text
+from services.cloudstack_agent.client.api import CloudStackApi, Row, child, list_rows, text
 
 
 class PlacementKind(enum.Enum):

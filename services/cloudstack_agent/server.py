@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import grpc
 
-from services.cloudstack_agent.http_api import Account, HttpApi
+from services.cloudstack_agent.client.http_api import Account, HttpApi
 from services.cloudstack_agent.servicer import CloudStackServicer
 from services.cloudstack_agent.storage_pools import NfsOptions
 from services.config.service_args import ServiceSetup, service_main

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 
 from services.cloudstack_agent import jobs, vms, volumes
-from services.cloudstack_agent.api import CloudStackApi
+from services.cloudstack_agent.client.api import CloudStackApi
 from services.cloudstack_agent.connection import check_connection
 from services.cloudstack_agent.errors import RequestInvalid, VolumeNotFound
 from services.cloudstack_agent.inventory import (

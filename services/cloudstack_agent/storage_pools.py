@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from services.cloudstack_agent.api import CloudStackApi, Row, list_rows, text
+from services.cloudstack_agent.client.api import CloudStackApi, Row, list_rows, text
 from services.cloudstack_agent.connection import server_version, version_numbers
 from services.cloudstack_agent.errors import (
     CloudStackParameterRefused,

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from services.cloudstack_agent import jobs
-from services.cloudstack_agent.api import CloudStackApi, flag, list_rows, number
+from services.cloudstack_agent.client.api import CloudStackApi, flag, list_rows, number
 from services.cloudstack_agent.errors import (
     CloudStackParameterRefused,
     DiskInUse,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from services.cloudstack_agent import jobs
-from services.cloudstack_agent.api import CloudStackApi, list_rows, text
+from services.cloudstack_agent.client.api import CloudStackApi, list_rows, text
 from services.cloudstack_agent.connection import server_version, version_numbers
 from services.cloudstack_agent.errors import (
     NicConflict,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.cloudstack_agent import jobs
-from services.cloudstack_agent.api import CloudStackApi
+from services.cloudstack_agent.client.api import CloudStackApi
 from services.cloudstack_agent.errors import (
     DiskInUse,
     RequestInvalid,

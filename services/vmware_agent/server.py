@@ -12,9 +12,9 @@ from services.config.service_args import ServiceSetup, service_main
 from services.kit.server import Register, run_service
 from services.vmware_agent.ports import SystemClock
 from services.vmware_agent.servicer import VmwareServicer
-from services.vmware_agent.session import Endpoint, Session
-from services.vmware_agent.trust import Trust
-from services.vmware_agent.vcenter import VmomiVCenter
+from services.vmware_agent.vcenter.adapter import VmomiVCenter
+from services.vmware_agent.vcenter.session import Endpoint, Session
+from services.vmware_agent.vcenter.trust import Trust
 from v2c.vmware.v1 import vmware_pb2, vmware_pb2_grpc
 
 # So many objects are made before the collector looks at the new ones (700 by default).

@@ -10,11 +10,11 @@ import grpc
 from services.vmware_agent import cbt, power, snapshots
 from services.vmware_agent.changed_areas import Progress, stream_changed_areas
 from services.vmware_agent.errors import InvalidQuery
-from services.vmware_agent.inventory import find_vm, list_vms
 from services.vmware_agent.ports import Clock, VCenter
 from services.vmware_agent.preflight import Severity, check_vm
 from services.vmware_agent.snapshots import Quiesce
 from services.vmware_agent.vm import Disk, Firmware, Nic, PowerState, Vm
+from services.vmware_agent.vm_search import find_vm, list_vms
 from v2c.vmware.v1 import vmware_pb2 as pb
 from v2c.vmware.v1 import vmware_pb2_grpc
 

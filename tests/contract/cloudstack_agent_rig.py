@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-from services.cloudstack_agent.http_api import Account, HttpApi
+from services.cloudstack_agent.client.http_api import Account, HttpApi
 from services.cloudstack_agent.server import SERVICE_NAME
 from services.cloudstack_agent.servicer import CloudStackServicer
 from services.cloudstack_agent.storage_pools import NfsOptions

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from cli.errors import CommandError
-from cli.service_process import ServiceCommand
-from cli.stack import StackTimes, local_services, running_stack
+from cli.stack.service_process import ServiceCommand
+from cli.stack.stack import StackTimes, local_services, running_stack
 from services.config import Config, load_config
 
 QUICK = StackTimes(ready=20, grace=5, first_backoff=0.05, longest_backoff=0.2)
@@ -170,8 +170,8 @@ async def test_services_end_with_a_killed_supervisor(config: Config, tmp_path: P
     run = config.migration.control_dir / "run"
     program = (
         "import asyncio, sys\n"
-        "from cli.service_process import ServiceCommand\n"
-        "from cli.stack import running_stack\n"
+        "from cli.stack.service_process import ServiceCommand\n"
+        "from cli.stack.stack import running_stack\n"
         "from services.config import load_config\n"
         "from services.kit.logging import LogSettings, configure_logging\n"
         "configure_logging(LogSettings(stderr_format=None), service='cli')\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.cloudstack_agent.http_api import Account
+from services.cloudstack_agent.client.http_api import Account
 from services.kit.channel import call
 from services.kit.errors import RemoteError, StatusCode
 from tests.cloudstack_lab import (

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from services.cloudstack_agent.client.http_api import Account, HttpApi
 from services.cloudstack_agent.errors import CloudStackAnswerInvalid, CloudStackUntrusted
-from services.cloudstack_agent.http_api import Account, HttpApi
 
 ACCOUNT = Account("key", "secret")
 

@@ -23,16 +23,16 @@ from services.vmware_agent.errors import (
     VCenterUntrusted,
 )
 from services.vmware_agent.ports import SystemClock
-from services.vmware_agent.session import (
+from services.vmware_agent.snapshots import create_snapshot
+from services.vmware_agent.vcenter.session import (
     KEEP_ALIVE_SECONDS,
     REFUSED_LOGIN_PAUSE_SECONDS,
     Connection,
     Endpoint,
     Session,
 )
-from services.vmware_agent.snapshots import create_snapshot
-from services.vmware_agent.trust import Trust
-from services.vmware_agent.vmomi import touch
+from services.vmware_agent.vcenter.trust import Trust
+from services.vmware_agent.vcenter.vmomi import touch
 from tests.vmware_agent_lab import (
     LabVCenter,
     QuickClock,

@@ -22,20 +22,20 @@ from services.vmware_agent.errors import (
     VCenterTimeout,
     VmNotFound,
 )
-from services.vmware_agent.inventory import find_vm, list_vms
 from services.vmware_agent.ports import SystemClock
 from services.vmware_agent.power import power_off, power_on, shutdown_guest
 from services.vmware_agent.preflight import check_vm
-from services.vmware_agent.properties import Found, read_objects
-from services.vmware_agent.session import Connection
 from services.vmware_agent.snapshots import (
     Quiesce,
     create_snapshot,
     list_snapshots,
     remove_snapshot,
 )
-from services.vmware_agent.vcenter import VmomiVCenter
+from services.vmware_agent.vcenter.adapter import VmomiVCenter
+from services.vmware_agent.vcenter.property_collector import Found, read_objects
+from services.vmware_agent.vcenter.session import Connection
 from services.vmware_agent.vm import DiskObstacle, Firmware, PowerState
+from services.vmware_agent.vm_search import find_vm, list_vms
 from tests.vmware_agent_lab import (
     LabVCenter,
     QuickClock,
@@ -139,7 +139,7 @@ async def test_a_vm_that_shows_no_configuration_is_no_unknown_vm(
             for one in read_objects(connection, objects, paths)
         ]
 
-    monkeypatch.setattr("services.vmware_agent.vcenter.read_objects", read)
+    monkeypatch.setattr("services.vmware_agent.vcenter.adapter.read_objects", read)
     with pytest.raises(VCenterFault, match="neither its hardware"):
         await vcenter.get_vm(orphan)
     page = await list_vms(vcenter)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.scratch import scratch_folder
+from cli.expert.scratch import scratch_folder
 from services.disk_agent.transfers.supervisor import kill_processes_below
 
 

@@ -10,11 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.cells import cell_len
 from rich.console import Console
 
-from cli.json_output import JsonDisplay, as_dict
-from cli.live import LiveDisplay, frame
-from cli.outcome import downtime_parts, outcome
-from cli.plain import PlainDisplay
-from cli.words import count, duration, rate, size, speed
+from cli.show.json_output import JsonDisplay, as_dict
+from cli.show.live import LiveDisplay, frame
+from cli.show.outcome import downtime_parts, outcome
+from cli.show.plain import PlainDisplay
+from cli.show.words import count, duration, rate, size, speed
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 NOW = datetime(2026, 3, 12, 14, 3, 12, tzinfo=UTC)

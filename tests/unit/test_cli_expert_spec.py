@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cli.errors import CommandError
-from cli.expert_spec import BaseCopySpec, load_expert_spec, ranges_from
+from cli.expert.spec import BaseCopySpec, load_expert_spec, ranges_from
 from services.config import ConfigError
 
 SPEC = """\

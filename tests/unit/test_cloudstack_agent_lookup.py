@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.cloudstack_agent.api import Row, list_rows, number, text
+from services.cloudstack_agent.client.api import Row, list_rows, number, text
+from services.cloudstack_agent.client.refusals import refusal
 from services.cloudstack_agent.connection import check_connection
 from services.cloudstack_agent.errors import (
     CloudStackAnswerInvalid,
@@ -19,7 +20,6 @@ from services.cloudstack_agent.errors import (
 )
 from services.cloudstack_agent.inventory import vm_by_name
 from services.cloudstack_agent.placement import PlacementKind, list_placements
-from services.cloudstack_agent.refusals import refusal
 from services.cloudstack_agent.storage_pools import NfsOptions, resolve_storage_pool
 from tests.cloudstack_agent_stub import StubApi, pages
 

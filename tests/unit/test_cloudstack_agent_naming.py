@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.cloudstack_agent.client.signing import encode, sign, signature
 from services.cloudstack_agent.connection import version_numbers
 from services.cloudstack_agent.hostnames import legal_hostname
 from services.cloudstack_agent.server import nfs_options
-from services.cloudstack_agent.signing import encode, sign, signature
 from services.cloudstack_agent.storage_pools import UBUNTU_NFS_OPTIONS
 
 LEGAL = re.compile(r"(?![0-9-])[A-Za-z0-9-]{1,63}(?<!-)")

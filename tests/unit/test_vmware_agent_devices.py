@@ -6,14 +6,6 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from services.kit.errors import ServiceError, StatusCode
-from services.vmware_agent.devices import (
-    has_encrypted_disk,
-    has_vtpm,
-    read_disks,
-    read_extra_config,
-    read_nics,
-    read_passthrough,
-)
 from services.vmware_agent.errors import (
     DatastoreFull,
     QuiesceFailed,
@@ -26,7 +18,15 @@ from services.vmware_agent.errors import (
     VmNotFound,
     WrongPowerState,
 )
-from services.vmware_agent.faults import translate
+from services.vmware_agent.vcenter.devices import (
+    has_encrypted_disk,
+    has_vtpm,
+    read_disks,
+    read_extra_config,
+    read_nics,
+    read_passthrough,
+)
+from services.vmware_agent.vcenter.faults import translate
 from services.vmware_agent.vm import DiskObstacle, unescape_name
 
 device = vim.vm.device

@@ -8,7 +8,7 @@ from services.vmware_agent.errors import (
     VmIdentityMismatch,
     VmNotFound,
 )
-from services.vmware_agent.inventory import find_vm, list_vms
+from services.vmware_agent.vm_search import find_vm, list_vms
 from tests.vmware_agent_memory import MemoryVCenter, vm
 
 INVENTORY = (

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pyVmomi import vim
 from pyVmomi.VmomiSupport import ManagedObject
 
-from services.vmware_agent.devices import (
+from services.vmware_agent.vcenter.devices import (
     has_encrypted_disk,
     has_vtpm,
     network_keys,
@@ -15,10 +15,10 @@ from services.vmware_agent.devices import (
     read_nics,
     read_passthrough,
 )
-from services.vmware_agent.places import Places, parent_of
-from services.vmware_agent.properties import Found
+from services.vmware_agent.vcenter.locations import Places, parent_of
+from services.vmware_agent.vcenter.property_collector import Found
+from services.vmware_agent.vcenter.vmomi import moref
 from services.vmware_agent.vm import Firmware, PowerState, Snapshot, Vm, unescape_name
-from services.vmware_agent.vmomi import moref
 
 VM_PATHS = (
     "name",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pyVmomi import vim
 from pyVmomi.VmomiSupport import ManagedObject
 
-from services.vmware_agent.properties import Found, read_everything
-from services.vmware_agent.session import Connection
+from services.vmware_agent.vcenter.property_collector import Found, read_everything
+from services.vmware_agent.vcenter.session import Connection
+from services.vmware_agent.vcenter.vmomi import moref
 from services.vmware_agent.vm import VmEntry, unescape_name
-from services.vmware_agent.vmomi import moref
 
 _PARENTS = ["name", "parent"]
 _PATHS: Mapping[type[ManagedObject], list[str]] = {

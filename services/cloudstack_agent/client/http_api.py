@@ -18,7 +18,9 @@ import structlog
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError
 
-from services.cloudstack_agent.api import Parameters, Row, number, text
+from services.cloudstack_agent.client.api import Parameters, Row, number, text
+from services.cloudstack_agent.client.refusals import refusal
+from services.cloudstack_agent.client.signing import sign
 from services.cloudstack_agent.errors import (
     CloudStackAnswerInvalid,
     CloudStackAnswerLost,
@@ -27,8 +29,6 @@ from services.cloudstack_agent.errors import (
     CloudStackUnreachable,
     CloudStackUntrusted,
 )
-from services.cloudstack_agent.refusals import refusal
-from services.cloudstack_agent.signing import sign
 from services.kit.errors import ServiceError
 
 _CONNECTIONS: Final = 16

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pyVmomi import vim, vmodl
 
 from services.vmware_agent.errors import CbtReset, SnapshotNotFound, VCenterFault, VmNotFound
-from services.vmware_agent.faults import fault_text
-from services.vmware_agent.machines import READABLE, VM_PATHS, VmProperties
-from services.vmware_agent.places import Places, read_places
 from services.vmware_agent.ports import Clock
-from services.vmware_agent.properties import read_objects
-from services.vmware_agent.session import Connection, Session
-from services.vmware_agent.tasks import Tasks
+from services.vmware_agent.vcenter.faults import fault_text
+from services.vmware_agent.vcenter.locations import Places, read_places
+from services.vmware_agent.vcenter.property_collector import read_objects
+from services.vmware_agent.vcenter.session import Connection, Session
+from services.vmware_agent.vcenter.tasks import Tasks
+from services.vmware_agent.vcenter.vm_properties import READABLE, VM_PATHS, VmProperties
+from services.vmware_agent.vcenter.vmomi import snapshot as snapshot_ref
+from services.vmware_agent.vcenter.vmomi import virtual_machine
 from services.vmware_agent.vm import About, Area, ChangedAreaPage, SnapshotDisk, Vm, VmEntry
-from services.vmware_agent.vmomi import snapshot as snapshot_ref
-from services.vmware_agent.vmomi import virtual_machine
 
 # pyVmomi parses a batch for as long as vCenter needs to answer the next: two at once overlap that
 # (1,000 VMs of the lab in 1.2 to 1.5 s) and leave threads to others; more gained nothing.

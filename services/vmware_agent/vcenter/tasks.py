@@ -10,11 +10,11 @@ from pyVmomi.VmomiSupport import ManagedObject
 
 from services.kit.errors import ServiceError
 from services.vmware_agent.errors import VCenterFault, VCenterTimeout
-from services.vmware_agent.faults import translate
 from services.vmware_agent.ports import Clock
-from services.vmware_agent.properties import read_objects
-from services.vmware_agent.session import Connection, Session
-from services.vmware_agent.vmomi import moref, task
+from services.vmware_agent.vcenter.faults import translate
+from services.vmware_agent.vcenter.property_collector import read_objects
+from services.vmware_agent.vcenter.session import Connection, Session
+from services.vmware_agent.vcenter.vmomi import moref, task
 from services.vmware_agent.waiting import Deadline
 
 _log = structlog.stdlib.get_logger(__name__)

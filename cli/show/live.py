@@ -11,8 +11,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from cli.outcome import outcome
-from cli.words import (
+from cli.show.outcome import outcome
+from cli.show.words import (
     COPYING,
     ENDED,
     by_state,

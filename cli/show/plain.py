@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TextIO
 
-from cli.outcome import outcome
-from cli.words import COPYING, duration, rate, size, stage_name, state_name, vm_label
+from cli.show.outcome import outcome
+from cli.show.words import COPYING, duration, rate, size, stage_name, state_name, vm_label
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["PlainDisplay"]

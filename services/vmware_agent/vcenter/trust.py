@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.vmware_agent.errors import VCenterUnreachable, VCenterUntrusted
-from services.vmware_agent.faults import connection_failed
+from services.vmware_agent.vcenter.faults import connection_failed
 
 _DIGESTS = {40: "sha1", 64: "sha256"}
 

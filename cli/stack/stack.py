@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import CommandError
-from cli.service_process import ServiceCommand, ServiceFailed, ServiceProcess, why_it_ended
-from cli.stack_lock import stack_lock
+from cli.stack.lock import stack_lock
+from cli.stack.service_process import ServiceCommand, ServiceFailed, ServiceProcess, why_it_ended
 from services.config import Config
 from services.config.service_args import tls_files
 from services.kit.address import parse_address

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pyVmomi import vim, vmodl
 from pyVmomi.VmomiSupport import ManagedObject
 
-from services.vmware_agent.session import Connection
-from services.vmware_agent.vmomi import moref
+from services.vmware_agent.vcenter.session import Connection
+from services.vmware_agent.vcenter.vmomi import moref
 
 PropertyCollector = vmodl.query.PropertyCollector
 

@@ -18,15 +18,15 @@ from pyVmomi import vim, vmodl
 
 from services.kit.errors import ServiceError
 from services.vmware_agent.errors import VCenterLoginFailed, VCenterUnreachable
-from services.vmware_agent.faults import (
+from services.vmware_agent.ports import Clock
+from services.vmware_agent.vcenter.faults import (
     CONNECTION_ERRORS,
     connection_failed,
     fault_text,
     translate,
 )
-from services.vmware_agent.ports import Clock
-from services.vmware_agent.trust import Trust, establish
-from services.vmware_agent.vmomi import Stub, connect_stub, service_content, touch
+from services.vmware_agent.vcenter.trust import Trust, establish
+from services.vmware_agent.vcenter.vmomi import Stub, connect_stub, service_content, touch
 
 T = TypeVar("T")
 

@@ -1,0 +1,38 @@
+"""``v2c spec``: check spec files."""
+
+import typer
+
+from cli.options import ConfigOption, SpecsOption, config_from, spec_files
+from cli.show.words import count
+from services.config import ConfigError, load_specs, resolve
+from services.config.problems import Problem
+
+spec_app = typer.Typer(help="Check spec files.", no_args_is_help=True)
+
+
+@spec_app.command("check")
+def spec_check(spec: SpecsOption, config: ConfigOption = None) -> None:
+    """Report the specs' mistakes with their lines, and missing ids.
+
+    Whether a VM and its pools exist is found out by `v2c run` before it copies; the other ids are
+    CloudStack's to check, at the import.
+
+    \b
+    Example:
+      v2c spec check --spec web.yaml --spec db.yaml
+    """
+    loaded = config_from(config)
+    specs = load_specs(*spec_files(spec, loaded))
+    problems: list[Problem] = []
+    for vm in specs:
+        try:
+            resolve(vm, loaded)
+        except ConfigError as exc:
+            problems += exc.problems
+    if problems:
+        raise ConfigError(tuple(problems))
+    for vm in specs:
+        for warning in vm.warnings:
+            typer.echo(f"warning: {warning}")
+    names = ", ".join(vm.vm.name for vm in specs)
+    typer.echo(f"{count(len(specs), 'VM')}: {names}")

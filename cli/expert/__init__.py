@@ -1,0 +1,1 @@
+"""What the expert commands share: their spec, their output, their temporary folder."""

@@ -1,0 +1,1 @@
+"""The services of one host: starting, watching and ending them."""

@@ -1,0 +1,1 @@
+"""CloudStack's API over signed HTTP, and its refusals as our errors."""

@@ -1,0 +1,1 @@
+"""vCenter over pyVmomi: session, properties, tasks, and its types as our values."""
