@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from lab.cloudstack import imports, listing, nics, vms, volumes
+from lab.cloudstack.commands import imports, listing, nics, vms, volumes
 from lab.cloudstack.contract import Command, Request, find_command, load_contract, parse_request
 from lab.cloudstack.errors import ApiError, parameter_error
 from lab.cloudstack.faults import FaultTable

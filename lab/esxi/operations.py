@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lab.control import Handler
+from lab.esxi.disks.store import Store
 from lab.esxi.exports import ExportName
 from lab.esxi.faults import FaultTable
 from lab.esxi.model import DiskFault, EsxiError, SnapshotDisk
-from lab.esxi.store import Store
 
 
 def handlers(store: Store, faults: FaultTable) -> Mapping[str, Handler]:

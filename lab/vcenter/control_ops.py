@@ -8,13 +8,14 @@ from typing import Any
 
 from lab.control import ControlError, Handler
 from lab.esxi.model import EsxiError
-from lab.vcenter import power, settings
-from lab.vcenter.faults import Injector, RuleError
-from lab.vcenter.model import VmRecord
-from lab.vcenter.sessions import Sessions
-from lab.vcenter.settings import SettingError, as_dict
-from lab.vcenter.tasks import Tasks
-from lab.vcenter.world import POWERED_OFF, POWERED_ON, World
+from lab.vcenter.methods import power
+from lab.vcenter.methods.tasks import Tasks
+from lab.vcenter.world import settings
+from lab.vcenter.world.faults import Injector, RuleError
+from lab.vcenter.world.model import VmRecord
+from lab.vcenter.world.sessions import Sessions
+from lab.vcenter.world.settings import SettingError, as_dict
+from lab.vcenter.world.world import POWERED_OFF, POWERED_ON, World
 
 
 def handlers(

@@ -6,15 +6,15 @@ import logging
 
 from pyVmomi import vim, vmodl
 
-from lab.vcenter import power, reconfigure, service, snapshots, tracking, views
-from lab.vcenter.calls import Call, Methods
-from lab.vcenter.collector import collector_methods
-from lab.vcenter.faults import DROP, DropConnection, Injector, Rule, method_privilege
-from lab.vcenter.objects import Objects, no_permission
-from lab.vcenter.sessions import Sessions, not_authenticated
+from lab.vcenter.collector.objects import Objects, no_permission
+from lab.vcenter.collector.property_collector import collector_methods
+from lab.vcenter.methods import power, reconfigure, service, snapshots, tracking, views
+from lab.vcenter.methods.calls import Call, Methods
+from lab.vcenter.methods.tasks import Tasks
 from lab.vcenter.soap import Request
-from lab.vcenter.tasks import Tasks
-from lab.vcenter.world import World
+from lab.vcenter.world.faults import DROP, DropConnection, Injector, Rule, method_privilege
+from lab.vcenter.world.sessions import Sessions, not_authenticated
+from lab.vcenter.world.world import World
 
 _log = logging.getLogger(__name__)
 

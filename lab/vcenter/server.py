@@ -15,7 +15,6 @@ from pyVmomi import vmodl
 from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
 
 from lab.vcenter.dispatch import Dispatcher
-from lab.vcenter.faults import DropConnection
 from lab.vcenter.soap import (
     SERVER_VERSION,
     BadRequestError,
@@ -23,6 +22,7 @@ from lab.vcenter.soap import (
     parse_request,
     response,
 )
+from lab.vcenter.world.faults import DropConnection
 
 _log = logging.getLogger(__name__)
 

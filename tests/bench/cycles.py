@@ -17,9 +17,9 @@ from tests.bench.left_behind import Left, left_behind, marked, marked_processes,
 from tests.bench.processes import BenchFailed
 from tests.bench.results import Result
 from tests.bench.surroundings import Bench
-from tests.disk_agent_rig import AgentProcess, agent, ended, request
-from tests.disk_transfer_rig import serving, write_disk
-from tests.lab_esxi_rig import PASSWORD, build_vddk
+from tests.rigs.disk.agent import AgentProcess, agent, ended, request
+from tests.rigs.disk.transfer import serving, write_disk
+from tests.rigs.lab.esxi import PASSWORD, build_vddk
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from services.disk_agent.engine.core import Tuning
-from tests.disk_transfer_rig import Rig, create_image
+from tests.rigs.disk.transfer import Rig, create_image
 
 _MIB = 1 << 20
 _DEPTHS = (4, 8, 12, 16, 32)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from tests.disk_agent_rig import AgentProcess
+from tests.rigs.disk.agent import AgentProcess
 
 _MARK = "V2C_BENCH_CYCLES"
 

@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.main import main
 from services.kit.server import serving
-from tests.contract.cli_fake_orchestrator import FakeOrchestrator, register
+from tests.rigs.fakes.cli_orchestrator import FakeOrchestrator, register
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 ROOT = Path(__file__).parents[2]

@@ -11,20 +11,20 @@ import pytest_asyncio
 from services.cloudstack_agent.client.http_api import Account
 from services.kit.channel import call
 from services.kit.errors import RemoteError, StatusCode
-from tests.cloudstack_lab import (
-    IDS,
-    CloudStackLab,
-    create_image,
-    fresh_uuid,
-    running_cloudstack,
-)
-from tests.contract.cloudstack_agent_rig import (
+from tests.rigs.agents.cloudstack import (
     ROOT_BYTES,
     agent_at,
     fresh_images,
     imported,
     succeeded,
     vm_request,
+)
+from tests.rigs.lab.cloudstack import (
+    IDS,
+    CloudStackLab,
+    create_image,
+    fresh_uuid,
+    running_cloudstack,
 )
 from v2c.cloudstack.v1 import cloudstack_pb2 as pb
 from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc

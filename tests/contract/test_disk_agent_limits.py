@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from services.kit.errors import RemoteError
-from tests.disk_agent_rig import AgentProcess, agent, ended, progressed, request
-from tests.disk_transfer_rig import create_image, serving
+from tests.rigs.disk.agent import AgentProcess, agent, ended, progressed, request
+from tests.rigs.disk.transfer import create_image, serving
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc
 

@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from services.kit.errors import RemoteError
-from tests.disk_agent_rig import AgentProcess, agent, ended, request
-from tests.disk_transfer_rig import assert_identical, create_image, overwrite, serving, write_disk
+from tests.rigs.disk.agent import AgentProcess, agent, ended, request
+from tests.rigs.disk.transfer import assert_identical, create_image, overwrite, serving, write_disk
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc
 

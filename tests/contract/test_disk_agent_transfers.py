@@ -13,8 +13,8 @@ import pytest
 from services.disk_agent.chunk_map.chunk_map import ChunkMap
 from services.disk_agent.chunk_map.digests import BLAKE3
 from services.kit.errors import RemoteError
-from tests.disk_agent_rig import AgentProcess, agent, ended, progressed, request
-from tests.disk_transfer_rig import (
+from tests.rigs.disk.agent import AgentProcess, agent, ended, progressed, request
+from tests.rigs.disk.transfer import (
     BLOCK,
     assert_identical,
     create_image,

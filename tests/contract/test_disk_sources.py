@@ -19,8 +19,8 @@ from services.disk_agent.failures import SourceFailed, SourceLost, SourceUnusabl
 from services.disk_agent.worker import nbdkit
 from services.disk_agent.worker.order import NbdSpec, SourceSpec, VddkSpec
 from services.disk_agent.worker.sources import Source, source_for
-from tests.disk_transfer_rig import BLOCK, serving, write_disk
-from tests.lab_esxi_rig import NATIVE, PASSWORD, build_vddk
+from tests.rigs.disk.transfer import BLOCK, serving, write_disk
+from tests.rigs.lab.esxi import NATIVE, PASSWORD, build_vddk
 
 LETTERS = "AAAA----BBBBC0-D" * 4
 # No whole number of VDDK's chunks.

@@ -12,8 +12,8 @@ from gateway.admin_token import chosen_token
 from gateway.app import create_app
 from services.kit.channel import connect
 from services.kit.errors import ServiceError, StatusCode
-from tests.contract.gateway_fake_orchestrator import FakeOrchestrator, migration
-from tests.contract.gateway_rig import TOKEN, gateway, problem_of
+from tests.rigs.agents.gateway import TOKEN, gateway, problem_of
+from tests.rigs.fakes.gateway_orchestrator import FakeOrchestrator, migration
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 SPEC = "vm:\n  name: web 1\n"

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.contract.gateway_fake_orchestrator import FakeOrchestrator, migration
-from tests.contract.gateway_rig import gateway, problem_of
+from tests.rigs.agents.gateway import gateway, problem_of
+from tests.rigs.fakes.gateway_orchestrator import FakeOrchestrator, migration
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 

@@ -15,7 +15,7 @@ import pytest
 from services.kit.pki import create_pki, tls_files
 from services.kit.process import read_ready_file
 from services.kit.server import serving
-from tests.contract.gateway_fake_orchestrator import FakeOrchestrator, migration
+from tests.rigs.fakes.gateway_orchestrator import FakeOrchestrator, migration
 
 CONFIG = """
 vcenter: {{host: vc.example, user: root, password: not-used-here}}

@@ -13,9 +13,9 @@ import pytest
 from services.kit.channel import stream
 from services.kit.errors import RemoteError
 from services.kit.process import Readiness, ReadyFileError, read_ready_file, write_ready_file
-from tests.contract.kit_echo import Echo
+from tests.rigs.fakes.kit_echo import Echo
 
-ECHO = [sys.executable, "-m", "tests.contract.kit_echo", "--config", "unused"]
+ECHO = [sys.executable, "-m", "tests.rigs.fakes.kit_echo", "--config", "unused"]
 
 
 @pytest.fixture

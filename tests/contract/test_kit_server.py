@@ -16,7 +16,7 @@ from services.kit.channel import await_serving, call, connect_sync, remote_error
 from services.kit.errors import RemoteError, StatusCode
 from services.kit.metrics import MetricsServer
 from services.kit.server import TlsRequiredError, serving
-from tests.contract.kit_echo import Echo, EchoService
+from tests.rigs.fakes.kit_echo import Echo, EchoService
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from services.kit.errors import RemoteError, StatusCode
 from services.kit.pki import PkiError, create_pki, tls_files
 from services.kit.server import serving
 from services.kit.tls import TlsFiles, TlsFilesError
-from tests.contract.kit_echo import Echo, EchoService
+from tests.rigs.fakes.kit_echo import Echo, EchoService
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cloudstack_lab import (
+from tests.rigs.lab.cloudstack import (
     IDS,
     CloudStackLab,
     create_image,

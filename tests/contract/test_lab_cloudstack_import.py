@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cloudstack_lab import IDS, CloudStackLab, create_image, running_cloudstack
+from tests.rigs.lab.cloudstack import IDS, CloudStackLab, create_image, running_cloudstack
 
 
 @pytest.fixture(scope="module")

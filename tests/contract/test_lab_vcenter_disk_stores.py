@@ -10,8 +10,8 @@ import pytest
 from lab.esxi.model import EsxiError
 from lab.esxi.process import start_esxi
 from lab.scenario import MIB
-from lab.vcenter.memory_disks import MemoryDisks
-from lab.vcenter.ports import DiskStore
+from lab.vcenter.world.memory_disks import MemoryDisks
+from lab.vcenter.world.ports import DiskStore
 
 _BASE = "[ds one] vm/vm.vmdk"
 

@@ -13,8 +13,8 @@ from pyVmomi import vim, vmodl
 
 from lab.scenario import Content, Scenario
 from lab.scenarios import built_in
-from tests.host_speed import slowness
-from tests.lab_vcenter_rig import PC, Simulator, disks, find, retrieve, running, values
+from tests.rigs.host_speed import slowness
+from tests.rigs.lab.vcenter import PC, Simulator, disks, find, retrieve, running, values
 
 
 def without_content(scenario: Scenario) -> Scenario:

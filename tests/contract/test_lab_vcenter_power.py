@@ -12,7 +12,7 @@ from pyVmomi import vim, vmodl
 
 from lab.control import ControlError
 from lab.scenario import Tools
-from tests.lab_vcenter_rig import (
+from tests.rigs.lab.vcenter import (
     PC,
     Simulator,
     disks,

@@ -9,7 +9,7 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from lab.scenario import DEFAULT_USERS
-from tests.lab_vcenter_rig import PC, Simulator, find, one_datacenter, running, view_filter, vm
+from tests.rigs.lab.vcenter import PC, Simulator, find, one_datacenter, running, view_filter, vm
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from lab.scenario import MIB, Backing, DiskSpec, Tools
-from tests.lab_vcenter_rig import (
+from tests.rigs.lab.vcenter import (
     Simulator,
     disks,
     find,

@@ -20,8 +20,8 @@ from services.kit.errors import RemoteError
 from services.kit.server import serving
 from services.orchestrator import server
 from services.orchestrator.controls.controls import Controls
-from tests.orchestrator_memory import Memory, content, machine, memory_agents
-from tests.orchestrator_rig import spec_text
+from tests.rigs.orchestrator.agents import Memory, content, machine, memory_agents
+from tests.rigs.orchestrator.rig import spec_text
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 

@@ -17,14 +17,14 @@ from lab.scenario import (
     Scenario,
     VmSpec,
 )
-from lab.vcenter.memory_disks import MemoryDisks
+from lab.vcenter.world.memory_disks import MemoryDisks
 from services.vmware_agent.cbt import enable_tracking
 from services.vmware_agent.changed_areas import stream_changed_areas
 from services.vmware_agent.errors import CbtReset, VCenterFault
 from services.vmware_agent.snapshots import create_snapshot, remove_snapshot
 from services.vmware_agent.vcenter.adapter import VmomiVCenter
 from services.vmware_agent.vm import Area, SnapshotDisk
-from tests.vmware_agent_lab import LabVCenter, QuickClock, connected, running_vcenter
+from tests.rigs.agents.vmware import LabVCenter, QuickClock, connected, running_vcenter
 
 CLOCK = QuickClock()
 BLOCK = 65536

@@ -19,7 +19,7 @@ from services.kit.server import serving
 from services.vmware_agent.ports import SystemClock
 from services.vmware_agent.server import registration
 from services.vmware_agent.servicer import VmwareServicer
-from tests.vmware_agent_lab import LabVCenter, connected, running_vcenter, without_content
+from tests.rigs.agents.vmware import LabVCenter, connected, running_vcenter, without_content
 from v2c.vmware.v1 import vmware_pb2 as pb
 from v2c.vmware.v1.vmware_pb2_grpc import VmwareServiceStub
 

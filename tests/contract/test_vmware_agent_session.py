@@ -33,14 +33,14 @@ from services.vmware_agent.vcenter.session import (
 )
 from services.vmware_agent.vcenter.trust import Trust
 from services.vmware_agent.vcenter.vmomi import touch
-from tests.vmware_agent_lab import (
+from tests.rigs.agents.vmware import (
     LabVCenter,
     QuickClock,
     connected,
     running_vcenter,
     without_content,
 )
-from tests.vmware_agent_memory import FakeClock
+from tests.rigs.fakes.vcenter import FakeClock
 
 CLOCK = QuickClock()
 

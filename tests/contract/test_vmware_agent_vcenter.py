@@ -36,7 +36,7 @@ from services.vmware_agent.vcenter.property_collector import Found, read_objects
 from services.vmware_agent.vcenter.session import Connection
 from services.vmware_agent.vm import DiskObstacle, Firmware, PowerState
 from services.vmware_agent.vm_search import find_vm, list_vms
-from tests.vmware_agent_lab import (
+from tests.rigs.agents.vmware import (
     LabVCenter,
     QuickClock,
     connected,

@@ -14,11 +14,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.stack_checks import assert_migrated, data_path_of, eventually, processes_of
-from tests.stack_client import Client, client_of, quick
-from tests.stack_faults import in_mid_copy, slow_reads
-from tests.stack_scenario import machine, scenario
-from tests.stack_site import Site, running_site, serving
+from tests.rigs.stack.checks import assert_migrated, data_path_of, eventually, processes_of
+from tests.rigs.stack.client import Client, client_of, quick
+from tests.rigs.stack.faults import in_mid_copy, slow_reads
+from tests.rigs.stack.scenario import machine, scenario
+from tests.rigs.stack.site import Site, running_site, serving
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 AGENTS = ("vmware_agent", "disk_agent", "cloudstack_agent")

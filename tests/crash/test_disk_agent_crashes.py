@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 import pytest
 
-from tests.disk_agent_rig import AgentProcess, agent, ended, progressed, request, saved_transfer
-from tests.disk_transfer_rig import assert_identical, create_image, serving, write_disk
+from tests.rigs.disk.agent import AgentProcess, agent, ended, progressed, request, saved_transfer
+from tests.rigs.disk.transfer import assert_identical, create_image, serving, write_disk
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc
 

@@ -3,8 +3,8 @@
 import pytest
 
 from services.orchestrator.stages import State
-from tests.orchestrator_memory import Crash
-from tests.orchestrator_rig import Rig, new_rig, spec_text
+from tests.rigs.orchestrator.agents import Crash
+from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
 
 # A migration has about 180 points. The tests take every fourth, in groups that a failure names;
 # all of them take five minutes: make _GROUPS range(_STRIDE) after a change of the ticks.

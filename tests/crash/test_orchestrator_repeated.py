@@ -3,8 +3,8 @@
 import pytest
 
 from services.orchestrator.stages import Stage, State
-from tests.orchestrator_memory import Crash, memory_agents
-from tests.orchestrator_rig import Rig, new_rig, spec_text
+from tests.rigs.orchestrator.agents import Crash, memory_agents
+from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
 
 
 def _migrate(rig: Rig) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from lab.scenario import Tools
-from tests.stack_client import Client, client_of
-from tests.stack_scenario import disk, machine, scenario
-from tests.stack_site import Serving, Site, running_site, serving
+from tests.rigs.stack.client import Client, client_of
+from tests.rigs.stack.scenario import disk, machine, scenario
+from tests.rigs.stack.site import Serving, Site, running_site, serving
 
 # A machine belongs to one test; nothing is migrated twice.
 _MACHINES = (

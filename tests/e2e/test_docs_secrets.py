@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack_checks import processes_of
-from tests.stack_client import client_of, quick
-from tests.stack_scenario import machine, scenario
-from tests.stack_site import Serving, Site, running_site, serving
+from tests.rigs.stack.checks import processes_of
+from tests.rigs.stack.client import client_of, quick
+from tests.rigs.stack.scenario import machine, scenario
+from tests.rigs.stack.site import Serving, Site, running_site, serving
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 _DATABASE_PASSWORD = "postgres-pass/word-7931"

@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack_checks import assert_migrated, data_path_of, eventually, processes_of, snapshots
-from tests.stack_client import client_of, quick
-from tests.stack_faults import slow_reads
-from tests.stack_scenario import machine, scenario
-from tests.stack_site import Site, running_site
+from tests.rigs.stack.checks import (
+    assert_migrated,
+    data_path_of,
+    eventually,
+    processes_of,
+    snapshots,
+)
+from tests.rigs.stack.client import client_of, quick
+from tests.rigs.stack.faults import slow_reads
+from tests.rigs.stack.scenario import machine, scenario
+from tests.rigs.stack.site import Site, running_site
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 PAST = "2020-02-02T02:02:02"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.stack_checks import (
+from tests.rigs.stack.checks import (
     assert_identical,
     assert_migrated,
     cloudstack_rows,
@@ -20,10 +20,10 @@ from tests.stack_checks import (
     eventually,
     vcenter_vm,
 )
-from tests.stack_client import Client, image_paths, quick
-from tests.stack_faults import in_mid_copy, slow_reads
-from tests.stack_site import Site
-from tests.stack_vcenter import power_off
+from tests.rigs.stack.client import Client, image_paths, quick
+from tests.rigs.stack.faults import in_mid_copy, slow_reads
+from tests.rigs.stack.site import Site
+from tests.rigs.stack.vcenter import power_off
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 HONOURED_SECONDS = 2.0

@@ -10,7 +10,7 @@ import pytest
 
 from lab import scenarios
 from lab.scenario import VmSpec
-from tests.stack_site import Process
+from tests.rigs.stack.site import Process
 
 
 @pytest.mark.slow

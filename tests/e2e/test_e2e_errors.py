@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.stack_checks import assert_nothing_left
-from tests.stack_client import quick
-from tests.stack_scenario import machine, scenario
-from tests.stack_site import Process, Site, running_site
+from tests.rigs.stack.checks import assert_nothing_left
+from tests.rigs.stack.client import quick
+from tests.rigs.stack.scenario import machine, scenario
+from tests.rigs.stack.site import Process, Site, running_site
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import yaml
 
 from lab.demo import files
 from lab.scenario import MIB, Content, Controller, DiskSpec, Scenario, VmSpec
-from tests.stack_checks import assert_migrated, cloudstack_rows
-from tests.stack_client import Client, client_of
-from tests.stack_scenario import disk, machine, scenario
-from tests.stack_site import Process, Site, running_site, serving
+from tests.rigs.stack.checks import assert_migrated, cloudstack_rows
+from tests.rigs.stack.client import Client, client_of
+from tests.rigs.stack.scenario import disk, machine, scenario
+from tests.rigs.stack.site import Process, Site, running_site, serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPECS = sorted(EXAMPLES.glob("spec.*.yaml"))

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from lab.stack import Lab
-from tests.stack_checks import assert_migrated, vcenter_vm
-from tests.stack_client import Client, quick
-from tests.stack_faults import in_mid_copy, slow_reads
-from tests.stack_site import Site
-from tests.stack_vcenter import remove_snapshots
+from tests.rigs.stack.checks import assert_migrated, vcenter_vm
+from tests.rigs.stack.client import Client, quick
+from tests.rigs.stack.faults import in_mid_copy, slow_reads
+from tests.rigs.stack.site import Site
+from tests.rigs.stack.vcenter import remove_snapshots
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 LOST = "lost snapshot"

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from lab.scenarios import FLEET_SIZE
-from tests.host_speed import slowness
-from tests.stack_site import Serving, Site, running_site, serving
+from tests.rigs.host_speed import slowness
+from tests.rigs.stack.site import Serving, Site, running_site, serving
 
 # It measures: other tests beside it would be measured too.
 pytestmark = pytest.mark.alone

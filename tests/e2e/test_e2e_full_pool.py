@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack_checks import assert_migrated, data_path_of
-from tests.stack_client import client_of, quick
-from tests.stack_scenario import machine, scenario
-from tests.stack_site import Site, running_site, serving
+from tests.rigs.stack.checks import assert_migrated, data_path_of
+from tests.rigs.stack.client import client_of, quick
+from tests.rigs.stack.scenario import machine, scenario
+from tests.rigs.stack.site import Site, running_site, serving
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small pool needs root")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 
-from tests.stack_checks import assert_migrated
-from tests.stack_client import Client, image_paths, quick
-from tests.stack_site import Site
-from tests.stack_vcenter import grow_disk
+from tests.rigs.stack.checks import assert_migrated
+from tests.rigs.stack.client import Client, image_paths, quick
+from tests.rigs.stack.site import Site
+from tests.rigs.stack.vcenter import grow_disk
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 _MIB = 1 << 20

@@ -15,10 +15,10 @@ import yaml
 from lab.demo import files
 from services.kit.pki import create_pki, tls_files
 from services.kit.tls import TlsFiles
-from tests.stack_checks import assert_migrated
-from tests.stack_client import Client, client_of, quick
-from tests.stack_scenario import machine, scenario
-from tests.stack_site import Serving, Site, running_site, serving
+from tests.rigs.stack.checks import assert_migrated
+from tests.rigs.stack.client import Client, client_of, quick
+from tests.rigs.stack.scenario import machine, scenario
+from tests.rigs.stack.site import Serving, Site, running_site, serving
 
 GRPCURL = Path(sys.executable).with_name("grpcurl")
 SERVICE = "v2c.orchestrator.v1.OrchestratorService"

@@ -10,9 +10,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.stack_checks import assert_migrated, vcenter_vm
-from tests.stack_client import Client, quick
-from tests.stack_site import Serving, Site
+from tests.rigs.stack.checks import assert_migrated, vcenter_vm
+from tests.rigs.stack.client import Client, quick
+from tests.rigs.stack.site import Serving, Site
 
 STATUS_KEYS = {
     "stage",

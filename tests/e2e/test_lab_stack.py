@@ -18,7 +18,7 @@ from pyVmomi import vim
 from lab import processes
 from lab.scenario import MIB, Content, DiskSpec, VmSpec, WriterSpec
 from lab.stack import Lab, running_lab, status, up
-from tests.lab_vcenter_rig import Vcenter, disks, find, one_datacenter, until, vm, wait
+from tests.rigs.lab.vcenter import Vcenter, disks, find, one_datacenter, until, vm, wait
 
 _WRITTEN = VmSpec(
     "busy box",
@@ -125,7 +125,7 @@ def test_the_guard_ends_a_lab_whose_owner_dies(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path\n"
         "from lab.stack import running_lab\n"
-        "from tests.lab_vcenter_rig import one_datacenter, vm\n"
+        "from tests.rigs.lab.vcenter import one_datacenter, vm\n"
         f"with running_lab(Path({str(tmp_path)!r}), one_datacenter(vm('one'))):\n"
         "    print('up', flush=True); time.sleep(60)\n"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.expert_rig import Expert, expert_on
+from tests.rigs.disk.expert import Expert, expert_on
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.expert_rig import SIZE, Expert
-from tests.lab_esxi_rig import BLOCK
+from tests.rigs.disk.expert import SIZE, Expert
+from tests.rigs.lab.esxi import BLOCK
 
 
 def test_base_copy_then_delta_sync_equal_the_source(expert: Expert) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lab.esxi.client import DiskFault
-from tests.expert_rig import MIB, Expert, source_served
+from tests.rigs.disk.expert import MIB, Expert, source_served
 
 
 @pytest.mark.parametrize(

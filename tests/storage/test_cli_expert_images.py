@@ -7,8 +7,8 @@ from typing import Any
 
 from cli.commands.expert import _remove_unused
 from lab.esxi.client import DiskFault
-from tests.expert_rig import SIZE, Expert, source_served
-from tests.lab_esxi_rig import BLOCK
+from tests.rigs.disk.expert import SIZE, Expert, source_served
+from tests.rigs.lab.esxi import BLOCK
 
 
 def test_another_disk_is_not_copied_over_an_image(expert: Expert) -> None:

@@ -22,7 +22,7 @@ from services.disk_agent.errors import (
 )
 from services.disk_agent.host.commands import Completed, HostCommands
 from services.disk_agent.transfers.errors import StaleEpoch
-from tests.disk_conversion_rig import (
+from tests.rigs.disk.conversion import (
     CONVERTS,
     Rig,
     check_image,
@@ -273,7 +273,7 @@ async def test_a_stopped_agent_ends_its_conversions_retryable(rig: Rig) -> None:
 KILLED_AGENT = """
 import asyncio
 from pathlib import Path
-from tests.disk_conversion_rig import Rig, request
+from tests.rigs.disk.conversion import Rig, request
 
 async def main():
     rig = Rig(Path({root!r}))

@@ -19,7 +19,7 @@ from services.disk_agent.storage.images import Images
 from services.disk_agent.storage.pool import PoolMount, PoolType
 from services.disk_agent.storage.pools import Pools
 from services.disk_agent.transfers.transfer import TransferStore
-from tests.disk_conversion_rig import check_image, ended, processes_below, request
+from tests.rigs.disk.conversion import check_image, ended, processes_below, request
 
 
 def micro_guest_image(pool: Path) -> Path:

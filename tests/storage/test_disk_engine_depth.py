@@ -7,7 +7,7 @@ import pytest
 from services.disk_agent.engine.core import Engine, Slot, Tuning
 from services.disk_agent.engine.depth import Depth
 from services.disk_agent.worker.order import Mode
-from tests.disk_transfer_rig import CHUNK, Rig, serving
+from tests.rigs.disk.transfer import CHUNK, Rig, serving
 
 
 def _reviewed(depth: Depth, share: float, times: int, began: float = 0.0) -> list[int]:

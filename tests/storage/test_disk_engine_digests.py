@@ -11,7 +11,7 @@ from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.failures import ContentMismatch, TransferCancelled
 from services.disk_agent.worker.order import Mode
-from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, overwrite
+from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, overwrite
 
 DISK = "AAAA----BBBBC0-D" * 4
 CHUNKS = 16

@@ -22,7 +22,7 @@ from services.disk_agent.failures import (
 )
 from services.disk_agent.worker import qemu_nbd
 from services.disk_agent.worker.order import Mode
-from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, is_root, overwrite
+from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, is_root, overwrite
 
 DISK = "AAAA----BBBBC0-D" * 8
 SLOW = ("--filter=delay", "file", "rdelay=5ms")

@@ -13,7 +13,7 @@ from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.failures import TransferCancelled
 from services.disk_agent.worker.order import Mode
-from tests.disk_transfer_rig import Rig, overwrite
+from tests.rigs.disk.transfer import Rig, overwrite
 
 BLOCKS = 40
 LETTERS = "AB0-"

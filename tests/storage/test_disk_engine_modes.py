@@ -17,7 +17,7 @@ from services.disk_agent.failures import (
     TransferFailure,
 )
 from services.disk_agent.worker.order import Mode
-from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, create_image, overwrite, serving, write_disk
+from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, create_image, overwrite, serving, write_disk
 
 # Data, zeroes and holes, alone and mixed within chunks of four blocks.
 MIXED = "AAAA" + "----" + "0000" + "A0-B" + "---C" + "-----" + "DD" + "0" * 9 + "EEEE" * 3

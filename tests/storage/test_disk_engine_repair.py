@@ -15,7 +15,7 @@ from services.disk_agent.failures import (
     TransferCancelled,
 )
 from services.disk_agent.worker.order import Mode
-from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, overwrite, serving
+from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, overwrite, serving
 
 LETTERS = "AAAA" * 6 + "-" * 8 + "00AA"
 

@@ -19,7 +19,7 @@ from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.failures import TargetFailed
 from services.disk_agent.worker.order import Mode
-from tests.disk_transfer_rig import Rig, is_root, overwrite
+from tests.rigs.disk.transfer import Rig, is_root, overwrite
 
 # Neighbours differ, so that a block in another's place is seen.
 _LETTERS = string.ascii_letters + "123456789"

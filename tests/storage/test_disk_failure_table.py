@@ -28,7 +28,7 @@ from services.disk_agent.failures import (
     TransferFailure,
 )
 from services.disk_agent.worker.order import Mode
-from tests.disk_transfer_rig import BLOCK, Rig, is_root, overwrite
+from tests.rigs.disk.transfer import BLOCK, Rig, is_root, overwrite
 
 DISK = "AAAA----BBBBC0-DEEEEFFFF" * 8
 FILTERS = ("--filter=error", "--filter=delay", "file")

@@ -22,7 +22,7 @@ from services.disk_agent.failures import (
     TransferCancelled,
 )
 from services.disk_agent.worker.order import Mode
-from tests.disk_transfer_rig import BLOCK, CHUNK, Rig, create_image, overwrite
+from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, create_image, overwrite
 
 DISK = "AB--CD--" * 16
 SLOW = ("--filter=delay", "file", "rdelay=5ms")

@@ -10,7 +10,7 @@ import pytest
 from services.disk_agent.failures import TargetUnusable, TransferCancelled
 from services.disk_agent.worker.metadata_repair import mend
 from services.disk_agent.worker.qemu_nbd import TargetServer
-from tests.disk_transfer_rig import BLOCK, create_image
+from tests.rigs.disk.transfer import BLOCK, create_image
 
 # The QCOW2 header's table offsets, and where an entry's host offset is (qemu, docs/interop/qcow2).
 _L1_TABLE_AT = 40

@@ -11,7 +11,7 @@ import pytest
 from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.failures import TargetUnusable
 from services.disk_agent.worker.qemu_nbd import TargetServer
-from tests.disk_transfer_rig import BLOCK, create_image
+from tests.rigs.disk.transfer import BLOCK, create_image
 
 SIZE = 16 * BLOCK
 _WORKER = """

@@ -17,8 +17,8 @@ from lab.esxi.process import EsxiProcess, start_esxi
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.worker.order import Mode, TransferOrder, VddkSpec, WorkerOrder
 from services.disk_agent.worker.range_sets import RangeSets
-from tests.disk_transfer_rig import BLOCK, assert_identical, create_image, write_disk
-from tests.lab_esxi_rig import PASSWORD, build_vddk
+from tests.rigs.disk.transfer import BLOCK, assert_identical, create_image, write_disk
+from tests.rigs.lab.esxi import PASSWORD, build_vddk
 
 LETTERS = "AAAA----BBBBC0-D" * 8
 

@@ -16,7 +16,7 @@ import pytest
 from lab.esxi.client import EsxiError
 from lab.esxi.process import EsxiProcess, start_esxi
 from lab.esxi.write_log import FINAL_MARK, read_log, replay
-from tests.lab_esxi_rig import BLOCK, connect, content, extents, wait_until, writing
+from tests.rigs.lab.esxi import BLOCK, connect, content, extents, wait_until, writing
 
 SIZE = 64 * BLOCK
 LIVE = "vm-1/2000"

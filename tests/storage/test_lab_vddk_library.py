@@ -14,7 +14,7 @@ from services.disk_agent.vddk.abi import CHUNK_SECTORS, BlockList
 from services.disk_agent.vddk.disk import OpenDisk
 from services.disk_agent.vddk.library import Library, VddkError
 from services.disk_agent.vddk.settings import Settings
-from tests.lab_esxi_rig import BLOCK, PASSWORD, build_vddk
+from tests.rigs.lab.esxi import BLOCK, PASSWORD, build_vddk
 
 SIZE = 20 * BLOCK
 

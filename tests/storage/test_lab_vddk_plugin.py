@@ -14,7 +14,7 @@ import pytest
 
 from lab.esxi.client import DiskFault, EsxiClient
 from lab.esxi.process import EsxiProcess, start_esxi
-from tests.lab_esxi_rig import (
+from tests.rigs.lab.esxi import (
     BLOCK,
     PASSWORD,
     PLUGIN,

@@ -14,7 +14,7 @@ from services.cloudstack_agent.errors import (
     CloudStackRestarted,
     RequestInvalid,
 )
-from tests.cloudstack_agent_stub import Answer, StubApi
+from tests.rigs.fakes.cloudstack_api import Answer, StubApi
 
 JOB = "6f1e0c0a-90fd-4c1e-a6f6-3f6f2c8a5b11"
 REFUSED = CloudStackParameterRefused(message="no such job, or used before")

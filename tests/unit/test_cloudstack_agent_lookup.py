@@ -21,7 +21,7 @@ from services.cloudstack_agent.errors import (
 from services.cloudstack_agent.inventory import vm_by_name
 from services.cloudstack_agent.placement import PlacementKind, list_placements
 from services.cloudstack_agent.storage_pools import NfsOptions, resolve_storage_pool
-from tests.cloudstack_agent_stub import StubApi, pages
+from tests.rigs.fakes.cloudstack_api import StubApi, pages
 
 NO_OPTIONS = NfsOptions("", on_ubuntu=False)
 

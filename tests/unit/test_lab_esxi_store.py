@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.esxi.disks.store import Store
 from lab.esxi.model import EsxiError
-from lab.esxi.store import Store
 
 BLOCK = 64 * 1024
 BLOCKS = 7

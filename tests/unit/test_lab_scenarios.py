@@ -7,9 +7,9 @@ import pytest
 from lab import scenario
 from lab.scenario import MIB, Controller, DiskSpec
 from lab.scenarios import UnknownScenarioError, built_in, names
-from lab.vcenter.inventory import Inventory
-from lab.vcenter.model import place_disks
-from lab.vcenter.world import initial_records
+from lab.vcenter.world.inventory import Inventory
+from lab.vcenter.world.model import place_disks
+from lab.vcenter.world.world import initial_records
 
 
 @pytest.mark.parametrize("name", names())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lab.esxi.model import ChangedAreas
-from lab.vcenter.settings import Settings
-from lab.vcenter.tracking import shaped
+from lab.vcenter.methods.tracking import shaped
+from lab.vcenter.world.settings import Settings
 
 _PAGE = ChangedAreas(0, 100, ((10, 20), (50, 30)))
 

@@ -6,8 +6,8 @@ import pytest
 
 from services.kit.errors import ServiceError
 from services.orchestrator.stages import STAGE_TABLE, Control, Stage, State, allowed
-from tests.orchestrator_memory import MemoryVm, failure, memory_agents
-from tests.orchestrator_rig import Rig, new_rig, spec_text
+from tests.rigs.orchestrator.agents import MemoryVm, failure, memory_agents
+from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
 
 _UNTIL_IMPORT = [s for s in Stage if Control.CANCEL in STAGE_TABLE[s].controls]
 

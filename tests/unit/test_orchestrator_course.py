@@ -10,8 +10,8 @@ from services.kit.errors import ServiceError, StatusCode
 from services.orchestrator.ports.disk import Pool, TransferMode
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.work import passes
-from tests.orchestrator_memory import failure, machine, memory_agents
-from tests.orchestrator_rig import Rig, new_rig, spec_text
+from tests.rigs.orchestrator.agents import failure, machine, memory_agents
+from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
 
 _WHOLE: dict[str, Any] = {"run_virt_v2v": "true", "start_vm_after_import": "true"}
 

@@ -6,8 +6,8 @@ import pytest
 
 from services.orchestrator.ports.cloudstack import Job
 from services.orchestrator.stages import Stage, State
-from tests.orchestrator_memory import failure, memory_agents
-from tests.orchestrator_rig import Rig, new_rig, spec_text
+from tests.rigs.orchestrator.agents import failure, memory_agents
+from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
 
 
 def _kinds(rig: Rig) -> list[str]:

@@ -7,8 +7,8 @@ from sqlalchemy import select
 from services.orchestrator.database import tables
 from services.orchestrator.stages import State
 from services.orchestrator.work.debts import IMAGE, forgive, owe
-from tests.orchestrator_memory import failure
-from tests.orchestrator_rig import new_rig, spec_text
+from tests.rigs.orchestrator.agents import failure
+from tests.rigs.orchestrator.rig import new_rig, spec_text
 
 
 def test_a_snapshot_that_stays_is_listed_since_before_it_was_made() -> None:

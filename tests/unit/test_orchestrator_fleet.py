@@ -9,8 +9,8 @@ from sqlalchemy import event
 
 from services.orchestrator.ports.cloudstack import Job
 from services.orchestrator.stages import Stage, State
-from tests.orchestrator_memory import failure, machine, memory_agents
-from tests.orchestrator_rig import new_rig, spec_text
+from tests.rigs.orchestrator.agents import failure, machine, memory_agents
+from tests.rigs.orchestrator.rig import new_rig, spec_text
 
 # -- marker files
 

@@ -8,8 +8,8 @@ import pytest
 
 from services.orchestrator.housekeeping import Housekeeping
 from services.orchestrator.stages import Stage, State
-from tests.orchestrator_memory import failure, memory_agents
-from tests.orchestrator_rig import Rig, new_rig, spec_text
+from tests.rigs.orchestrator.agents import failure, memory_agents
+from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
 
 _RETENTION = timedelta(days=30)
 

@@ -4,10 +4,10 @@ import pytest
 
 from services.orchestrator.ports.disk import TransferSnapshot
 from services.orchestrator.stages import Stage, State
-from tests.orchestrator_memory import memory_agents
-from tests.orchestrator_rig import Rig, new_rig, spec_text
-from tests.orchestrator_storage import MemoryImage
-from tests.orchestrator_world import BLOCK
+from tests.rigs.orchestrator.agents import memory_agents
+from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
+from tests.rigs.orchestrator.storage import MemoryImage
+from tests.rigs.orchestrator.world import BLOCK
 
 
 def _failed_verification(rig: Rig) -> MemoryImage:

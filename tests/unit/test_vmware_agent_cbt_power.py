@@ -12,7 +12,7 @@ from services.vmware_agent.errors import (
 from services.vmware_agent.power import power_off, power_on, shutdown_guest
 from services.vmware_agent.preflight import Severity, check_vm
 from services.vmware_agent.vm import DiskObstacle, PowerState
-from tests.vmware_agent_memory import FakeClock, MemoryVCenter, disk, snapshot, vm
+from tests.rigs.fakes.vcenter import FakeClock, MemoryVCenter, disk, snapshot, vm
 
 
 async def test_tracking_is_enabled_for_the_vm_and_every_disk() -> None:

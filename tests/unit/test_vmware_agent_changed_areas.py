@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from services.vmware_agent.changed_areas import Progress, stream_changed_areas
 from services.vmware_agent.errors import CbtReset, DiskNotFound
 from services.vmware_agent.vm import Area, ChangedAreaPage, SnapshotDisk
-from tests.vmware_agent_memory import MemoryVCenter, vm
+from tests.rigs.fakes.vcenter import MemoryVCenter, vm
 
 BLOCK = 65536
 

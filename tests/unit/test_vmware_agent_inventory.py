@@ -9,7 +9,7 @@ from services.vmware_agent.errors import (
     VmNotFound,
 )
 from services.vmware_agent.vm_search import find_vm, list_vms
-from tests.vmware_agent_memory import MemoryVCenter, vm
+from tests.rigs.fakes.vcenter import MemoryVCenter, vm
 
 INVENTORY = (
     vm("vm-1", "web-1", path="/DC1/vm/prod/web-1"),

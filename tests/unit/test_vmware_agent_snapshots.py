@@ -18,7 +18,7 @@ from services.vmware_agent.snapshots import (
     remove_snapshot,
 )
 from services.vmware_agent.vm import PowerState
-from tests.vmware_agent_memory import FakeClock, MemoryVCenter, snapshot, vm
+from tests.rigs.fakes.vcenter import FakeClock, MemoryVCenter, snapshot, vm
 
 
 def busy() -> VCenterBusy:

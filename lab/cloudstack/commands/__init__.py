@@ -1,0 +1,1 @@
+"""The API's commands: lists, imports, machines, volumes, NICs."""

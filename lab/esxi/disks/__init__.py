@@ -1,0 +1,1 @@
+"""Virtual disks with content: their snapshots, change generations, and their store."""

@@ -1,0 +1,1 @@
+"""The API's methods, by the managed objects they belong to."""

@@ -1,0 +1,1 @@
+"""Properties of managed objects, each built only when somebody asks for it."""

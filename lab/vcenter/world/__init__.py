@@ -1,0 +1,1 @@
+"""What one simulated vCenter knows: inventory, machines, sessions, settings, faults, disks."""
