@@ -19,7 +19,7 @@ from cli.errors import (
     paragraph,
 )
 from services.config import ConfigError
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.kit.logging import LogSettings, configure_logging
 
 __all__ = ["run_command"]

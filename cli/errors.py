@@ -1,7 +1,7 @@
 """What goes wrong in a command, told as one paragraph."""
 
 from services.config import ConfigError
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 
 __all__ = [
     "EXIT_FAILED",

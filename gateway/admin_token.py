@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.kit.redact import redactor
 
 _FILE_NAME = "admin_token.sha256"
@@ -19,7 +19,7 @@ _MIN_CHOSEN_LENGTH = 20
 class TokenUnusableError(ServiceError):
     """The stored token's file cannot be used, or a chosen token is too weak."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "ADMIN_TOKEN_UNUSABLE"
 
 

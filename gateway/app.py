@@ -18,7 +18,7 @@ from gateway.problems import (
     on_unexpected,
 )
 from gateway.routes import health, inventory, migrations
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 
 _DESCRIPTION = """Moves running virtual machines from VMware to Apache CloudStack.
 

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.admin_token import AdminToken
 from gateway.problems import ApiError, problem_response
-from services.kit.errors import ServiceError, internal_error
+from services.kit.errors import internal_error
+from services.kit.failure import ServiceError
 
 _REQUEST_ID = "x-request-id"
 _ACCEPTED_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,64}$")

@@ -21,7 +21,7 @@ from services.kit.address import (
     parse_address,
     private_unix_socket,
 )
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 _BACKLOG = 1024
 _GRACE_SECONDS = 10
@@ -30,7 +30,7 @@ _GRACE_SECONDS = 10
 class HttpsFilesError(ServiceError):
     """The certificate or key for HTTPS cannot be used."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "HTTPS_FILES_INVALID"
     hint = "point --tls-certificate and --tls-key to a PEM certificate chain and its key"
 

@@ -9,7 +9,8 @@ from gateway import translation
 from gateway.models import PlacementKind
 from gateway.problems import ApiError
 from services.kit.channel import call
-from services.kit.errors import RemoteError, StatusCode
+from services.kit.errors import RemoteError
+from services.kit.failure import Code
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
@@ -146,7 +147,7 @@ class Orchestrator:
                 raise result
             elif result.reason == _AMBIGUOUS_REASON:
                 found |= await self._all_of(vm)
-            elif result.code is StatusCode.NOT_FOUND:
+            elif result.code is Code.NOT_FOUND:
                 missing = result
             else:
                 raise result

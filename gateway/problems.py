@@ -10,27 +10,28 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from services.kit.errors import ServiceError, StatusCode, internal_error
+from services.kit.errors import internal_error
+from services.kit.failure import Code, ServiceError
 from services.kit.redact import redactor
 
 PROBLEM_TYPE = "application/problem+json"
 
 # A refused login at vCenter or CloudStack must not look like a refused token of this API, so
 # UNAUTHENTICATED and PERMISSION_DENIED from behind are a bad gateway.
-_HTTP_STATUS: Mapping[StatusCode, int] = {
-    StatusCode.INVALID_ARGUMENT: 400,
-    StatusCode.OUT_OF_RANGE: 400,
-    StatusCode.NOT_FOUND: 404,
-    StatusCode.ALREADY_EXISTS: 409,
-    StatusCode.FAILED_PRECONDITION: 409,
-    StatusCode.ABORTED: 409,
-    StatusCode.UNIMPLEMENTED: 501,
-    StatusCode.UNAUTHENTICATED: 502,
-    StatusCode.PERMISSION_DENIED: 502,
-    StatusCode.UNAVAILABLE: 503,
-    StatusCode.RESOURCE_EXHAUSTED: 503,
-    StatusCode.CANCELLED: 503,
-    StatusCode.DEADLINE_EXCEEDED: 504,
+_HTTP_STATUS: Mapping[Code, int] = {
+    Code.INVALID_ARGUMENT: 400,
+    Code.OUT_OF_RANGE: 400,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.FAILED_PRECONDITION: 409,
+    Code.ABORTED: 409,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAUTHENTICATED: 502,
+    Code.PERMISSION_DENIED: 502,
+    Code.UNAVAILABLE: 503,
+    Code.RESOURCE_EXHAUSTED: 503,
+    Code.CANCELLED: 503,
+    Code.DEADLINE_EXCEEDED: 504,
 }
 _RETRY_AFTER_SECONDS = "2"
 
@@ -110,9 +111,7 @@ class ApiError(ServiceError):
         errors: Sequence[SpecProblem] = (),
         candidates: Sequence[Candidate] = (),
     ) -> None:
-        super().__init__(
-            code=StatusCode.FAILED_PRECONDITION, reason=reason, message=message, hint=hint
-        )
+        super().__init__(code=Code.FAILED_PRECONDITION, reason=reason, message=message, hint=hint)
         self.http_status = http_status
         self.errors = list(errors)
         self.candidates = list(candidates)

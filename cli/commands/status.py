@@ -28,7 +28,8 @@ from cli.show.outcome import outcome
 from cli.show.words import ENDED, duration, speed, state_name
 from services.config import Config, VmSpec, load_specs
 from services.kit.channel import call
-from services.kit.errors import RemoteError, StatusCode
+from services.kit.errors import RemoteError
+from services.kit.failure import Code
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["status"]
@@ -117,7 +118,7 @@ async def _rows(
             try:
                 response = await call(stub.GetMigration(request), peer=PEER)
             except RemoteError as error:
-                if error.code is not StatusCode.NOT_FOUND:
+                if error.code is not Code.NOT_FOUND:
                     raise
                 rows.append(_unknown(spec))
             else:

@@ -5,13 +5,13 @@ transport do in `http_api`. `metadata` holds ``command`` and, where CloudStack g
 ``errorcode`` and ``errortext``.
 """
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 
 class CloudStackUnreachable(ServiceError):
     """No connection to the management server: nothing was sent."""
 
-    code = StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
     reason = "CLOUDSTACK_UNREACHABLE"
     retryable = True
     hint = "check cloudstack.endpoint, and that the management server answers on that address"
@@ -20,7 +20,7 @@ class CloudStackUnreachable(ServiceError):
 class CloudStackAnswerLost(ServiceError):
     """The request may have been carried out; repeating the call with its job id finds out."""
 
-    code = StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
     reason = "CLOUDSTACK_ANSWER_LOST"
     retryable = True
     hint = "repeat the call with the same job id"
@@ -29,7 +29,7 @@ class CloudStackAnswerLost(ServiceError):
 class CloudStackTimeout(CloudStackAnswerLost):
     """The server took the request and did not answer in cloudstack.timeout_seconds."""
 
-    code = StatusCode.DEADLINE_EXCEEDED
+    code = Code.DEADLINE_EXCEEDED
     reason = "CLOUDSTACK_TIMEOUT"
     hint = "look at the load of the management server and its database, or raise the timeout"
 
@@ -37,7 +37,7 @@ class CloudStackTimeout(CloudStackAnswerLost):
 class CloudStackUnavailable(ServiceError):
     """Something in front of the management server answered for it (429, 502, 503, 504)."""
 
-    code = StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
     reason = "CLOUDSTACK_UNAVAILABLE"
     retryable = True
     hint = "wait until the management server is back; look at the proxy or load balancer before it"
@@ -46,7 +46,7 @@ class CloudStackUnavailable(ServiceError):
 class CloudStackUntrusted(ServiceError):
     """The server's TLS certificate is not one this host trusts."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "CLOUDSTACK_UNTRUSTED"
     hint = (
         "add the CA of the management server to this host's CA bundle, or name its file in "
@@ -57,7 +57,7 @@ class CloudStackUntrusted(ServiceError):
 class CloudStackAnswerInvalid(ServiceError):
     """The answer is none of CloudStack's API."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "CLOUDSTACK_ANSWER_INVALID"
     hint = "check that cloudstack.endpoint is the API's address, usually …:8080/client/api"
 
@@ -65,7 +65,7 @@ class CloudStackAnswerInvalid(ServiceError):
 class CloudStackLoginFailed(ServiceError):
     """The signature was refused (401): a wrong key, or clocks that differ."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "CLOUDSTACK_LOGIN_FAILED"
     hint = (
         "correct cloudstack.api_key and cloudstack.secret_key, and check that this host's clock "
@@ -76,7 +76,7 @@ class CloudStackLoginFailed(ServiceError):
 class CloudStackPermissionDenied(ServiceError):
     """The account may not do this (531)."""
 
-    code = StatusCode.PERMISSION_DENIED
+    code = Code.PERMISSION_DENIED
     reason = "CLOUDSTACK_PERMISSION_DENIED"
     hint = "use the keys of a root admin: importing VMs and volumes needs one"
 
@@ -84,7 +84,7 @@ class CloudStackPermissionDenied(ServiceError):
 class CloudStackCommandMissing(ServiceError):
     """This CloudStack has no such command, or the account's role does not allow it (432)."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "CLOUDSTACK_COMMAND_MISSING"
     hint = "importing KVM disks needs CloudStack 4.19 or later and the keys of a root admin"
 
@@ -92,7 +92,7 @@ class CloudStackCommandMissing(ServiceError):
 class CloudStackParameterRefused(ServiceError):
     """A value is wrong or names nothing (430, 431)."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "CLOUDSTACK_PARAMETER_REFUSED"
     hint = "correct the value that CloudStack names; ids are those of this CloudStack"
 
@@ -100,7 +100,7 @@ class CloudStackParameterRefused(ServiceError):
 class CloudStackLimitReached(ServiceError):
     """The account has used up what it may have (532)."""
 
-    code = StatusCode.RESOURCE_EXHAUSTED
+    code = Code.RESOURCE_EXHAUSTED
     reason = "CLOUDSTACK_LIMIT_REACHED"
     hint = "raise the account's or domain's resource limit, then retry"
 
@@ -108,7 +108,7 @@ class CloudStackLimitReached(ServiceError):
 class CloudStackCapacityExhausted(ServiceError):
     """No host, pool or address is left for this (533, or no placement found)."""
 
-    code = StatusCode.RESOURCE_EXHAUSTED
+    code = Code.RESOURCE_EXHAUSTED
     reason = "CLOUDSTACK_CAPACITY_EXHAUSTED"
     hint = (
         "free capacity of the cluster, the storage pool (85 % full is full) or the network's "
@@ -119,7 +119,7 @@ class CloudStackCapacityExhausted(ServiceError):
 class CloudStackFailed(ServiceError):
     """CloudStack failed at the work itself (530 and whatever has no meaning of its own)."""
 
-    code = StatusCode.ABORTED
+    code = Code.ABORTED
     reason = "CLOUDSTACK_FAILED"
     hint = "look for the job in the management server's log, and in the log of the KVM host's agent"
 
@@ -127,7 +127,7 @@ class CloudStackFailed(ServiceError):
 class CloudStackRestarted(ServiceError):
     """A restart of the management server ended the job, wherever it was."""
 
-    code = StatusCode.ABORTED
+    code = Code.ABORTED
     reason = "CLOUDSTACK_RESTARTED"
     retryable = True
     hint = "retry with a new job id: the effect is looked for before it is made again"
@@ -136,7 +136,7 @@ class CloudStackRestarted(ServiceError):
 class DiskInvalid(ServiceError):
     """CloudStack's host found no importable QCOW2 image under that name."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "DISK_INVALID"
     hint = (
         "the file must lie in the pool's root directory and be a plain QCOW2 image: no backing "
@@ -148,7 +148,7 @@ class DiskInvalid(ServiceError):
 class DiskLocked(ServiceError):
     """Another process has the image open for writing."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "DISK_LOCKED"
     retryable = True
     hint = "end the process that holds the image (qemu-nbd, qemu-img, a VM), then retry"
@@ -157,7 +157,7 @@ class DiskLocked(ServiceError):
 class DiskInUse(ServiceError):
     """A volume of CloudStack has this file already; metadata ``volume`` and ``vm`` name it."""
 
-    code = StatusCode.ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
     reason = "DISK_IN_USE"
     hint = "unmanage that VM or volume in CloudStack if it is to be imported anew: the file stays"
 
@@ -165,7 +165,7 @@ class DiskInUse(ServiceError):
 class StoragePoolNotFound(ServiceError):
     """No pool has this id."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "STORAGE_POOL_NOT_FOUND"
     hint = "take an id from the list of storage pools"
 
@@ -173,7 +173,7 @@ class StoragePoolNotFound(ServiceError):
 class StoragePoolUnsupported(ServiceError):
     """The pool's type holds no QCOW2 files that could be imported, or its source is unreadable."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "STORAGE_POOL_UNSUPPORTED"
     hint = (
         "choose a pool of type NetworkFilesystem or Filesystem, or SharedMountPoint with "
@@ -184,7 +184,7 @@ class StoragePoolUnsupported(ServiceError):
 class StoragePoolNotReady(ServiceError):
     """The pool is in maintenance or down."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "STORAGE_POOL_NOT_READY"
     retryable = True
     hint = "bring the pool to the state Up in CloudStack"
@@ -193,7 +193,7 @@ class StoragePoolNotReady(ServiceError):
 class VmNotFound(ServiceError):
     """No virtual machine has this id or name."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "VM_NOT_FOUND"
     hint = "check the id or the name; a name is compared whole, with the host and display name"
 
@@ -201,7 +201,7 @@ class VmNotFound(ServiceError):
 class VmAmbiguous(ServiceError):
     """Several virtual machines have this name; metadata ``vms`` lists their ids."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "VM_AMBIGUOUS"
     hint = "ask by id"
 
@@ -209,7 +209,7 @@ class VmAmbiguous(ServiceError):
 class VmNotStopped(ServiceError):
     """The setting takes effect at a start only, so it is changed while stopped."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "VM_NOT_STOPPED"
     hint = "stop the virtual machine in CloudStack first"
 
@@ -217,7 +217,7 @@ class VmNotStopped(ServiceError):
 class VolumeNotFound(ServiceError):
     """No volume has this id, or this file name in the pool."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "VOLUME_NOT_FOUND"
     hint = "check the id, or the pool and the file name"
 
@@ -225,7 +225,7 @@ class VolumeNotFound(ServiceError):
 class VolumeAttached(ServiceError):
     """The volume hangs at another virtual machine; metadata ``vm`` names it."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "VOLUME_ATTACHED"
     hint = "detach the volume in CloudStack first"
 
@@ -233,7 +233,7 @@ class VolumeAttached(ServiceError):
 class NicConflict(ServiceError):
     """The machine has an adapter on this network with another MAC address."""
 
-    code = StatusCode.ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
     reason = "NIC_CONFLICT"
     hint = "map the adapters to different networks: CloudStack allows one adapter per network"
 
@@ -241,7 +241,7 @@ class NicConflict(ServiceError):
 class ImportUnsettled(ServiceError):
     """A half-imported machine is there, and whether it is still being imported is not known."""
 
-    code = StatusCode.ABORTED
+    code = Code.ABORTED
     reason = "IMPORT_UNSETTLED"
     retryable = True
     hint = "wait for the other imports; the half-imported machine is let go before the next try"
@@ -250,7 +250,7 @@ class ImportUnsettled(ServiceError):
 class JobNotFound(ServiceError):
     """CloudStack knows no job of this id: it was never submitted, or ended over a day ago."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "JOB_NOT_FOUND"
     hint = "repeat the call that starts it: what was done already is found"
 
@@ -258,5 +258,5 @@ class JobNotFound(ServiceError):
 class RequestInvalid(ServiceError):
     """The request to this agent is incomplete or contradicts itself."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "REQUEST_INVALID"

@@ -33,7 +33,7 @@ from services.cloudstack_agent.errors import (
     JobNotFound,
     RequestInvalid,
 )
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COMMAND_CLASS: Final = re.compile(r"(?:.*\.)?(?P<name>\w+?)Cmd(?:ByAdmin)?$")

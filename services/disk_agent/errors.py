@@ -4,20 +4,20 @@ Why a conversion that had started failed is in `conversion_failures`; transfers 
 `transfer_errors` and `engine.failures`. `metadata` holds the values a program needs, as text.
 """
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 
 class ToolMissing(ServiceError):
     """A program this agent needs is not installed. ``tool`` names it."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "TOOL_MISSING"
 
 
 class ToolFailed(ServiceError):
     """A program ended with an error nobody foresaw; ``tool`` is its name, ``detail`` its words."""
 
-    code = StatusCode.INTERNAL
+    code = Code.INTERNAL
     reason = "TOOL_FAILED"
     hint = "look at what the program said, and at the storage below the pool"
 
@@ -25,7 +25,7 @@ class ToolFailed(ServiceError):
 class ToolTimeout(ServiceError):
     """A program did not end in time: usually storage that does not answer."""
 
-    code = StatusCode.DEADLINE_EXCEEDED
+    code = Code.DEADLINE_EXCEEDED
     reason = "TOOL_TIMEOUT"
     retryable = True
     hint = "check that the storage below the pool answers (NFS server, network), then retry"
@@ -34,14 +34,14 @@ class ToolTimeout(ServiceError):
 class PoolInvalid(ServiceError):
     """The pool's description cannot be used as it is. ``field`` names what is wrong."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "POOL_INVALID"
 
 
 class PoolNotFound(ServiceError):
     """No pool of this id, or around this path, has been made reachable here."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "POOL_NOT_FOUND"
     hint = "call EnsurePool first"
 
@@ -49,7 +49,7 @@ class PoolNotFound(ServiceError):
 class PoolExists(ServiceError):
     """The id is taken by a pool with another source or path."""
 
-    code = StatusCode.ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
     reason = "POOL_EXISTS"
     hint = "release the pool first if it really moved"
 
@@ -57,7 +57,7 @@ class PoolExists(ServiceError):
 class PoolPathTaken(ServiceError):
     """Something else is mounted at the pool's path. ``mounted`` names it."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "POOL_PATH_TAKEN"
     hint = "unmount it, or give the pool another path"
 
@@ -65,14 +65,14 @@ class PoolPathTaken(ServiceError):
 class PoolMissing(ServiceError):
     """The pool's directory is not there, is no directory, or its mount is gone."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "POOL_MISSING"
 
 
 class PoolReadOnly(ServiceError):
     """The pool can be read but not written."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "POOL_READ_ONLY"
     hint = "export and mount the pool for writing, with no_root_squash for this host"
 
@@ -80,7 +80,7 @@ class PoolReadOnly(ServiceError):
 class PoolMountFailed(ServiceError):
     """mount refused or timed out. ``detail`` is what it said."""
 
-    code = StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
     reason = "POOL_MOUNT_FAILED"
     retryable = True
     hint = "check that this host may mount the export: showmount -e SERVER, firewall, export list"
@@ -89,7 +89,7 @@ class PoolMountFailed(ServiceError):
 class PoolBusy(ServiceError):
     """The pool cannot be unmounted while files on it are open."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "POOL_BUSY"
     retryable = True
     hint = "wait for transfers and conversions on this pool to end, then release it again"
@@ -98,7 +98,7 @@ class PoolBusy(ServiceError):
 class PoolFull(ServiceError):
     """Not enough space. ``needed_bytes``, ``free_bytes`` and ``promised_bytes`` say how much."""
 
-    code = StatusCode.RESOURCE_EXHAUSTED
+    code = Code.RESOURCE_EXHAUSTED
     reason = "POOL_FULL"
     hint = "make space on the storage pool, or choose another one for this disk"
 
@@ -106,21 +106,21 @@ class PoolFull(ServiceError):
 class ImageInvalid(ServiceError):
     """A name or a size that no image can have. ``field`` names it."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "IMAGE_INVALID"
 
 
 class ImageNotFound(ServiceError):
     """There is no such file."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "IMAGE_NOT_FOUND"
 
 
 class ImageExists(ServiceError):
     """A file of this name is there, and it is not the empty image that was asked for."""
 
-    code = StatusCode.ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
     reason = "IMAGE_EXISTS"
     hint = "delete it if it is left over from an earlier migration; it may belong to another VM"
 
@@ -128,14 +128,14 @@ class ImageExists(ServiceError):
 class ImageUnusable(ServiceError):
     """The file is no QCOW2 image CloudStack would take, or it is damaged."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "IMAGE_UNUSABLE"
 
 
 class ImageLocked(ServiceError):
     """Another process has the image open for writing."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "IMAGE_LOCKED"
     retryable = True
     hint = "find who has it open (fuser FILE; a VM started from it?) and end that first"
@@ -144,7 +144,7 @@ class ImageLocked(ServiceError):
 class ImageShrinkRefused(ServiceError):
     """The new size is below the present one."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "IMAGE_SHRINK_REFUSED"
     hint = "a disk is never made smaller: create a new image instead"
 
@@ -152,21 +152,21 @@ class ImageShrinkRefused(ServiceError):
 class ConversionInvalid(ServiceError):
     """The request cannot be a conversion, whatever the state of things. ``field`` names why."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "CONVERSION_INVALID"
 
 
 class ConversionNotFound(ServiceError):
     """No conversion has this id."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "CONVERSION_NOT_FOUND"
 
 
 class ConversionExists(ServiceError):
     """The id is taken by a conversion with other parameters."""
 
-    code = StatusCode.ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
     reason = "CONVERSION_EXISTS"
     hint = "choose another id, or start it with the parameters it was first started with"
 
@@ -174,7 +174,7 @@ class ConversionExists(ServiceError):
 class ConversionEnded(ServiceError):
     """A cancelled conversion is not started again."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "CONVERSION_ENDED"
     hint = "choose another id: a cancelled conversion left the image as it was"
 
@@ -182,7 +182,7 @@ class ConversionEnded(ServiceError):
 class ConversionBusy(ServiceError):
     """Another conversion is at work on one of the images, or has its commit left to do."""
 
-    code = StatusCode.ABORTED
+    code = Code.ABORTED
     reason = "CONVERSION_BUSY"
     retryable = True
     hint = "wait for the other conversion; start one again whose commit was interrupted"
@@ -191,6 +191,6 @@ class ConversionBusy(ServiceError):
 class StateDamaged(ServiceError):
     """A file in which this agent keeps what it knows cannot be understood. ``path`` names it."""
 
-    code = StatusCode.DATA_LOSS
+    code = Code.DATA_LOSS
     reason = "STATE_DAMAGED"
     hint = "look at the file; move it away to go on without it"

@@ -6,48 +6,20 @@ values only and know nothing of gRPC.
 
 import errno
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Self
+
+from services.kit.failure import Code, Failure, ServiceError
 
 
-class TransferFailure(Exception):
-    """An expected end of a transfer that is not success.
+class TransferFailure(ServiceError):
+    """An expected end of a transfer that is not success."""
 
-    `reason` is UPPER_SNAKE and stable; `retryable` says that the same order may succeed later with
-    nobody changing anything; `hint` is the next step for a person; `metadata` the values for it.
-    """
-
-    reason: str = "TRANSFER_FAILED"
-    retryable: bool = False
-    hint: str = ""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        reason: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        retryable: bool | None = None,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.metadata = dict(metadata or {})
-        if reason is not None:
-            self.reason = reason
-        if retryable is not None:
-            self.retryable = retryable
-        if hint is not None:
-            self.hint = hint
+    code = Code.ABORTED
+    reason = "TRANSFER_FAILED"
 
     def to_wire(self) -> dict[str, object]:
         """The failure as a JSON object."""
-        return {
-            "reason": self.reason,
-            "message": self.message,
-            "metadata": self.metadata,
-            "retryable": self.retryable,
-            "hint": self.hint,
-        }
+        return self.failure.to_wire()
 
 
 class SourceFailed(TransferFailure):
@@ -165,20 +137,10 @@ class WorkerDied(TransferFailure):
 class RemoteFailure(TransferFailure):
     """A failure that came as JSON from a worker process or from a state file."""
 
-    _KEYS: ClassVar[frozenset[str]] = frozenset({"reason", "message", "metadata", "retryable"})
+    def __init__(self, failure: Failure) -> None:
+        self._hold(failure)
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, object]) -> Self:
         """Rebuild a failure from `to_wire`'s object; raises ValueError when a key is missing."""
-        missing = cls._KEYS - wire.keys()
-        if missing:
-            raise ValueError(f"failure without {', '.join(sorted(missing))}")
-        metadata = wire["metadata"]
-        pairs = metadata.items() if isinstance(metadata, Mapping) else ()
-        return cls(
-            str(wire["message"]),
-            reason=str(wire["reason"]),
-            metadata={str(key): str(value) for key, value in pairs},
-            retryable=bool(wire["retryable"]),
-            hint=str(wire.get("hint", "")),
-        )
+        return cls(Failure.from_wire(wire))

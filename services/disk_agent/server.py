@@ -34,7 +34,7 @@ from services.disk_agent.transfers.registry import Transfers
 from services.disk_agent.transfers.supervisor import ProcessLauncher
 from services.disk_agent.transfers.transfer import TransferStore
 from services.disk_agent.worker.range_sets import RangeSets
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.kit.server import run_service
 from v2c.disk.v1 import disk_pb2, disk_pb2_grpc
 
@@ -227,7 +227,7 @@ def runtime_dir(state_dir: Path) -> Path:
 class RuntimeDirUnsafe(ServiceError):
     """Sockets would lie where another user reaches them."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "RUNTIME_DIR_UNSAFE"
     hint = "remove it, or give migration.control_dir a shorter path"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 # sun_path in Linux' sockaddr_un holds 108 bytes with the terminating NUL, see unix(7).
 _UNIX_PATH_LIMIT = 107
@@ -19,7 +19,7 @@ _PROBE_TIMEOUT_SECONDS = 1.0
 class InvalidAddressError(ServiceError):
     """The text is no address, or no address for this use."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "ADDRESS_INVALID"
     hint = "write unix:/path, host:port or [ipv6]:port"
 
@@ -27,7 +27,7 @@ class InvalidAddressError(ServiceError):
 class AddressInUseError(ServiceError):
     """Somebody else listens there, or something that is no socket is in the way."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "ADDRESS_IN_USE"
     hint = "stop the other process or choose another address"
 

@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.kit.address import UnixAddress, parse_target
-from services.kit.errors import RemoteError, RpcFailure, StatusCode
+from services.kit.errors import CallCancelled, RemoteError, RpcFailure, ServiceNotReady
 from services.kit.health import is_serving
 from services.kit.interceptor import REQUEST_ID_KEY
 from services.kit.server import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
@@ -93,14 +93,9 @@ def remote_errors(peer: str) -> Iterator[None]:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        error = RemoteError(
-            code=StatusCode.CANCELLED,
-            reason="CALL_CANCELLED",
-            message=f"{peer}: the call was cancelled by the other side or its channel was closed",
-            retryable=True,
-        )
-        error.peer = peer
-        raise error from exc
+        raise CallCancelled(
+            f"{peer}: the call was cancelled by the other side or its channel was closed", peer=peer
+        ) from exc
     except grpc.RpcError as exc:
         raise RemoteError.from_rpc_error(cast(RpcFailure, exc), peer=peer) from exc
 
@@ -158,15 +153,9 @@ async def await_serving(
                     return
                 problem = "it is starting or stopping (NOT_SERVING)"
             await asyncio.sleep(min(_HEALTH_INTERVAL_SECONDS, max(deadline - loop.time(), 0)))
-    error = RemoteError(
-        code=StatusCode.DEADLINE_EXCEEDED,
-        reason="SERVICE_NOT_READY",
-        message=f"{name} at {address} is not ready after {timeout_seconds:g} s: {problem}",
-        retryable=True,
-        hint=f"look in the log of {name}",
+    raise ServiceNotReady(
+        f"{name} at {address} is not ready after {timeout_seconds:g} s: {problem}", peer=name
     )
-    error.peer = name
-    raise error
 
 
 def _target(address: str, tls: TlsFiles | None) -> tuple[str, list[tuple[str, str | int]]]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import structlog
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.kit.logging import Format, LogSettings, configure_logging
 from services.kit.process import exit_with_parent
 from services.kit.redact import redactor

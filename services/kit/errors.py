@@ -1,7 +1,7 @@
 """The one error model of all services, and its two-way mapping to gRPC statuses.
 
-A service defines a small tree of `ServiceError` subclasses, each fixing `code` and `reason`. On the
-wire an error is a gRPC status with a `google.rpc.ErrorInfo` (domain ``v2c``) in its details, so a
+A service defines a small tree of `ServiceError` subclasses (`services.kit.failure`). On the wire an
+error is a gRPC status with a `google.rpc.ErrorInfo` (domain ``v2c``) in its details, so a
 client gets back what the service raised: `RemoteError` has the same code, reason, metadata,
 retryability and hint.
 """
@@ -19,16 +19,18 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
+from services.kit.failure import Code, Failure, ReportedError, ServiceError
 from services.kit.redact import redactor
 from services.kit.unreachable import readable
 
 __all__ = [
     "ERROR_DOMAIN",
+    "CallCancelled",
     "ErrorStatus",
+    "InternalError",
     "RemoteError",
     "RpcFailure",
-    "ServiceError",
-    "StatusCode",
+    "ServiceNotReady",
     "internal_error",
     "to_status",
 ]
@@ -48,61 +50,11 @@ _HINT_KEY = "hint"
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class ServiceError(Exception):
-    """An expected failure, told to the caller as it is.
+class InternalError(ServiceError):
+    """A defect of the service: the log has what happened, under the id in the message."""
 
-    Raise it directly with every keyword, or derive a class that fixes `code`, `reason` and
-    possibly `retryable` and `hint`, and raise that with a message::
-
-        class DiskMissing(ServiceError):
-            code = StatusCode.NOT_FOUND
-            reason = "DISK_MISSING"
-
-        raise DiskMissing(message="VM web-1 has no disk 2000", metadata={"disk": "2000"})
-
-    `message` is one paragraph for a person, without secrets. `reason` is UPPER_SNAKE and stable:
-    programs decide by it. `metadata` holds the values a program or a UI needs. `retryable` says
-    that the same call may succeed later without anybody changing anything. `hint` is the next step
-    for a person.
-
-    Raises ValueError when `code` is OK or `reason` is not UPPER_SNAKE.
-    """
-
-    code: StatusCode = StatusCode.UNKNOWN
-    reason: str = "UNKNOWN"
-    retryable: bool = False
-    hint: str = ""
-    message: str
-    metadata: Mapping[str, str]
-
-    def __init__(
-        self,
-        *,
-        message: str,
-        code: StatusCode | None = None,
-        reason: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        retryable: bool | None = None,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.metadata = dict(metadata or {})
-        if code is not None:
-            self.code = code
-        if reason is not None:
-            self.reason = reason
-        if retryable is not None:
-            self.retryable = retryable
-        if hint is not None:
-            self.hint = hint
-        if self.code is StatusCode.OK:
-            raise ValueError(f"{type(self).__name__}: OK is not an error code")
-        if not _REASON.match(self.reason):
-            raise ValueError(f"{type(self).__name__}: reason {self.reason!r} is not UPPER_SNAKE")
-
-    def __str__(self) -> str:
-        return self.message
+    code = Code.INTERNAL
+    reason = "INTERNAL"
 
 
 @dataclass(frozen=True)
@@ -133,10 +85,8 @@ def internal_error(exc: BaseException) -> ServiceError:
     """
     log_id = secrets.token_hex(6)
     _log.error("unexpected error", action="rpc.internal_error", log_id=log_id, exc_info=exc)
-    return ServiceError(
-        code=StatusCode.INTERNAL,
-        reason="INTERNAL",
-        message=f"internal error, log id {log_id}",
+    return InternalError(
+        f"internal error, log id {log_id}",
         metadata={"log_id": log_id},
         hint=f"look for log_id={log_id} in the service's log",
     )
@@ -162,15 +112,15 @@ def to_status(exc: BaseException) -> ErrorStatus:
     packed = any_pb2.Any()
     packed.Pack(info)
     message = _cut(redactor.text(error.message), _MESSAGE_LIMIT)
-    status = status_pb2.Status(code=error.code.value[0], message=message, details=[packed])
+    status = status_pb2.Status(code=error.code.value, message=message, details=[packed])
     return ErrorStatus(
-        code=error.code,
+        code=StatusCode[error.code.name],
         details=message,
         trailing_metadata=((_DETAILS_KEY, status.SerializeToString()),),
     )
 
 
-class RemoteError(ServiceError):
+class RemoteError(ReportedError):
     """A failed call to another service: what that service raised, or why it was not reached.
 
     `peer` names the service that was called. An error without ErrorInfo comes from gRPC itself or
@@ -178,48 +128,71 @@ class RemoteError(ServiceError):
     DEADLINE_EXCEEDED, it is retryable.
     """
 
-    peer: str = ""
-
-    _TRANSPORT_HINTS: ClassVar[Mapping[StatusCode, str]] = {
-        StatusCode.UNAVAILABLE: "check that {peer} runs, that its address is right and that both "
+    _TRANSPORT_HINTS: ClassVar[Mapping[Code, str]] = {
+        Code.UNAVAILABLE: "check that {peer} runs, that its address is right and that both "
         "sides use certificates of the same CA",
-        StatusCode.DEADLINE_EXCEEDED: "look in the log of {peer} for what it is waiting for",
-        StatusCode.UNIMPLEMENTED: "{peer} is of another version: install the same one everywhere",
+        Code.DEADLINE_EXCEEDED: "look in the log of {peer} for what it is waiting for",
+        Code.UNIMPLEMENTED: "{peer} is of another version: install the same one everywhere",
     }
-    _TRANSIENT: ClassVar[frozenset[StatusCode]] = frozenset(
-        {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED}
-    )
+    _TRANSIENT: ClassVar[frozenset[Code]] = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
+
+    def __init__(self, failure: Failure, *, peer: str = "the service") -> None:
+        super().__init__(failure)
+        self.peer = peer
 
     @classmethod
     def from_rpc_error(cls, exc: RpcFailure, *, peer: str = "the service") -> Self:
         """Translate a client-side gRPC error. Raise the result ``from`` the original."""
-        code = exc.code()
-        if code is StatusCode.OK:
-            # Seen only when a stream breaks after its status; never report success as an error.
-            code = StatusCode.UNKNOWN
+        # OK is seen only when a stream breaks after its status; success is no error.
+        code = Code.__members__.get(exc.code().name, Code.UNKNOWN)
         info = _error_info(exc)
         if info is None:
-            error = cls(
-                code=code,
-                reason=f"REMOTE_{code.name}",
-                message=readable(peer, exc.details() or code.name),
-                retryable=code in cls._TRANSIENT,
-                hint=cls._TRANSPORT_HINTS.get(code, "").format(peer=peer),
+            return cls(
+                Failure(
+                    code=code,
+                    reason=f"REMOTE_{code.name}",
+                    message=readable(peer, exc.details() or code.name),
+                    retryable=code in cls._TRANSIENT,
+                    hint=cls._TRANSPORT_HINTS.get(code, "").format(peer=peer),
+                ),
+                peer=peer,
             )
-        else:
-            metadata = dict(info.metadata)
-            retryable = metadata.pop(_RETRYABLE_KEY, "false") == "true"
-            hint = metadata.pop(_HINT_KEY, "")
-            error = cls(
+        metadata = dict(info.metadata)
+        return cls(
+            Failure(
                 code=code,
                 reason=info.reason if _REASON.match(info.reason) else f"REMOTE_{code.name}",
                 message=exc.details() or info.reason,
+                retryable=metadata.pop(_RETRYABLE_KEY, "false") == "true",
+                hint=metadata.pop(_HINT_KEY, ""),
                 metadata=metadata,
-                retryable=retryable,
-                hint=hint,
-            )
-        error.peer = peer
-        return error
+            ),
+            peer=peer,
+        )
+
+
+class CallCancelled(RemoteError):
+    """The other side cancelled the call, or the channel was closed."""
+
+    code = Code.CANCELLED
+    reason = "CALL_CANCELLED"
+    retryable = True
+    hint = "the service called was stopping or restarting; the same call works once it runs again"
+
+    def __init__(self, message: str, *, peer: str) -> None:
+        super().__init__(self.described(message), peer=peer)
+
+
+class ServiceNotReady(RemoteError):
+    """A service did not report that it serves within the time it was given."""
+
+    code = Code.DEADLINE_EXCEEDED
+    reason = "SERVICE_NOT_READY"
+    retryable = True
+    hint = "look in the service's log for what it is waiting for"
+
+    def __init__(self, message: str, *, peer: str) -> None:
+        super().__init__(self.described(message), peer=peer)
 
 
 def _error_info(exc: RpcFailure) -> error_details_pb2.ErrorInfo | None:

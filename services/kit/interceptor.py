@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
+from grpc import StatusCode
 
-from services.kit.errors import RemoteError, ServiceError, StatusCode, to_status
+from services.kit.errors import RemoteError, to_status
+from services.kit.failure import Code, ServiceError
 from services.kit.metrics import RPC_SECONDS, RPC_STREAMS, RPC_TOTAL
 
 REQUEST_ID_KEY = "x-request-id"
@@ -33,7 +35,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class DeadlineRequiredError(ServiceError):
     """A unary call came without a deadline: its caller might wait for ever."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "DEADLINE_REQUIRED"
     hint = "set a deadline on the call (grpcurl: -max-time 10)"
 
@@ -41,14 +43,14 @@ class DeadlineRequiredError(ServiceError):
 class MethodNotImplementedError(ServiceError):
     """The service's definition has the method, this version of the service has not."""
 
-    code = StatusCode.UNIMPLEMENTED
+    code = Code.UNIMPLEMENTED
     reason = "METHOD_NOT_IMPLEMENTED"
 
 
 class ShuttingDownError(ServiceError):
     """The server stops and ended a stream; the client watches again once it is back."""
 
-    code = StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
     reason = "SHUTTING_DOWN"
     retryable = True
     hint = "connect again"

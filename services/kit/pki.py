@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.kit.tls import TlsFiles
 
 _CA_DAYS = 3650
@@ -27,7 +27,7 @@ Clock = Callable[[], datetime.datetime]
 class PkiError(ServiceError):
     """The directory holds a CA that cannot be used to issue certificates."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "PKI_UNUSABLE"
     hint = "move the directory away to start with a new CA; every host then needs its new files"
 

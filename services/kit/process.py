@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 # PR_SET_PDEATHSIG in linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
@@ -31,7 +31,7 @@ class Readiness:
 class ReadyFileError(ServiceError):
     """A ready file holds something else than a service wrote."""
 
-    code = StatusCode.INTERNAL
+    code = Code.INTERNAL
     reason = "READY_FILE_INVALID"
 
 

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 Field = Literal["ca", "certificate", "key"]
 
@@ -21,7 +21,7 @@ class TlsFilesError(ServiceError):
     ``metadata["field"]`` is ca, certificate or key; ``metadata["file"]`` its path.
     """
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "TLS_FILES_INVALID"
     hint = "point the tls section to PEM files of one CA, or create them with `v2c pki init`"
 

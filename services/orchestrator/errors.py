@@ -1,6 +1,6 @@
 """The orchestrator's error tree."""
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 __all__ = [
     "AmbiguousMigration",
@@ -20,7 +20,7 @@ __all__ = [
 class MigrationNotFound(ServiceError):
     """No migration fits the selector."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "MIGRATION_NOT_FOUND"
     hint = "list the migrations with `v2c status`; submit the machine's spec with `v2c run` first"
 
@@ -28,7 +28,7 @@ class MigrationNotFound(ServiceError):
 class AmbiguousMigration(ServiceError):
     """Several migrations fit the selector."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "AMBIGUOUS_MIGRATION"
     hint = "name the machine by its moref (--vm-id) instead of its name"
 
@@ -36,7 +36,7 @@ class AmbiguousMigration(ServiceError):
 class DatabaseUnusable(ServiceError):
     """The orchestrator's database cannot be opened."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "DATABASE_UNUSABLE"
     hint = (
         "check database.url: sqlite:////path/file.sqlite3, or "
@@ -47,7 +47,7 @@ class DatabaseUnusable(ServiceError):
 class MigrationExists(ServiceError):
     """A machine is already being migrated under another migration."""
 
-    code = StatusCode.ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
     reason = "MIGRATION_EXISTS"
     hint = "use the migration that exists, or cancel it first"
 
@@ -55,14 +55,14 @@ class MigrationExists(ServiceError):
 class ControlNotAllowed(ServiceError):
     """The operator's wish is not legal at this stage."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "CONTROL_NOT_ALLOWED"
 
 
 class SpecInvalid(ServiceError):
     """The spec has mistakes; the message lists them all."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "SPEC_INVALID"
     hint = "mend the lines named and submit the spec again"
 
@@ -70,7 +70,7 @@ class SpecInvalid(ServiceError):
 class SpecMismatch(ServiceError):
     """The spec does not fit the machine that was found."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "SPEC_MISMATCH"
     hint = "mend the spec, submit it again and retry"
 
@@ -78,14 +78,14 @@ class SpecMismatch(ServiceError):
 class VmNotMigratable(ServiceError):
     """The machine has something that cannot be migrated."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "VM_NOT_MIGRATABLE"
 
 
 class SnapshotLost(ServiceError):
     """The snapshot a pass was reading is gone."""
 
-    code = StatusCode.ABORTED
+    code = Code.ABORTED
     reason = "SNAPSHOT_LOST"
     retryable = True
 
@@ -93,7 +93,7 @@ class SnapshotLost(ServiceError):
 class MapLost(ServiceError):
     """A disk's chunk map cannot be used; the pass goes on by comparing the whole disk."""
 
-    code = StatusCode.ABORTED
+    code = Code.ABORTED
     reason = "CHUNK_MAP_LOST"
     retryable = True
 
@@ -101,7 +101,7 @@ class MapLost(ServiceError):
 class SourceCameBack(ServiceError):
     """The source was started after its shutdown: the final sync no longer holds."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "SOURCE_POWERED_ON"
     hint = (
         "find out who started it; in final_sync and verifying, retry repeats shutdown and sync, "

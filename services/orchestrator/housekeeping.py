@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.orchestrator.database.store import Store
 from services.orchestrator.ports.disk import DiskPort
 

@@ -8,7 +8,7 @@ import grpc
 from sqlalchemy.exc import OperationalError
 
 from services.config import ConfigError
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.orchestrator import translate
 from services.orchestrator.controls.controls import Controls
 from services.orchestrator.controls.submission import Submission
@@ -284,7 +284,7 @@ def _page_size(given: int) -> int:
 
 def _invalid(field: str, value: str, hint: str) -> ServiceError:
     return ServiceError(
-        code=StatusCode.INVALID_ARGUMENT,
+        code=Code.INVALID_ARGUMENT,
         reason="INVALID_FIELD",
         message=f"{field}: {value!r} is not possible",
         hint=hint,

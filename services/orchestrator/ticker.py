@@ -13,7 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from services.config import Config, ResolvedVm
-from services.kit.errors import ServiceError, internal_error
+from services.kit.errors import internal_error
+from services.kit.failure import ServiceError
 from services.orchestrator.clock import Clock
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import Store, add_event

@@ -4,14 +4,14 @@ Every class fixes its gRPC code, its reason, whether the same call may simply be
 next step for a person. Faults of vCenter become one of these in `faults`.
 """
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.vmware_agent.vm import Disk, VmEntry
 
 
 class VCenterUnreachable(ServiceError):
     """No connection, or it broke: network, restart of vCenter, a host that does not answer."""
 
-    code = StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
     reason = "VCENTER_UNREACHABLE"
     retryable = True
     hint = "check vcenter.host and vcenter.port, and that vCenter answers on that address"
@@ -20,7 +20,7 @@ class VCenterUnreachable(ServiceError):
 class VCenterUntrusted(ServiceError):
     """The certificate is not the one the configuration trusts."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "VCENTER_UNTRUSTED"
     hint = (
         "set vcenter.thumbprint to the certificate's fingerprint after checking it on vCenter "
@@ -31,7 +31,7 @@ class VCenterUntrusted(ServiceError):
 class VCenterLoginFailed(ServiceError):
     """vCenter refused user and password, or the account may not log in."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "VCENTER_LOGIN_FAILED"
     hint = (
         "correct vcenter.user and vcenter.password (or VC_PASSWORD); the user's name usually "
@@ -42,7 +42,7 @@ class VCenterLoginFailed(ServiceError):
 class VCenterPermissionDenied(ServiceError):
     """The account lacks a privilege; metadata `privilege` names it when vCenter did."""
 
-    code = StatusCode.PERMISSION_DENIED
+    code = Code.PERMISSION_DENIED
     reason = "VCENTER_PERMISSION_DENIED"
     hint = "grant vcenter.user the privilege on the object, or on a folder above it"
 
@@ -50,7 +50,7 @@ class VCenterPermissionDenied(ServiceError):
 class VCenterBusy(ServiceError):
     """Another task held the VM until our time was up."""
 
-    code = StatusCode.ABORTED
+    code = Code.ABORTED
     reason = "VCENTER_BUSY"
     retryable = True
     hint = "look in vCenter which task runs on this VM (a backup, a consolidation) and let it end"
@@ -59,7 +59,7 @@ class VCenterBusy(ServiceError):
 class VCenterTimeout(ServiceError):
     """A task did not end in time. It goes on in vCenter; repeating the call picks it up."""
 
-    code = StatusCode.DEADLINE_EXCEEDED
+    code = Code.DEADLINE_EXCEEDED
     reason = "VCENTER_TIMEOUT"
     retryable = True
     hint = "look at the task in vCenter; repeating the call is safe"
@@ -68,7 +68,7 @@ class VCenterTimeout(ServiceError):
 class VCenterFault(ServiceError):
     """Any other fault, told in vCenter's words; metadata `fault` has its type."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "VCENTER_FAULT"
     hint = "look for the task in vCenter's recent tasks and events"
 
@@ -76,7 +76,7 @@ class VCenterFault(ServiceError):
 class VmNotFound(ServiceError):
     """No such VM; metadata `nearest` lists similar names."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "VM_NOT_FOUND"
     hint = "check vm.name or vm.moref in the spec against the inventory"
 
@@ -84,7 +84,7 @@ class VmNotFound(ServiceError):
 class AmbiguousVmName(ServiceError):
     """Several VMs have the name."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "AMBIGUOUS_VM_NAME"
     hint = "set vm.moref in the spec to the one you mean"
 
@@ -104,7 +104,7 @@ class AmbiguousVmName(ServiceError):
 class VmIdentityMismatch(ServiceError):
     """The moref exists but is another VM than the caller means."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "VM_IDENTITY_MISMATCH"
     hint = "correct vm.name or vm.moref in the spec, so that both mean the same VM"
 
@@ -112,14 +112,14 @@ class VmIdentityMismatch(ServiceError):
 class InvalidQuery(ServiceError):
     """The caller's arguments make no sense together."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "INVALID_QUERY"
 
 
 class CbtUnsupported(ServiceError):
     """The VM or some of its disks cannot be tracked; metadata `disks` has their keys."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "CBT_UNSUPPORTED"
 
     @classmethod
@@ -144,7 +144,7 @@ class CbtReset(ServiceError):
     uuid_changed, malformed_answer.
     """
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "CBT_RESET"
     hint = "compare source and target by digests (re-sync); the migration goes on after it"
 
@@ -157,7 +157,7 @@ class CbtReset(ServiceError):
 class SnapshotNotFound(ServiceError):
     """The snapshot does not exist (any more)."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "SNAPSHOT_NOT_FOUND"
     hint = "create it again; a pass goes on from the disks' change ids"
 
@@ -165,7 +165,7 @@ class SnapshotNotFound(ServiceError):
 class DiskNotFound(ServiceError):
     """The VM or the snapshot has no such disk."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "DISK_NOT_FOUND"
     hint = "read the VM's disks again: the device keys are listed there"
 
@@ -173,7 +173,7 @@ class DiskNotFound(ServiceError):
 class SnapshotLimit(ServiceError):
     """The VM has as many snapshot levels as vSphere allows (32)."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "SNAPSHOT_LIMIT"
     hint = "delete or consolidate old snapshots of the VM in vCenter"
 
@@ -181,7 +181,7 @@ class SnapshotLimit(ServiceError):
 class QuiesceFailed(ServiceError):
     """The guest could not be quiesced and the policy forbids going on without."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "QUIESCE_FAILED"
     retryable = True
     hint = (
@@ -193,7 +193,7 @@ class QuiesceFailed(ServiceError):
 class DatastoreFull(ServiceError):
     """No space for a snapshot's delta or a consolidation."""
 
-    code = StatusCode.RESOURCE_EXHAUSTED
+    code = Code.RESOURCE_EXHAUSTED
     reason = "DATASTORE_FULL"
     hint = "free space on the VM's datastore"
 
@@ -201,7 +201,7 @@ class DatastoreFull(ServiceError):
 class ConsolidationNeeded(ServiceError):
     """Consolidation could not be finished in time, or failed."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "CONSOLIDATION_NEEDED"
     retryable = True
     hint = "consolidate the VM's disks in vCenter; a backup tool may hold one of its files"
@@ -210,7 +210,7 @@ class ConsolidationNeeded(ServiceError):
 class ToolsNotRunning(ServiceError):
     """A guest shutdown needs VMware Tools."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "TOOLS_NOT_RUNNING"
     hint = "start VMware Tools in the guest, shut it down from inside, or power the VM off"
 
@@ -218,6 +218,6 @@ class ToolsNotRunning(ServiceError):
 class WrongPowerState(ServiceError):
     """The VM's power state does not allow the operation."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "WRONG_POWER_STATE"
     hint = "look at the VM's power state in vCenter and repeat"

@@ -5,7 +5,7 @@ from enum import Enum
 
 import structlog
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.vmware_agent.errors import (
     ConsolidationNeeded,
     InvalidQuery,

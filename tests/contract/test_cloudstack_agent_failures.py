@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from services.cloudstack_agent.client.http_api import Account
 from services.kit.channel import call
-from services.kit.errors import RemoteError, StatusCode
+from services.kit.errors import RemoteError
+from services.kit.failure import Code
 from tests.rigs.agents.cloudstack import (
     agent_at,
     ended,
@@ -106,7 +107,7 @@ async def test_another_machines_root_disk_is_in_use(
     with pytest.raises(RemoteError) as refused:
         await call(agent.StartVmImport(vm_request(display_name="other")), peer="agent")
     assert (refused.value.code, refused.value.reason) == (
-        StatusCode.ALREADY_EXISTS,
+        Code.ALREADY_EXISTS,
         "DISK_IN_USE",
     )
 

@@ -10,7 +10,8 @@ import pytest_asyncio
 
 from services.cloudstack_agent.client.http_api import Account
 from services.kit.channel import call
-from services.kit.errors import RemoteError, StatusCode
+from services.kit.errors import RemoteError
+from services.kit.failure import Code
 from tests.rigs.agents.cloudstack import (
     ROOT_BYTES,
     agent_at,
@@ -190,7 +191,7 @@ async def test_rollback_lets_go_and_keeps_every_file(
     assert gone.resource_id == vm_id
     with pytest.raises(RemoteError) as missing:
         await call(agent.GetVm(pb.GetVmRequest(id=vm_id)), peer="agent")
-    assert (missing.value.code, missing.value.reason) == (StatusCode.NOT_FOUND, "VM_NOT_FOUND")
+    assert (missing.value.code, missing.value.reason) == (Code.NOT_FOUND, "VM_NOT_FOUND")
     again = pb.StartVmUnmanageRequest(job_id=fresh_uuid(), vm_id=vm_id)
     assert (await agent.StartVmUnmanage(again)).job.existed
     assert (lab.pool / "root.qcow2").exists()

@@ -13,6 +13,7 @@ import pytest
 from services.disk_agent.chunk_map.chunk_map import ChunkMap
 from services.disk_agent.chunk_map.digests import BLAKE3
 from services.kit.errors import RemoteError
+from services.kit.failure import Code
 from tests.rigs.disk.agent import AgentProcess, agent, ended, progressed, request
 from tests.rigs.disk.transfer import (
     BLOCK,
@@ -159,7 +160,7 @@ async def test_impossible_areas_are_refused(
         areas=[pb.Area(offset_bytes=at, length_bytes=length) for at, length in areas],
     )
     error = await refused(stub.PutRanges(iter([message]), timeout=SECONDS))
-    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "RANGES_REFUSED")
+    assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, "RANGES_REFUSED")
 
 
 async def test_unordered_and_empty_areas_are_put_in_order(stub: Stub, disk: Disk) -> None:
@@ -182,9 +183,9 @@ async def test_same_id_attaches_and_other_parameters_are_refused(
     error = await refused(
         stub.StartTransfer(disk.request(snapshot_id="snapshot-9"), timeout=SECONDS)
     )
-    assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "TRANSFER_EXISTS")
+    assert (error.code, error.reason) == (Code.ALREADY_EXISTS, "TRANSFER_EXISTS")
     busy = await refused(stub.StartTransfer(disk.request(transfer_id="other"), timeout=SECONDS))
-    assert (busy.code, busy.reason) == (grpc.StatusCode.ABORTED, "TARGET_BUSY")
+    assert (busy.code, busy.reason) == (Code.ABORTED, "TARGET_BUSY")
     await stub.CancelTransfer(
         pb.CancelTransferRequest(transfer_id=disk.folder.name), timeout=SECONDS
     )
@@ -202,7 +203,7 @@ async def test_cancel_ends_everything_and_the_next_transfer_resumes(
     assert cancelled.transfer.state == pb.TRANSFER_STATE_CANCELLED
     assert running.left_behind() == []
     error = await refused(stub.StartTransfer(disk.request(), timeout=SECONDS))
-    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "TRANSFER_ENDED")
+    assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "TRANSFER_ENDED")
     await stub.StartTransfer(disk.request(transfer_id=f"{name}-next"), timeout=SECONDS)
     transfer = await ended(stub, f"{name}-next")
     assert transfer.progress.resumed_bytes >= disk.size // 4
@@ -217,7 +218,7 @@ async def test_older_epoch_is_refused(stub: Stub, disk: Disk, slow: None) -> Non
         stub.CancelTransfer(pb.CancelTransferRequest(transfer_id=name, epoch=6), timeout=SECONDS),
     ):
         error = await refused(call)
-        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STALE_EPOCH")
+        assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "STALE_EPOCH")
     await stub.CancelTransfer(pb.CancelTransferRequest(transfer_id=name, epoch=8), timeout=SECONDS)
 
 
@@ -259,7 +260,7 @@ async def test_ended_transfer_can_be_deleted(stub: Stub, disk: Disk, fast: None)
     error = await refused(
         stub.GetTransfer(pb.GetTransferRequest(transfer_id=name), timeout=SECONDS)
     )
-    assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "TRANSFER_NOT_FOUND")
+    assert (error.code, error.reason) == (Code.NOT_FOUND, "TRANSFER_NOT_FOUND")
 
 
 async def test_missing_image_fails_the_transfer(stub: Stub, disk: Disk, fast: None) -> None:
@@ -288,7 +289,7 @@ async def test_impossible_requests_name_the_field(
     stub: Stub, disk: Disk, changes: dict[str, object], named: str
 ) -> None:
     error = await refused(stub.StartTransfer(disk.request(**changes), timeout=SECONDS))
-    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.code is Code.INVALID_ARGUMENT
     assert named in error.message
 
 

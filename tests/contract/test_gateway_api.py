@@ -11,7 +11,7 @@ import structlog
 from gateway.admin_token import chosen_token
 from gateway.app import create_app
 from services.kit.channel import connect
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from tests.rigs.agents.gateway import TOKEN, gateway, problem_of
 from tests.rigs.fakes.gateway_orchestrator import FakeOrchestrator, migration
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -235,21 +235,21 @@ async def test_start_all_or_those_named(
 @pytest.mark.parametrize(
     ("code", "status"),
     [
-        (StatusCode.INVALID_ARGUMENT, 400),
-        (StatusCode.NOT_FOUND, 404),
-        (StatusCode.ALREADY_EXISTS, 409),
-        (StatusCode.FAILED_PRECONDITION, 409),
-        (StatusCode.UNIMPLEMENTED, 501),
-        (StatusCode.UNAUTHENTICATED, 502),
-        (StatusCode.PERMISSION_DENIED, 502),
-        (StatusCode.UNAVAILABLE, 503),
-        (StatusCode.RESOURCE_EXHAUSTED, 503),
-        (StatusCode.DEADLINE_EXCEEDED, 504),
-        (StatusCode.INTERNAL, 500),
+        (Code.INVALID_ARGUMENT, 400),
+        (Code.NOT_FOUND, 404),
+        (Code.ALREADY_EXISTS, 409),
+        (Code.FAILED_PRECONDITION, 409),
+        (Code.UNIMPLEMENTED, 501),
+        (Code.UNAUTHENTICATED, 502),
+        (Code.PERMISSION_DENIED, 502),
+        (Code.UNAVAILABLE, 503),
+        (Code.RESOURCE_EXHAUSTED, 503),
+        (Code.DEADLINE_EXCEEDED, 504),
+        (Code.INTERNAL, 500),
     ],
 )
 async def test_every_error_of_a_service_is_a_problem_document(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, code: StatusCode, status: int
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, code: Code, status: int
 ) -> None:
     orchestrator.failure = ServiceError(
         code=code,

@@ -13,7 +13,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.kit.address import AddressInUseError, UnixAddress
 from services.kit.channel import await_serving, call, connect_sync, remote_errors, stream
-from services.kit.errors import RemoteError, StatusCode
+from services.kit.errors import RemoteError
+from services.kit.failure import Code
 from services.kit.metrics import MetricsServer
 from services.kit.server import TlsRequiredError, serving
 from tests.rigs.fakes.kit_echo import Echo, EchoService
@@ -67,7 +68,7 @@ async def test_unary_without_deadline_is_refused_with_a_hint(listen: str) -> Non
     ):
         with pytest.raises(RemoteError) as caught:
             await Echo(bare).say("hello")
-        assert caught.value.code is StatusCode.INVALID_ARGUMENT
+        assert caught.value.code is Code.INVALID_ARGUMENT
         assert caught.value.reason == "DEADLINE_REQUIRED"
         assert "-max-time" in caught.value.hint
         # A probe needs none.
@@ -82,7 +83,7 @@ async def test_the_default_deadline_ends_a_slow_call_and_an_explicit_one_wins(li
     ):
         with pytest.raises(RemoteError) as caught:
             await Echo(channel).say("sleep 5")
-        assert caught.value.code is StatusCode.DEADLINE_EXCEEDED
+        assert caught.value.code is Code.DEADLINE_EXCEEDED
         assert caught.value.retryable
         patient = Echo(channel).unary("Say")(StringValue(value="sleep 0.3"), timeout=5)
         assert (await patient).value == "sleep 0.3"
@@ -107,7 +108,7 @@ async def test_an_error_arrives_as_it_was_raised(listen: str, method: str) -> No
             await _ask(Echo(channel), "nothing there", method, received)
         assert received == ([] if method == "Say" else ["first"])
         error = caught.value
-        assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "NOTHING_THERE")
+        assert (error.code, error.reason) == (Code.NOT_FOUND, "NOTHING_THERE")
         assert (error.message, error.hint) == ("there is nothing", "look elsewhere")
         assert error.metadata == {"place": "here"}
 
@@ -123,7 +124,7 @@ async def test_an_error_of_a_service_behind_passes_through(tmp_path: Path) -> No
     ):
         with pytest.raises(RemoteError) as caught:
             await Echo(to_front).say("nothing there", method="Pass")
-        assert (caught.value.code, caught.value.reason) == (StatusCode.NOT_FOUND, "NOTHING_THERE")
+        assert (caught.value.code, caught.value.reason) == (Code.NOT_FOUND, "NOTHING_THERE")
         assert caught.value.metadata == {"place": "here"}
 
 
@@ -147,7 +148,7 @@ async def test_a_handler_that_would_block_is_refused(listen: str) -> None:
     ):
         with pytest.raises(RemoteError) as caught:
             await Echo(channel).say("x", method="Blocking")
-        assert caught.value.code is StatusCode.INTERNAL
+        assert caught.value.code is Code.INTERNAL
 
 
 async def test_a_method_this_version_lacks(listen: str) -> None:
@@ -160,7 +161,7 @@ async def test_a_method_this_version_lacks(listen: str) -> None:
     ):
         with pytest.raises(RemoteError) as caught:
             await Echo(channel).say("x")
-        assert caught.value.code is StatusCode.UNIMPLEMENTED
+        assert caught.value.code is Code.UNIMPLEMENTED
         assert "version" in caught.value.hint
 
 
@@ -171,7 +172,7 @@ async def test_cancelled_by_the_server_is_an_error_not_a_cancelled_task(listen: 
     ):
         with pytest.raises(RemoteError) as caught:
             await Echo(channel).say("cancelled")
-        assert caught.value.code is StatusCode.CANCELLED
+        assert caught.value.code is Code.CANCELLED
         task = asyncio.create_task(Echo(channel).say("sleep 5"))
         await asyncio.sleep(0.1)
         task.cancel()
@@ -249,7 +250,7 @@ async def test_stopping_lets_unary_calls_finish_and_ends_streams_at_once(listen:
         with pytest.raises(RemoteError) as caught:
             await anext(watched)
         assert (caught.value.code, caught.value.reason) == (
-            StatusCode.UNAVAILABLE,
+            Code.UNAVAILABLE,
             "SHUTTING_DOWN",
         )
         assert caught.value.retryable

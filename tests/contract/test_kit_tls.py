@@ -6,9 +6,11 @@ import grpc
 import pytest
 from cryptography import x509
 from google.protobuf.wrappers_pb2 import StringValue
+from grpc import StatusCode
 
 from services.kit.channel import await_serving
-from services.kit.errors import RemoteError, StatusCode
+from services.kit.errors import RemoteError
+from services.kit.failure import Code
 from services.kit.pki import PkiError, create_pki, tls_files
 from services.kit.server import serving
 from services.kit.tls import TlsFiles, TlsFilesError
@@ -55,7 +57,7 @@ async def test_a_client_of_another_ca_is_refused(pki: Path, foreign: Path) -> No
     async with serving(
         "echo", "127.0.0.1:0", tls_files(pki, "server"), service.register
     ) as address:
-        assert (await _refused(address, impostor)).code is StatusCode.UNAVAILABLE
+        assert (await _refused(address, impostor)).code is Code.UNAVAILABLE
     assert service.request_ids == []
 
 
@@ -65,7 +67,7 @@ async def test_a_server_of_another_ca_is_refused(pki: Path, foreign: Path) -> No
         "echo", "127.0.0.1:0", tls_files(pki, "server"), service.register
     ) as address:
         error = await _refused(address, tls_files(foreign, "client"))
-    assert error.code is StatusCode.UNAVAILABLE
+    assert error.code is Code.UNAVAILABLE
     assert "CA" in error.hint
     assert service.request_ids == []
 
@@ -87,7 +89,7 @@ async def test_plain_text_to_a_tls_server_is_refused(pki: Path) -> None:
     async with serving(
         "echo", "127.0.0.1:0", tls_files(pki, "server"), EchoService().register
     ) as address:
-        assert (await _refused(address, None)).code is StatusCode.UNAVAILABLE
+        assert (await _refused(address, None)).code is Code.UNAVAILABLE
 
 
 def test_keys_are_private_and_certificates_name_their_hosts(pki: Path) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from services.config import parse_config
 from services.kit.channel import call, connect
 from services.kit.errors import RemoteError
+from services.kit.failure import Code
 from services.kit.server import serving
 from services.orchestrator import server
 from services.orchestrator.controls.controls import Controls
@@ -325,7 +326,7 @@ async def test_what_the_table_forbids_is_a_failed_precondition(client: Client) -
     request = pb.RollbackMigrationRequest(selector=pb.Selector(migration_id=migration.id))
     with pytest.raises(RemoteError) as caught:
         await _ask(client.stub.RollbackMigration(request))
-    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.code is Code.FAILED_PRECONDITION
     assert caught.value.metadata["stage"] == "init"
 
 

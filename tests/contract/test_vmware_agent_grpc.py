@@ -13,7 +13,8 @@ import yaml
 from lab.scenario import DEFAULT_USERS
 from lab.scenarios import built_in
 from services.kit.channel import connect, remote_errors
-from services.kit.errors import RemoteError, StatusCode
+from services.kit.errors import RemoteError
+from services.kit.failure import Code
 from services.kit.process import read_ready_file
 from services.kit.server import serving
 from services.vmware_agent.ports import SystemClock
@@ -76,14 +77,14 @@ async def test_listing_by_pages(lab: LabVCenter, stub: "VmwareServiceAsyncStub")
 @pytest.mark.parametrize(
     ("request_", "code", "reason"),
     [
-        (pb.GetVmRequest(name="linux-boss"), StatusCode.NOT_FOUND, "VM_NOT_FOUND"),
-        (pb.GetVmRequest(moref="vm-777"), StatusCode.NOT_FOUND, "VM_NOT_FOUND"),
-        (pb.GetVmRequest(name="twin"), StatusCode.FAILED_PRECONDITION, "AMBIGUOUS_VM_NAME"),
-        (pb.GetVmRequest(), StatusCode.INVALID_ARGUMENT, "INVALID_QUERY"),
+        (pb.GetVmRequest(name="linux-boss"), Code.NOT_FOUND, "VM_NOT_FOUND"),
+        (pb.GetVmRequest(moref="vm-777"), Code.NOT_FOUND, "VM_NOT_FOUND"),
+        (pb.GetVmRequest(name="twin"), Code.FAILED_PRECONDITION, "AMBIGUOUS_VM_NAME"),
+        (pb.GetVmRequest(), Code.INVALID_ARGUMENT, "INVALID_QUERY"),
     ],
 )
 async def test_errors_say_what_to_do(
-    stub: "VmwareServiceAsyncStub", request_: pb.GetVmRequest, code: StatusCode, reason: str
+    stub: "VmwareServiceAsyncStub", request_: pb.GetVmRequest, code: Code, reason: str
 ) -> None:
     with pytest.raises(RemoteError) as caught, remote_errors("vmware"):
         await stub.GetVm(request_)
@@ -161,7 +162,7 @@ async def test_a_reset_reaches_the_caller_by_its_reason(
     with pytest.raises(RemoteError) as caught, remote_errors("vmware"):
         async for _ in stub.StreamChangedAreas(request):
             pass
-    assert caught.value.code is StatusCode.FAILED_PRECONDITION
+    assert caught.value.code is Code.FAILED_PRECONDITION
     assert caught.value.reason == "CBT_RESET"
     assert caught.value.metadata == {"disk": "2000", "cause": "uuid_changed"}
     assert not caught.value.retryable

@@ -14,7 +14,7 @@ import pytest
 
 from lab.scenarios import built_in
 from lab.vcenter.certificate import ensure_certificate
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.vmware_agent.errors import (
     VCenterFault,
     VCenterLoginFailed,
@@ -129,7 +129,7 @@ async def test_nobody_listening_is_unavailable_and_retryable() -> None:
         async with connected(endpoint) as vcenter:
             with pytest.raises(VCenterUnreachable, match="does not answer") as caught:
                 await vcenter.about()
-    assert caught.value.code is StatusCode.UNAVAILABLE
+    assert caught.value.code is Code.UNAVAILABLE
     assert caught.value.retryable
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from services.config import ConfigError, Problem
 from services.config.service_args import ServiceSetup, service_main
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 DOCUMENT = {
     "vcenter": {"host": "vc", "user": "root", "password": "hunter2"},
@@ -81,7 +81,7 @@ def test_a_wrong_config_is_told_without_a_traceback(
     [
         (ConfigError((Problem("c", 1, 1, "vcenter.password", "", "is wrong"),)), 78, "c:1:1: vc"),
         (
-            ServiceError(code=StatusCode.UNAVAILABLE, reason="AWAY", message="vc is away"),
+            ServiceError(code=Code.UNAVAILABLE, reason="AWAY", message="vc is away"),
             1,
             "vc is away",
         ),

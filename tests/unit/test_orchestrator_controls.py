@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.orchestrator.stages import STAGE_TABLE, Control, Stage, State, allowed
 from tests.rigs.orchestrator.agents import MemoryVm, failure, memory_agents
 from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.orchestrator.ports.disk import Pool, TransferMode
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.work import passes
@@ -316,7 +316,7 @@ def test_a_pool_that_is_none_is_corrected_in_the_spec(monkeypatch: pytest.Monkey
         def resolve_known(storage_id: str) -> Pool:
             if storage_id == "pool-9":
                 raise ServiceError(
-                    code=StatusCode.NOT_FOUND, reason="POOL_NOT_FOUND", message="no such pool"
+                    code=Code.NOT_FOUND, reason="POOL_NOT_FOUND", message="no such pool"
                 )
             return resolve(storage_id)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim, vmodl
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.vmware_agent.errors import (
     DatastoreFull,
     QuiesceFailed,
@@ -261,7 +261,7 @@ def test_every_fault_has_an_error_that_says_what_was_done() -> None:
         assert type(error) is kind
         assert error.message.startswith("snapshotting vm-9: ")
         assert error.hint
-        assert error.code is not StatusCode.UNKNOWN
+        assert error.code is not Code.UNKNOWN
 
 
 def test_a_missing_privilege_is_named() -> None:

@@ -29,7 +29,7 @@ from services.cloudstack_agent.errors import (
     CloudStackUnreachable,
     CloudStackUntrusted,
 )
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 
 _CONNECTIONS: Final = 16
 _CONNECT_SECONDS: Final = 10.0

@@ -24,7 +24,7 @@ from services.cloudstack_agent.errors import (
     DiskInvalid,
     DiskLocked,
 )
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 
 _BY_TEXT: Final[tuple[tuple[str, type[ServiceError]], ...]] = (
     ("disk image is already in use", DiskInUse),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from services.disk_agent.failures import TransferFailure
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 
 
 class ConversionFailure(TransferFailure):

@@ -42,7 +42,7 @@ from services.disk_agent.errors import (
     ConversionNotFound,
 )
 from services.disk_agent.failures import TransferFailure
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 
 # A watcher hears at least this often, so that it can tell silence from a broken connection.
 _WATCH_SECONDS = 1.0

@@ -18,7 +18,7 @@ from services.disk_agent.transfers.registry import Transfers
 from services.disk_agent.transfers.transfer import State, Transfer
 from services.disk_agent.worker.order import Mode, NbdSpec, SourceSpec, TransferOrder, VddkSpec
 from services.disk_agent.worker.range_sets import RangeSets, RangesRefused
-from services.kit.errors import StatusCode
+from services.kit.failure import Code
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc
 
@@ -85,7 +85,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         try:
             summary = await asyncio.to_thread(self._ranges.put, ranges_id, areas, capacity)
         except RangesRefused as error:
-            raise TransferRefused.of(error, StatusCode.INVALID_ARGUMENT) from error
+            raise TransferRefused.of(error, Code.INVALID_ARGUMENT) from error
         return pb.PutRangesResponse(count=summary.count, total_bytes=summary.total_bytes)
 
     async def StartTransfer(

@@ -1,13 +1,13 @@
 """Refusals of the calls about transfers. Why a transfer itself failed is in `engine.failures`."""
 
 from services.disk_agent.failures import TransferFailure
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 
 class TransferNotFound(ServiceError):
     """No transfer has this id."""
 
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "TRANSFER_NOT_FOUND"
     hint = "start it; transfers that ended may have been deleted"
 
@@ -15,7 +15,7 @@ class TransferNotFound(ServiceError):
 class TransferExists(ServiceError):
     """The id is taken by a transfer with other parameters."""
 
-    code = StatusCode.ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
     reason = "TRANSFER_EXISTS"
     hint = "choose another id, or start it with the parameters it was first started with"
 
@@ -23,7 +23,7 @@ class TransferExists(ServiceError):
 class TransferEnded(ServiceError):
     """A cancelled transfer is not started again."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "TRANSFER_ENDED"
     hint = "choose another id: the chunk map makes the new transfer resume all the same"
 
@@ -31,7 +31,7 @@ class TransferEnded(ServiceError):
 class TransferRunning(ServiceError):
     """A running transfer cannot be forgotten."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "TRANSFER_RUNNING"
     hint = "cancel it first"
 
@@ -39,7 +39,7 @@ class TransferRunning(ServiceError):
 class TargetBusy(ServiceError):
     """Another transfer is at work on the same image."""
 
-    code = StatusCode.ABORTED
+    code = Code.ABORTED
     reason = "TARGET_BUSY"
     retryable = True
     hint = "wait for the other transfer, or cancel it"
@@ -48,7 +48,7 @@ class TargetBusy(ServiceError):
 class StaleEpoch(ServiceError):
     """The command comes from an orchestrator that has been replaced."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "STALE_EPOCH"
     hint = "another orchestrator has taken over this migration; let this one end"
 
@@ -56,7 +56,7 @@ class StaleEpoch(ServiceError):
 class InvalidTransfer(ServiceError):
     """The request cannot be one, whatever the state of things."""
 
-    code = StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     reason = "INVALID_TRANSFER"
 
 
@@ -64,7 +64,7 @@ class TransferRefused(ServiceError):
     """A failure of the engine that is known before anything was started."""
 
     @classmethod
-    def of(cls, failure: TransferFailure, code: StatusCode) -> "TransferRefused":
+    def of(cls, failure: TransferFailure, code: Code) -> "TransferRefused":
         """The same reason, text and hint as a refusal of the call."""
         return cls(
             code=code,
@@ -79,6 +79,6 @@ class TransferRefused(ServiceError):
 class TargetConverted(ServiceError):
     """The image holds a converted guest: changes of the source no longer fit into it."""
 
-    code = StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     reason = "TARGET_CONVERTED"
     hint = "cancel or roll back the migration and start a new one, which makes new images"

@@ -225,9 +225,12 @@ class Worker:
         progress = self._pass.meter.snapshot()
         free = stats.f_bavail * stats.f_frsize
         needed = max(progress.total_bytes - progress.done_bytes, 0)
-        error.metadata.update(free_bytes=str(free), needed_bytes=str(needed))
         to_go = f", up to {needed} bytes to go" if needed else ""
-        error.message += f" ({free} bytes free{to_go})"
+        error.amend(
+            f"{error.message} ({free} bytes free{to_go})",
+            free_bytes=str(free),
+            needed_bytes=str(needed),
+        )
         return error
 
 

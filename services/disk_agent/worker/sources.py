@@ -78,8 +78,7 @@ class VddkSource:
             except SourceFailed as error:
                 said = server.last_words()
                 if said:
-                    error.metadata["source_said"] = said
-                    error.message = f"{error.message}: {said}"
+                    error.amend(f"{error.message}: {said}", source_said=said)
                 raise
             finally:
                 # nbdkit does not end while a client is connected.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import structlog
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.orchestrator.controls.controls import Controls
 from services.orchestrator.database.runtime_dir import RuntimeDir
 from services.orchestrator.database.store import Store

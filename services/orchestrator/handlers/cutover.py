@@ -1,6 +1,6 @@
 """The cutover: shutdown, final sync, verification, conversion. From here on every second counts."""
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import add_event
 from services.orchestrator.ports.disk import ConversionSnapshot
@@ -147,7 +147,7 @@ def _after_verification(tick: Tick) -> Stage:
 
 def _conversion_error(now: ConversionSnapshot) -> ServiceError:
     return ServiceError(
-        code=StatusCode.ABORTED,
+        code=Code.ABORTED,
         reason=now.reason or "CONVERSION_CANCELLED",
         message=now.message or f"the conversion was {now.state}",
         hint=now.hint,

@@ -1,6 +1,6 @@
 """Cancel and rollback: what was made is taken back, and only then the migration has ended."""
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.handlers.cutover import conversion_id
 from services.orchestrator.stages import Stage, State

@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.orchestrator.clock import Clock
 from services.orchestrator.database import tables
 from services.orchestrator.tick import Tick

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from sqlalchemy import select
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.ports.cloudstack import Job
 from services.orchestrator.tick import Tick
@@ -29,7 +29,7 @@ def run_job(tick: Tick, purpose: str, submit: _Submit) -> str:
     job = _end(tick, row, submit(row.job_id))
     if job.state != "succeeded":
         raise ServiceError(
-            code=StatusCode.ABORTED,
+            code=Code.ABORTED,
             reason=job.reason or "CLOUDSTACK_JOB_FAILED",
             message=job.message or f"CloudStack's job for {purpose} failed",
             hint=job.hint,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from sqlalchemy.orm import Session
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import add_event
 from services.orchestrator.database.views import PASSES_KEPT

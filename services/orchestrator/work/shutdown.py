@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.orchestrator.errors import SourceCameBack
 from services.orchestrator.tick import Tick
 

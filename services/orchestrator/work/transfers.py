@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy import select
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.ports.disk import TransferOrder, TransferSnapshot
 from services.orchestrator.tick import Interrupted, Tick
@@ -103,7 +103,7 @@ def next_transfer_id(transfer_id: str) -> str:
 
 def _error(snapshot: TransferSnapshot) -> ServiceError:
     return ServiceError(
-        code=StatusCode.ABORTED,
+        code=Code.ABORTED,
         reason=snapshot.reason or "TRANSFER_CANCELLED",
         message=snapshot.message or f"transfer {snapshot.transfer_id} was {snapshot.state}",
         hint=snapshot.hint,

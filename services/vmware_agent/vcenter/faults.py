@@ -9,7 +9,7 @@ from xml.parsers.expat import ExpatError
 
 from pyVmomi import vim, vmodl
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.vmware_agent.errors import (
     DatastoreFull,
     QuiesceFailed,

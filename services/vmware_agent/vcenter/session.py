@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 from pyVmomi import vim, vmodl
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.vmware_agent.errors import VCenterLoginFailed, VCenterUnreachable
 from services.vmware_agent.ports import Clock
 from services.vmware_agent.vcenter.faults import (

@@ -8,7 +8,7 @@ import structlog
 from pyVmomi import vim
 from pyVmomi.VmomiSupport import ManagedObject
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.vmware_agent.errors import VCenterFault, VCenterTimeout
 from services.vmware_agent.ports import Clock
 from services.vmware_agent.vcenter.faults import translate

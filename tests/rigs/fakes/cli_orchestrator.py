@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from services.config import parse_specs
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
@@ -45,7 +45,7 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
             ):
                 return migration
         raise ServiceError(
-            code=StatusCode.NOT_FOUND,
+            code=Code.NOT_FOUND,
             reason="MIGRATION_NOT_FOUND",
             message=f"no migration of {selector.vm_name or selector.vm_moref!r}",
             hint="submit a spec for it",

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
@@ -59,14 +59,14 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
         found = [entry for entry in self.stored if kind(entry)]
         if not found:
             raise ServiceError(
-                code=StatusCode.NOT_FOUND,
+                code=Code.NOT_FOUND,
                 reason="MIGRATION_NOT_FOUND",
                 message="no such migration",
                 hint="list them",
             )
         if len(found) > 1:
             raise ServiceError(
-                code=StatusCode.FAILED_PRECONDITION,
+                code=Code.FAILED_PRECONDITION,
                 reason="AMBIGUOUS_MIGRATION",
                 message="several machines have this name",
             )
@@ -115,7 +115,7 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
         found = self._find(request.selector)
         if found.stage != pb.STAGE_AWAITING_SHUTDOWN_ACTION:
             raise ServiceError(
-                code=StatusCode.FAILED_PRECONDITION,
+                code=Code.FAILED_PRECONDITION,
                 reason="CONTROL_NOT_ALLOWED",
                 message="there is nothing to decide at this stage",
                 metadata={"stage": "delta"},

@@ -11,7 +11,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from services.kit.channel import call, connect
 from services.kit.entry import ServiceArguments, parse_service_arguments, run_entry
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.kit.server import run_service
 from services.kit.tls import TlsFiles
 
@@ -19,7 +19,7 @@ SERVICE = "v2c.test.v1.EchoService"
 
 
 class NothingThereError(ServiceError):
-    code = StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     reason = "NOTHING_THERE"
     hint = "look elsewhere"
 
@@ -84,7 +84,7 @@ def _raise_what_is_named(text: str) -> None:
     if text.startswith("leak "):
         raise RuntimeError(f"cannot log in with {text.removeprefix('leak ')}")
     if text == "cancelled":
-        raise ServiceError(code=StatusCode.CANCELLED, reason="CALLED_OFF", message="called off")
+        raise ServiceError(code=Code.CANCELLED, reason="CALLED_OFF", message="called off")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from services.kit.errors import ServiceError
+from services.kit.failure import ServiceError
 from services.vmware_agent.errors import (
     SnapshotNotFound,
     ToolsNotRunning,

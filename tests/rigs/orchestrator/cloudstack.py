@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.orchestrator.ports.cloudstack import Job, Placement, PlacementKind, TargetVm, VmImport
 from services.orchestrator.ports.disk import Pool
 from tests.rigs.orchestrator.storage import MemoryStorage
@@ -60,7 +60,7 @@ class MemoryCloudstack:
         vm = self.vms.get(vm_id)
         if vm is None:
             raise ServiceError(
-                code=StatusCode.NOT_FOUND, reason="VM_NOT_FOUND", message=f"there is no {vm_id}"
+                code=Code.NOT_FOUND, reason="VM_NOT_FOUND", message=f"there is no {vm_id}"
             )
         return TargetVm(vm.id, vm.name, vm.state, dict(vm.nics), dict(vm.volumes))
 
@@ -132,7 +132,7 @@ class MemoryCloudstack:
         entry = self.jobs.get(job_id)
         if entry is None:
             raise ServiceError(
-                code=StatusCode.NOT_FOUND, reason="JOB_NOT_FOUND", message=f"no job {job_id}"
+                code=Code.NOT_FOUND, reason="JOB_NOT_FOUND", message=f"no job {job_id}"
             )
         if entry.job.state == "running":
             entry.left -= 1

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 from services.orchestrator.ports.disk import TransferOrder
 from services.orchestrator.ports.vmware import (
     Area,
@@ -168,7 +168,7 @@ class MemoryVcenter:
             if (moref and vm.moref == moref) or (not moref and vm.name == name):
                 return vm.source()
         raise ServiceError(
-            code=StatusCode.NOT_FOUND, reason="VM_NOT_FOUND", message=f"there is no {name or moref}"
+            code=Code.NOT_FOUND, reason="VM_NOT_FOUND", message=f"there is no {name or moref}"
         )
 
     def check_vm(self, moref: str) -> tuple[Finding, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.kit.errors import ServiceError, StatusCode
+from services.kit.failure import Code, ServiceError
 
 BLOCK = 64 * 1024
 Blocks = dict[int, int]
@@ -21,7 +21,7 @@ class Crash(BaseException):
 def failure(reason: str, *, retryable: bool = False, message: str = "") -> ServiceError:
     """An agent's error."""
     return ServiceError(
-        code=StatusCode.ABORTED,
+        code=Code.ABORTED,
         reason=reason,
         message=message or reason.lower().replace("_", " "),
         retryable=retryable,
