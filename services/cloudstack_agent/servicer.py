@@ -225,6 +225,7 @@ def _job(job: jobs.Job) -> pb.Job:
                 hint=job.failure.hint,
                 retryable=job.failure.retryable,
                 metadata=job.failure.metadata,
+                code=job.failure.code.name,
             )
         )
     if job.create_time is not None:

@@ -232,7 +232,7 @@ async def test_a_missing_image_fails_the_job_with_a_reason(
 ) -> None:
     started = await agent.StartVmImport(vm_request(disk_path="absent.qcow2"))
     failed = await ended(agent, started.job)
-    assert failed.failure.reason == "DISK_INVALID"
+    assert (failed.failure.reason, failed.failure.code) == ("DISK_INVALID", "FAILED_PRECONDITION")
     assert failed.failure.metadata["errorcode"] == "530"
     assert (await agent.GetJob(pb.GetJobRequest(job_id=failed.job_id))).job == failed
     with pytest.raises(RemoteError) as missing:
