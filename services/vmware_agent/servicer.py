@@ -10,8 +10,9 @@ import grpc
 from services.vmware_agent import cbt, power, snapshots
 from services.vmware_agent.changed_areas import Progress, stream_changed_areas
 from services.vmware_agent.errors import InvalidQuery
+from services.vmware_agent.findings import Severity
 from services.vmware_agent.ports import Clock, VCenter
-from services.vmware_agent.preflight import Severity, check_vm
+from services.vmware_agent.preflight import check_vm
 from services.vmware_agent.snapshots import Quiesce
 from services.vmware_agent.vm import Disk, Firmware, Nic, PowerState, Vm
 from services.vmware_agent.vm_search import find_vm, list_vms
@@ -91,10 +92,10 @@ class VmwareServicer(vmware_pb2_grpc.VmwareServiceServicer):
         return pb.CheckVmResponse(
             findings=[
                 pb.Finding(
-                    name=finding.name,
-                    severity=_SEVERITIES[finding.severity],
+                    name=finding.kind.name,
+                    severity=_SEVERITIES[finding.kind.severity],
                     message=finding.message,
-                    hint=finding.hint,
+                    hint=finding.kind.hint,
                 )
                 for finding in check_vm(vm)
             ]

@@ -9,8 +9,9 @@ from services.vmware_agent.errors import (
     VCenterBusy,
     WrongPowerState,
 )
+from services.vmware_agent.findings import Severity
 from services.vmware_agent.power import power_off, power_on, shutdown_guest
-from services.vmware_agent.preflight import Severity, check_vm
+from services.vmware_agent.preflight import check_vm
 from services.vmware_agent.vm import DiskObstacle, PowerState
 from tests.rigs.fakes.vcenter import FakeClock, MemoryVCenter, disk, snapshot, vm
 
@@ -136,11 +137,15 @@ def test_a_plain_vm_has_no_findings() -> None:
 )
 def test_findings(changes: dict[str, Any], name: str, severity: Severity) -> None:
     (finding,) = check_vm(vm(**changes))
-    assert (finding.name, finding.severity) == (name, severity)
+    assert (finding.kind.name, finding.kind.severity) == (name, severity)
     assert finding.message.endswith(".")
-    assert finding.hint.endswith(".")
+    assert finding.kind.hint.endswith(".")
 
 
 def test_findings_come_worst_first() -> None:
     found = check_vm(vm(has_vtpm=True, template=True, tools_running=False))
-    assert [one.severity for one in found] == [Severity.ERROR, Severity.WARNING, Severity.WARNING]
+    assert [one.kind.severity for one in found] == [
+        Severity.ERROR,
+        Severity.WARNING,
+        Severity.WARNING,
+    ]
