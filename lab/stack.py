@@ -60,7 +60,7 @@ class Lab:
 
     @property
     def vcenter(self) -> ControlClient:
-        """Control of the vCenter simulator (see lab.vcenter.control_ops)."""
+        """Control of the vCenter simulator (see lab.vcenter.control)."""
         return ControlClient(Path(self.info["vcenter"]["control"]))
 
     @property
@@ -248,8 +248,8 @@ def _start_esxi(directory: Path, report: Report) -> None:
     control = directory / "esxi" / "control.sock"
     control.unlink(missing_ok=True)
     log = directory / "esxi.log"
-    command = [sys.executable, "-m", "lab.disk_host", "--dir", str(directory)]
-    process = processes.spawn(command, pid_file, "lab.disk_host", log)
+    command = [sys.executable, "-m", "lab.esxi_host", "--dir", str(directory)]
+    process = processes.spawn(command, pid_file, "lab.esxi_host", log)
     _wait(process, log, lambda: _answers(control, "disks"))
 
 

@@ -70,7 +70,7 @@ class VmwareServicer(vmware_pb2_grpc.VmwareServiceServicer):
             self._vcenter,
             text=request.filter,
             page_size=request.page_size,
-            after=_place_of(request.page_token),
+            after=_position_of(request.page_token),
         )
         return pb.ListVmsResponse(
             vms=[_vm(vm) for vm in page.vms],
@@ -197,11 +197,11 @@ def _seconds(context: Context) -> float:
     return max(0.0, (context.time_remaining() or 0.0) - _ANSWER_SECONDS)
 
 
-def _token_of(place: str | None) -> str:
-    return base64.urlsafe_b64encode(place.encode()).decode() if place is not None else ""
+def _token_of(position: str | None) -> str:
+    return base64.urlsafe_b64encode(position.encode()).decode() if position is not None else ""
 
 
-def _place_of(token: str) -> str:
+def _position_of(token: str) -> str:
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:

@@ -6,8 +6,8 @@ from pyVmomi import vim, vmodl
 
 from lab.vcenter.methods.calls import Call, Methods
 from lab.vcenter.methods.power import invalid_power_state
-from lab.vcenter.properties.machines import tracking_supported
-from lab.vcenter.world.model import DiskRecord, VmRecord
+from lab.vcenter.properties.vms import tracking_supported
+from lab.vcenter.world.vm_state import DiskRecord, VmRecord
 from lab.vcenter.world.world import POWERED_OFF, World
 
 METHODS = Methods()

@@ -9,8 +9,8 @@ from pyVmomi import vim, vmodl
 from lab.esxi.model import EsxiError
 from lab.vcenter.methods.calls import Call, Methods
 from lab.vcenter.methods.tracking import apply_tracking
-from lab.vcenter.properties.machines import tools_running
-from lab.vcenter.world.model import (
+from lab.vcenter.properties.vms import tools_running
+from lab.vcenter.world.vm_state import (
     SnapshotDiskRecord,
     SnapshotRecord,
     VmRecord,

@@ -7,8 +7,8 @@ from pyVmomi import vim, vmodl
 from lab.esxi.model import ChangedAreas, EsxiError
 from lab.vcenter.methods.calls import Call, Methods
 from lab.vcenter.methods.tasks import fault_of
-from lab.vcenter.world.model import DiskRecord, SnapshotRecord, VmRecord
 from lab.vcenter.world.settings import Settings
+from lab.vcenter.world.vm_state import DiskRecord, SnapshotRecord, VmRecord
 from lab.vcenter.world.world import World
 
 METHODS = Methods()

@@ -10,7 +10,7 @@ from pyVmomi import vim
 from lab.scenario import GIB, DatastoreSpec, VmSpec
 from lab.vcenter.properties.registry import Properties
 from lab.vcenter.world.inventory import Entity
-from lab.vcenter.world.model import now
+from lab.vcenter.world.vm_state import now
 from lab.vcenter.world.world import World, reference
 
 _HOST_MEMORY = 256 * GIB

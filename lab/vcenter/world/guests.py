@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab.processes import end, running_pid, spawn
-from lab.vcenter.world.model import VmRecord
+from lab.vcenter.world.vm_state import VmRecord
 
 _PROGRAM = "lab.esxi.writer"
 

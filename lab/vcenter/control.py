@@ -12,9 +12,9 @@ from lab.vcenter.methods import power
 from lab.vcenter.methods.tasks import Tasks
 from lab.vcenter.world import settings
 from lab.vcenter.world.faults import Injector, RuleError
-from lab.vcenter.world.model import VmRecord
 from lab.vcenter.world.sessions import Sessions
 from lab.vcenter.world.settings import SettingError, as_dict
+from lab.vcenter.world.vm_state import VmRecord
 from lab.vcenter.world.world import POWERED_OFF, POWERED_ON, World
 
 

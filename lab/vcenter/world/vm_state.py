@@ -112,7 +112,7 @@ class VmRecord:
     unconsolidated: list[str] = field(default_factory=list)
     """Morefs of snapshots that left the tree while their files stayed."""
     settings: dict[str, str] = field(default_factory=dict)
-    """Behaviour chosen over the control socket; see lab.vcenter.control_ops."""
+    """Behaviour chosen over the control socket; see lab.vcenter.control."""
     revision: int = 0
     busy: str | None = None
     """Moref of the task that has the VM to itself."""
