@@ -66,6 +66,7 @@ class InternalError(ServiceError):
 
     code = Code.INTERNAL
     reason = "INTERNAL"
+    hint = "look in the service's log for the log id in the message"
 
 
 @dataclass(frozen=True)

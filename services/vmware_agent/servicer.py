@@ -21,7 +21,7 @@ from v2c.vmware.v1 import vmware_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-# Room for our answer to arrive before the caller's deadline, so that it hears the reason.
+# Time for our answer to arrive before the caller's deadline, so that the caller gets the reason.
 _ANSWER_SECONDS = 0.5
 # A message stays far below gRPC's size limit: an area is at most 22 bytes.
 _AREAS_PER_MESSAGE = 10_000

@@ -43,7 +43,7 @@ class VmomiVCenter:
 
     async def about(self) -> About:
         """Which vCenter this is; logs in if need be."""
-        return await self._session.run("asking vCenter who it is", _about)
+        return await self._session.run("asking vCenter for its version", _about)
 
     async def list_entries(self) -> Sequence[VmEntry]:
         """All VMs and templates of all datacenters, one property collector call a page."""
@@ -177,7 +177,7 @@ class VmomiVCenter:
         )
 
     async def shutdown_guest(self, vm: str) -> None:
-        """ShutdownGuest; returns once Tools have been told."""
+        """ShutdownGuest; returns once the request is with VMware Tools."""
         await self._session.run(
             f"asking the guest of VM {vm} to shut down",
             lambda connection: virtual_machine(connection.stub, vm).ShutdownGuest(),
@@ -259,7 +259,8 @@ def _changed_areas(
         raise CbtReset.of(
             disk_key,
             kind,
-            f"vCenter cannot tell what changed on disk {disk_key} of VM {vm}: {fault_text(fault)}",
+            f"vCenter does not know what changed on disk {disk_key} of VM {vm}: "
+            f"{fault_text(fault)}",
         ) from fault
     return ChangedAreaPage(
         start=int(info.startOffset),

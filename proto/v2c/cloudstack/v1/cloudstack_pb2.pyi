@@ -3,7 +3,7 @@
 isort:skip_file
 The target side: CloudStack's API for placement and import of KVM disks.
 Long work is a Job: Start calls take a job id chosen by the caller, so that
-a caller who lost the answer asks again and gets the same job.
+a caller who lost the answer repeats the call and gets the same job.
 """
 
 from collections import abc as _abc
@@ -190,7 +190,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When CloudStack took it on."""
+        """When CloudStack accepted it."""
 
     def __init__(
         self,
@@ -295,7 +295,7 @@ class Placement(_message.Message):
     """Cluster it belongs to; empty for what belongs to none."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What CloudStack says of it, by its own names: "type", "state", "scope",
+        """What CloudStack reports of it, by its own names: "type", "state", "scope",
         "path", "cpunumber", "disksize" and so on.
         """
 
@@ -1114,7 +1114,7 @@ class StartVmStopRequest(_message.Message):
     vm_id: _builtins.str
     """Machine."""
     forced: _builtins.bool
-    """True to pull the plug."""
+    """True to switch it off at once, without its guest."""
     def __init__(
         self,
         *,
