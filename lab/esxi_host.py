@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.5
 
 
 def main() -> int:
-    """Start nbdkit, wait for an order or for its end, stop it; 1 if it ended by itself."""
+    """Start nbdkit, wait for a signal or for its end, stop it; 1 if it ended by itself."""
     parser = argparse.ArgumentParser(prog="python -m lab.esxi_host", description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="directory of the lab instance")
     directory: Path = parser.parse_args().dir

@@ -1,7 +1,7 @@
 """A whole lab: ESXi data path, vCenter, CloudStack and VDDK library in one directory.
 
 ``up`` leaves daemons behind, ``down`` ends them; all state stays in the directory and the next
-``up`` goes on with it. ``running_lab`` is the same for the time of a ``with`` block.
+``up`` continues it. ``running_lab`` is the same for the time of a ``with`` block.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def load(directory: Path) -> Lab:
 
 
 def status(directory: Path) -> dict[str, Any]:
-    """Which processes run, and what the simulators say of themselves. Raises LabError."""
+    """Which processes run, and what the simulators report. Raises LabError."""
     lab = load(directory)
     pids = lab.directory / "pids"
     guests = sorted((lab.directory / "guests").glob("*.pid"))

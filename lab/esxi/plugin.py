@@ -121,7 +121,7 @@ def open(readonly: bool) -> _Connection:
 
 
 def close(h: _Connection) -> None:
-    """Give the writer's place back."""
+    """Stop being the disk's writer."""
     _store.release_writer(h.export.vm, h.export.key, h)
 
 

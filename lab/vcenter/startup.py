@@ -30,7 +30,7 @@ def open_world(directory: Path, real_disks: DiskStore, guests_of: GuestsFactory)
     """The world of lab directory ``directory``, whose ``scenario.json`` must exist.
 
     VMs not seen before get their disks and, if the scenario has them running, are powered on.
-    Others go on as they were: a guest that no longer runs in a powered-on VM is started again.
+    Others stay as they were: a guest that no longer runs in a powered-on VM is started again.
     """
     scenario = scenarios.load((directory / "scenario.json").read_bytes())
     inventory = Inventory(scenario)

@@ -107,7 +107,7 @@ async def test_awkward_names_are_found(vcenter: VmomiVCenter, wanted: str, path:
     assert (await find_vm(vcenter, name=wanted)).path == path
 
 
-async def test_twins_are_told_apart(lab: LabVCenter, vcenter: VmomiVCenter) -> None:
+async def test_vms_of_one_name_are_ambiguous(lab: LabVCenter, vcenter: VmomiVCenter) -> None:
     with pytest.raises(AmbiguousVmName, match="2 VMs are named 'twin'") as caught:
         await find_vm(vcenter, name="twin")
     for moref in caught.value.metadata["candidates"].split(","):

@@ -85,13 +85,13 @@ async def test_a_request_that_arrived_late_refuses_the_second_one() -> None:
     assert (await attach(api)).state is jobs.JobState.RUNNING
 
 
-async def test_a_refusal_after_a_lost_request_is_told() -> None:
+async def test_a_refusal_after_a_lost_request_is_raised() -> None:
     api = prepared([REFUSED], [LOST, REFUSED])
     with pytest.raises(CloudStackParameterRefused):
         await attach(api)
 
 
-async def test_a_refusal_at_submit_is_told() -> None:
+async def test_a_refusal_at_submit_is_raised() -> None:
     api = prepared([REFUSED], [CloudStackLimitReached(message="enough")])
     with pytest.raises(CloudStackLimitReached):
         await attach(api)

@@ -38,7 +38,7 @@ async def test_a_disk_that_stays_off_is_an_error_not_a_slow_cutover() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"hardware_version": 4}, "version 4"),
         ({"tracking_supported": False}, "does not support"),
@@ -50,9 +50,9 @@ async def test_a_disk_that_stays_off_is_an_error_not_a_slow_cutover() -> None:
         ({"disks": (disk(obstacles=(DiskObstacle.SHARED_BUS,)),)}, "bus sharing"),
     ],
 )
-async def test_what_cannot_be_tracked_is_named(changes: dict[str, Any], told: str) -> None:
+async def test_what_cannot_be_tracked_is_named(changes: dict[str, Any], expected: str) -> None:
     vcenter = MemoryVCenter(vm(**changes))
-    with pytest.raises(CbtUnsupported, match=told):
+    with pytest.raises(CbtUnsupported, match=expected):
         await enable_tracking(vcenter, FakeClock(), "vm-1", 60)
     assert not vcenter.called("set_tracking")
 

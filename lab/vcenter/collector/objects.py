@@ -125,7 +125,7 @@ def owned(reference: ManagedObject, session: Session | None) -> object:
 
 
 def readable(reference: ManagedObject, path: str, session: Session | None) -> Exception | None:
-    """None if the session may read the property, otherwise the fault that says why not."""
+    """None if the session may read the property, otherwise the fault that names why not."""
     kind: Any = type(reference)
     privilege = property_privilege(kind, path)
     if privilege == "System.Anonymous":

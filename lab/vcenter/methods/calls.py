@@ -67,5 +67,5 @@ class Methods:
         return register
 
     def include(self, other: Methods) -> None:
-        """Take over the handlers of another module."""
+        """Add the handlers of another module."""
         self.handlers.update(other.handlers)

@@ -39,7 +39,7 @@ def reconfigure(world: World, record: VmRecord, spec: vim.vm.ConfigSpec) -> None
     """Apply a ConfigSpec. Raises NotSupported for what the lab does not simulate.
 
     Switching CBT on sets ``ctkEnabled`` for the VM and, as vCenter does, for each disk that the
-    spec does not speak of; it takes effect later (see lab.vcenter.methods.tracking).
+    spec does not name; it takes effect later (see lab.vcenter.methods.tracking).
     """
     unknown = [
         p.name

@@ -21,7 +21,7 @@ BUILD = "24022515"
 
 
 def about(world: World) -> vim.AboutInfo:
-    """What the vCenter says of itself."""
+    """What the vCenter reports about itself."""
     return vim.AboutInfo(
         name="VMware vCenter Server",
         fullName=f"VMware vCenter Server {VERSION} build-{BUILD} (simulated)",

@@ -200,7 +200,7 @@ def consolidate(world: World, record: VmRecord) -> None:
 
 
 def refresh_paths(world: World, record: VmRecord) -> None:
-    """Take over the file names that a merge has changed."""
+    """Record the file names that a merge has changed."""
     paths = _current_paths(world, record)
     shown = {
         snapshot.moref: world.disks.snapshot_disks(record.moref, snapshot.moref)

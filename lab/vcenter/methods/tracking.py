@@ -70,7 +70,7 @@ def _query_changed_disk_areas(call: Call) -> vim.VirtualMachine.DiskChangeInfo:
 def _snapshot(
     record: VmRecord, reference: vim.vm.Snapshot | None, disk: DiskRecord
 ) -> SnapshotRecord:
-    """The snapshot to ask about. Raises FileFault where CBT has nothing to say."""
+    """The snapshot to ask about. Raises FileFault where CBT has no answer."""
     path = disk.path
     if reference is None:
         # Without a snapshot vCenter opens the live disk, which the running VM holds locked.

@@ -170,7 +170,7 @@ def _host_summary(world: World, entity: Entity) -> vim.host.Summary:
 
 
 def host_product() -> vim.AboutInfo:
-    """What a host says of itself."""
+    """What a host reports about itself."""
     return vim.AboutInfo(
         name="VMware ESXi",
         fullName="VMware ESXi 8.0.3 build-24022510 (simulated)",

@@ -18,7 +18,7 @@ _PROGRAM = "lab.esxi.writer"
 class WriterGuests:
     """One ``python -m lab.esxi.writer`` per powered-on VM that has a writer and an area to write.
 
-    ``directory`` gets, per VM, a pid file, the writer's complaints and the log of what it wrote.
+    ``directory`` gets, per VM, a pid file, the writer's error output and the log of what it wrote.
     """
 
     def __init__(
