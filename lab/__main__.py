@@ -101,8 +101,8 @@ def list_faults(directory: Directory = DEFAULT_DIR) -> None:
     with _explained():
         for simulator in ("vcenter", "cloudstack"):
             for entry in _client(directory, simulator).call("faults")["faults"]:
-                words = " ".join(f"{k}={v}" for k, v in entry.items() if v not in ("", 0, None))
-                typer.echo(f"{simulator}  {words}")
+                fields = " ".join(f"{k}={v}" for k, v in entry.items() if v not in ("", 0, None))
+                typer.echo(f"{simulator}  {fields}")
 
 
 @fault.command("set")
@@ -220,10 +220,10 @@ def _client(directory: Path, simulator: str) -> ControlClient:
 def _parsed(parameters: list[str]) -> dict[str, Any]:
     """Arguments name=value; values that are JSON (numbers, true, false, null) are read as JSON."""
     result: dict[str, Any] = {}
-    for word in parameters:
-        name, equals, value = word.partition("=")
+    for argument in parameters:
+        name, equals, value = argument.partition("=")
         if not equals:
-            raise LabError(f"{word!r} is not name=value")
+            raise LabError(f"{argument!r} is not name=value")
         try:
             result[name] = json.loads(value)
         except ValueError:

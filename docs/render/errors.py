@@ -30,8 +30,8 @@ CLI's JSON, in REST answers, in gRPC's `google.rpc.ErrorInfo` (domain `v2c`), in
 - **retry** says whether the same call may simply be repeated; a single error may differ from the
   usual value here. A migration repeats retryable errors by itself, nine times within about twenty
   minutes, then it is `failed` and `v2c retry` continues it at its stage.
-- The failure of a transfer, a conversion or a job is reported in that resource with the same
-  reason and code, and a migration that fails for it has both in its `error`.
+- The failure of a transfer, a conversion or a job is reported in that resource, and in the `error`
+  of a migration that fails for it, with the same reason.
 - The **recovery** is the usual one; an error whose next step depends on what was found has its own
   hint beside its message. Where none is given, there is nothing to correct.
 - A 404 or 405 of the REST API itself has the HTTP status as its reason: NOT_FOUND,

@@ -95,7 +95,7 @@ class _Collector:
             return RawXml("")
         token = ""
         rest = selected[size:]
-        # Without a session there is nowhere to keep the rest; missingSet tells the caller why.
+        # Without a session there is nowhere to keep the rest; missingSet has the reason.
         if rest and call.session is not None:
             name = call.login.name("page")
             call.login.objects[name] = _Page(rest, size)
