@@ -73,7 +73,7 @@ def up(
 
 @app.command()
 def down(directory: Directory = DEFAULT_DIR) -> None:
-    """Shut the guests down and stop the lab. Its state stays; `up` goes on with it."""
+    """Shut the guests down and stop the lab. Its state stays; `up` continues it."""
     if not stack.down(directory, report=typer.echo):
         typer.echo("nothing was running")
 
@@ -101,8 +101,8 @@ def list_faults(directory: Directory = DEFAULT_DIR) -> None:
     with _explained():
         for simulator in ("vcenter", "cloudstack"):
             for entry in _client(directory, simulator).call("faults")["faults"]:
-                words = " ".join(f"{k}={v}" for k, v in entry.items() if v not in ("", 0, None))
-                typer.echo(f"{simulator}  {words}")
+                fields = " ".join(f"{k}={v}" for k, v in entry.items() if v not in ("", 0, None))
+                typer.echo(f"{simulator}  {fields}")
 
 
 @fault.command("set")
@@ -192,7 +192,7 @@ def power_loss(
 
 
 class _explained:  # noqa: N801 - reads like a statement
-    """Turns the lab's refusals into one line and exit code 1."""
+    """Turns errors of the lab into one line and exit code 1."""
 
     def __enter__(self) -> None:
         return None
@@ -201,7 +201,7 @@ class _explained:  # noqa: N801 - reads like a statement
         if isinstance(error, (LabError, UnknownScenarioError, ControlError)):
             hint = ""
             if isinstance(error, ControlError) and error.kind == "unreachable":
-                hint = " (is the lab up? `v2c lab status` tells)"
+                hint = " (is the lab up? look with `v2c lab status`)"
             typer.echo(f"error: {error}{hint}", err=True)
             raise typer.Exit(1) from error
 
@@ -218,12 +218,12 @@ def _client(directory: Path, simulator: str) -> ControlClient:
 
 
 def _parsed(parameters: list[str]) -> dict[str, Any]:
-    """name=value words; values that are JSON (numbers, true, false, null) are taken as such."""
+    """Arguments name=value; values that are JSON (numbers, true, false, null) are read as JSON."""
     result: dict[str, Any] = {}
-    for word in parameters:
-        name, equals, value = word.partition("=")
+    for argument in parameters:
+        name, equals, value = argument.partition("=")
         if not equals:
-            raise LabError(f"{word!r} is not name=value")
+            raise LabError(f"{argument!r} is not name=value")
         try:
             result[name] = json.loads(value)
         except ValueError:

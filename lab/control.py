@@ -1,7 +1,7 @@
 """Control sockets of the lab: JSON objects, one a line, over a unix socket.
 
 A request is ``{"op": "<name>", ...arguments}``; the answer is ``{"ok": true, ...result}`` or
-``{"ok": false, "kind": "<word>", "message": "<sentence>"}``. Every process of the lab that can be
+``{"ok": false, "kind": "<name>", "message": "<sentence>"}``. Every process of the lab that can be
 steered from outside (faults, time travel, state) offers one. Standard library only, because the
 server also runs inside nbdkit.
 """
@@ -28,7 +28,7 @@ Handler = Callable[..., Mapping[str, object] | None]
 class ControlError(Exception):
     """A request was refused or could not be delivered.
 
-    ``kind`` is a word that programs may compare: what the server's handler chose, or
+    ``kind`` is an identifier that programs may compare: what the server's handler chose, or
     ``unknown_op``, ``bad_request``, ``internal`` (server) and ``unreachable`` (client).
     """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Wait for the owner's word or death."""
+    """Wait until the owner ends the lab or dies."""
     if sys.stdin.readline():
         return
     from lab.stack import down  # imported late: the guard waits with a small footprint

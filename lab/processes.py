@@ -18,7 +18,7 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a daemon in a session of its own and note its id.
 
-    ``marker`` is a word of its command line by which it is recognised later; what it prints is
+    ``marker`` is a part of its command line by which it is recognised later; what it prints is
     appended to ``log``.
     """
     with log.open("ab") as stream:

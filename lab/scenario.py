@@ -1,6 +1,6 @@
 """What a lab contains: frozen descriptions of datacenters, hosts, networks and VMs.
 
-A scenario says nothing about how things are simulated. ``lab.scenarios`` has the built-in ones;
+A scenario does not describe how things are simulated. ``lab.scenarios`` has the built-in ones;
 tests describe their own. Descriptions travel between processes as JSON (``dump``, ``load``).
 """
 
@@ -16,7 +16,7 @@ GIB = 1024 * MIB
 
 
 class Controller(StrEnum):
-    """Kinds of disk controllers, by the words vSphere administrators use."""
+    """Kinds of disk controllers, by the names that vSphere administrators use."""
 
     PVSCSI = "pvscsi"
     LSILOGIC = "lsilogic"
@@ -57,7 +57,7 @@ class Tools(StrEnum):
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """One virtual disk. ``bus`` and ``unit`` name its place; unit None takes the next free one."""
+    """One virtual disk. ``bus`` and ``unit`` are its address; unit None takes the next free one."""
 
     capacity_bytes: int
     controller: Controller = Controller.PVSCSI
@@ -132,7 +132,7 @@ class VmSpec:
     writer: WriterSpec | None = None
     annotation: str = ""
     uuid: str | None = None
-    """BIOS uuid; None derives one from the VM's place in the scenario."""
+    """BIOS uuid; None derives one from the VM's position in the scenario."""
     template: bool = False
 
     @property

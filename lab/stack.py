@@ -1,7 +1,7 @@
 """A whole lab: ESXi data path, vCenter, CloudStack and VDDK library in one directory.
 
 ``up`` leaves daemons behind, ``down`` ends them; all state stays in the directory and the next
-``up`` goes on with it. ``running_lab`` is the same for the time of a ``with`` block.
+``up`` continues it. ``running_lab`` is the same for the time of a ``with`` block.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Lab:
 
     @property
     def vcenter(self) -> ControlClient:
-        """Control of the vCenter simulator (see lab.vcenter.control_ops)."""
+        """Control of the vCenter simulator (see lab.vcenter.control)."""
         return ControlClient(Path(self.info["vcenter"]["control"]))
 
     @property
@@ -161,7 +161,7 @@ def load(directory: Path) -> Lab:
 
 
 def status(directory: Path) -> dict[str, Any]:
-    """Which processes run, and what the simulators say of themselves. Raises LabError."""
+    """Which processes run, and what the simulators report. Raises LabError."""
     lab = load(directory)
     pids = lab.directory / "pids"
     guests = sorted((lab.directory / "guests").glob("*.pid"))
@@ -248,8 +248,8 @@ def _start_esxi(directory: Path, report: Report) -> None:
     control = directory / "esxi" / "control.sock"
     control.unlink(missing_ok=True)
     log = directory / "esxi.log"
-    command = [sys.executable, "-m", "lab.disk_host", "--dir", str(directory)]
-    process = processes.spawn(command, pid_file, "lab.disk_host", log)
+    command = [sys.executable, "-m", "lab.esxi_host", "--dir", str(directory)]
+    process = processes.spawn(command, pid_file, "lab.esxi_host", log)
     _wait(process, log, lambda: _answers(control, "disks"))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.render import errors
+from docs.render import ROOT, errors
 from services.orchestrator import stages
 
 __all__ = ["PAGES"]
@@ -15,7 +15,6 @@ PAGES: Mapping[Path, Callable[[], str]] = {
 """Below the repository's root."""
 
 if __name__ == "__main__":
-    root = Path(__file__).parents[2]
     for path, page in PAGES.items():
-        (root / path).write_text(page(), encoding="utf-8")
+        (ROOT / path).write_text(page(), encoding="utf-8")
         print(path)

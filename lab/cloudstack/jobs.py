@@ -13,7 +13,7 @@ from lab.cloudstack.errors import INTERNAL, ApiError, parameter_error
 from lab.cloudstack.faults import FaultTable
 from lab.cloudstack.store import Row, Store, new_id, now_text
 
-# job.expire.minutes: what became of a job is known for a day.
+# job.expire.minutes: the outcome of a job is known for a day.
 _KEPT: Final = timedelta(days=1)
 PENDING, DONE, FAILED = 0, 1, 2
 _UUID: Final = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
@@ -126,7 +126,7 @@ class JobRunner:
     def _record(self, job_id: str, status: int, code: int, result: Row) -> None:
         with self._store.transaction():
             job = self._store.find("job", job_id)
-            # What the job says of an entity stays as it was when the job ended.
+            # A job's result shows an entity as it was when the job ended.
             result = copy.deepcopy(result)
             # A restart on demand may have failed the job meanwhile.
             if job is not None and job["jobstatus"] == PENDING:

@@ -52,7 +52,7 @@ _COMMANDS: Final[Mapping[str, Callable[[World, Request], Row]]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back over HTTP; ``body`` is JSON unless ``content_type`` says otherwise."""
+    """What goes back over HTTP; ``body`` is JSON unless ``content_type`` names another type."""
 
     status: int
     body: bytes
@@ -138,7 +138,7 @@ class ManagementServer:
             return self._job_result(request)
         work = _COMMANDS.get(command.name.lower(), listing.run_list)
         if not command.is_async:
-            # The answer is a copy: jobs go on changing the rows while it is written.
+            # The answer is a copy: jobs keep changing the rows while it is written.
             with self.world.store.reading():
                 return copy.deepcopy(_trim(command, work(self.world, request)))
         job_id = self.jobs.submit(
@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self.rfile.read(length))
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: request lines carry signatures."""
+        """Log nothing: request lines carry signatures."""
 
     def _answer(self, body: bytes) -> None:
         parts = urlsplit(self.path)

@@ -99,7 +99,7 @@ class World:
         return next(row for row in self.store.rows("account") if row["name"] == name)
 
     def version(self) -> tuple[int, ...]:
-        """The CloudStack version that this server plays, e.g. ``(4, 22, 1, 0)``."""
+        """The CloudStack version that this server simulates, e.g. ``(4, 22, 1, 0)``."""
         text = self.get("setting", "version")["value"]
         return tuple(int(part) for part in str(text).split("."))
 
@@ -141,7 +141,7 @@ class World:
     def is_full(self, pool: Row) -> bool:
         """Whether the allocator passes over a pool: only for a capacity set on purpose.
 
-        The file system of the machine that plays the lab may be fuller than a pool may be.
+        The file system of the machine that runs the lab may be fuller than a pool may be.
         """
         if "configured_capacity_bytes" not in pool:
             return False
@@ -150,7 +150,7 @@ class World:
 
 
 def ownership(account: Row) -> Row:
-    """The fields of an entity that say whose it is."""
+    """The fields of an entity that name its owner."""
     return {
         "account": account["name"],
         "domainid": account["domainid"],

@@ -28,8 +28,8 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class LastWords:
-    """Writes the guest made after it was told to shut down, and how many the image holds."""
+class LastWrites:
+    """Writes that the guest made after it was asked to shut down, and how many the image holds."""
 
     logged: int
     found: int
@@ -74,10 +74,10 @@ def compare(source: nbd.NBD, target: nbd.NBD) -> Comparison:
     return Comparison(size, None)
 
 
-def last_words(log: Path, export: str, target: nbd.NBD) -> LastWords:
+def last_writes(log: Path, export: str, target: nbd.NBD) -> LastWrites:
     """Look for the guest's last writes in the image; one that a later one touches does not count.
 
-    What a later write left of an earlier one cannot be told from a digest.
+    A digest cannot show what a later write left of an earlier one.
     """
     final = [entry for entry in read_log(log) if entry.export == export and entry.final]
     intact = [
@@ -88,7 +88,7 @@ def last_words(log: Path, export: str, target: nbd.NBD) -> LastWords:
     found = sum(
         digest(bytes(target.pread(entry.length, entry.offset))) == entry.digest for entry in intact
     )
-    return LastWords(len(intact), found)
+    return LastWrites(len(intact), found)
 
 
 def _touches(one: WriteEntry, other: WriteEntry) -> bool:

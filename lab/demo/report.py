@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.show.outcome import parts_in_order
-from lab.demo.proof import Comparison, LastWords
+from lab.demo.proof import Comparison, LastWrites
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 _MIB = 1024 * 1024
@@ -17,10 +17,10 @@ _MIB = 1024 * 1024
 def migration_report(
     migration: pb.Migration,
     comparisons: Mapping[int, Comparison],
-    words: Mapping[int, LastWords],
+    last_writes: Mapping[int, LastWrites],
 ) -> dict[str, Any]:
     """One VM's entry in build/demo.json."""
-    disks = [_disk(disk, comparisons, words) for disk in migration.disks]
+    disks = [_disk(disk, comparisons, last_writes) for disk in migration.disks]
     return {
         "vm": migration.vm_name,
         "moref": migration.vm_moref,
@@ -91,10 +91,12 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def _disk(
-    disk: pb.DiskProgress, comparisons: Mapping[int, Comparison], words: Mapping[int, LastWords]
+    disk: pb.DiskProgress,
+    comparisons: Mapping[int, Comparison],
+    last_writes: Mapping[int, LastWrites],
 ) -> dict[str, Any]:
     comparison = comparisons.get(disk.key)
-    said = words.get(disk.key, LastWords(0, 0))
+    final = last_writes.get(disk.key, LastWrites(0, 0))
     return {
         "unit": disk.unit,
         "key": disk.key,
@@ -104,8 +106,8 @@ def _disk(
         "compared_bytes": comparison.compared_bytes if comparison else 0,
         "identical": comparison is not None and comparison.identical,
         "differs_at": comparison.differs_at if comparison else None,
-        "last_writes": said.logged,
-        "last_writes_found": said.found,
+        "last_writes": final.logged,
+        "last_writes_found": final.found,
     }
 
 

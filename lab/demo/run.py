@@ -34,13 +34,13 @@ class _Proofs:
     """What was compared so far: per VM, per disk key."""
 
     disks: dict[str, dict[int, proof.Comparison]] = field(default_factory=dict)
-    words: dict[str, dict[int, proof.LastWords]] = field(default_factory=dict)
+    last_writes: dict[str, dict[int, proof.LastWrites]] = field(default_factory=dict)
 
 
 def run_demo(result_path: Path, *, keep: bool, report: Report) -> bool:
     """Run it; True when every VM is done and every proof holds. Writes ``result_path``.
 
-    With ``keep`` the lab's directory stays, and the report says where.
+    With ``keep`` the lab's directory stays, and the report names it.
     """
     started = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="v2c-demo-"))
@@ -119,14 +119,14 @@ def _prove(lab: Lab, migration: pb.Migration, proofs: _Proofs) -> None:
     vm = lab.vm(migration.vm_moref)
     socket = Path(lab.info["esxi"]["socket"])
     disks: dict[int, proof.Comparison] = {}
-    words: dict[int, proof.LastWords] = {}
+    last_writes: dict[int, proof.LastWrites] = {}
     exports = {disk["key"]: disk["export"] for disk in vm["disks"]}
     for key, path in target_paths(migration).items():
         with proof.source_disk(socket, exports[key]) as source, proof.image(path) as target:
             disks[key] = proof.compare(source, target)
-            words[key] = proof.last_words(Path(vm["write_log"]), exports[key], target)
+            last_writes[key] = proof.last_writes(Path(vm["write_log"]), exports[key], target)
     proofs.disks[migration.vm_name] = disks
-    proofs.words[migration.vm_name] = words
+    proofs.last_writes[migration.vm_name] = last_writes
 
 
 def _judge(lab: Lab, watcher: Watcher, proofs: _Proofs, exit_code: int) -> dict[str, Any]:
@@ -137,7 +137,9 @@ def _judge(lab: Lab, watcher: Watcher, proofs: _Proofs, exit_code: int) -> dict[
         migration = watcher.migrations.get(name)
         if migration is None:
             continue
-        entry = migration_report(migration, proofs.disks.get(name, {}), proofs.words.get(name, {}))
+        entry = migration_report(
+            migration, proofs.disks.get(name, {}), proofs.last_writes.get(name, {})
+        )
         entry["vcenter"] = sources[name]
         if migration.target_vm_id:
             entry["cloudstack"] = views.cloudstack_view(lab, migration.target_vm_id)

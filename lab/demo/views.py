@@ -1,4 +1,4 @@
-"""What the two sides say afterwards, asked through their real APIs."""
+"""The state of both sides afterwards, read through their real APIs."""
 
 from __future__ import annotations
 

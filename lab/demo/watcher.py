@@ -51,7 +51,7 @@ class Watcher(threading.Thread):
                 self._ending.wait(_CONNECT_SECONDS / 2)
             except (
                 Exception
-            ) as exc:  # A failed proof is the demo's verdict, told by its main thread.
+            ) as exc:  # A failed proof is the demo's verdict, reported by its main thread.
                 self.failure = exc
                 return
 

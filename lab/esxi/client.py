@@ -47,7 +47,7 @@ class EsxiClient:
 
         ``image`` is raw content to adopt (copied, holes stay holes); it may be shorter than the
         capacity, never longer. Without one the disk is one hole. The VM counts as powered on
-        until set_power says otherwise.
+        until set_power switches it off.
         """
         self._call(
             "add_disk",
@@ -69,21 +69,21 @@ class EsxiClient:
     def set_tracking(self, vm: str, key: int, enabled: bool) -> None:
         """Switch changed block tracking; effective for snapshots made from now on.
 
-        Switching on begins a new life of tracking (new uuid); repeating a state changes nothing.
+        Switching on starts tracking anew (new uuid); repeating a state changes nothing.
         """
         self._call("set_tracking", vm=vm, key=key, enabled=enabled)
 
     def reset_tracking(self, vm: str, key: int) -> None:
-        """Begin a new life of tracking: every earlier changeId gives ``file_fault``."""
+        """Start tracking anew: every earlier changeId gives ``file_fault``."""
         self._call("reset_tracking", vm=vm, key=key)
 
     def create_snapshot(self, vm: str, snapshot: str, keys: list[int]) -> dict[int, SnapshotDisk]:
-        """Freeze the disks ``keys`` at one instant; the guest goes on writing."""
+        """Freeze the disks ``keys`` at one instant; the guest keeps writing."""
         answer = self._call("create_snapshot", vm=vm, snapshot=snapshot, keys=keys)
         return _snapshot_disks(answer)
 
     def remove_snapshot(self, vm: str, snapshot: str) -> None:
-        """Drop the snapshot; an older one that relied on its copies takes them over."""
+        """Drop the snapshot; an older one that relied on its copies gets them."""
         self._call("remove_snapshot", vm=vm, snapshot=snapshot)
 
     def snapshot_disks(self, vm: str, snapshot: str) -> dict[int, SnapshotDisk]:

@@ -21,7 +21,7 @@ class EsxiError(ControlError):
     - ``already_exists``: the name is taken;
     - ``invalid_argument``: a value outside its range;
     - ``invalid_state``: not possible now (e.g. resize under a snapshot);
-    - ``file_fault``: a changeId of another tracking life, from before tracking, or malformed
+    - ``file_fault``: a changeId from before tracking was switched on or reset, or malformed
       (vSphere's FileFault);
     - ``access_denied``: the disk of a running VM was opened without a snapshot;
     - ``nfc_busy``: an injected refusal, as when NFC connections run out;
@@ -47,7 +47,7 @@ class SnapshotDisk:
 class ChangedAreas:
     """One page of a changed-areas answer, in bytes.
 
-    The page speaks for [start, start + length); ``areas`` are (offset, length) inside it, in
+    The page covers [start, start + length); ``areas`` are (offset, length) inside it, in
     order, not touching, possibly none. The last page ends at the disk's capacity.
     """
 

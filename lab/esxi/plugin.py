@@ -23,12 +23,12 @@ import nbdkit  # type: ignore[import-not-found]  # exists only inside nbdkit
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lab.control import ControlServer, serve_control
+from lab.esxi.control import handlers
 from lab.esxi.disks.disk import Disk
 from lab.esxi.disks.store import Store
 from lab.esxi.exports import ExportName
 from lab.esxi.faults import FaultTable
 from lab.esxi.model import BLOCK_BYTES
-from lab.esxi.operations import handlers
 from lab.esxi.relay import serve_relay
 
 API_VERSION = 2
@@ -121,7 +121,7 @@ def open(readonly: bool) -> _Connection:
 
 
 def close(h: _Connection) -> None:
-    """Give the writer's place back."""
+    """Stop being the disk's writer."""
     _store.release_writer(h.export.vm, h.export.key, h)
 
 

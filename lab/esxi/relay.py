@@ -1,7 +1,7 @@
-"""The door in front of nbdkit: a client that is killed leaves here, not in the middle of a reply.
+"""A relay in front of nbdkit: a client that is killed leaves here, not in the middle of a reply.
 
 nbdkit 1.32 aborts, and takes every disk with it, when a client goes away while replies to several
-of its requests are due (``sock >= 0`` in connections.c; mended in 1.34 by "server: Don't assert on
+of its requests are due (``sock >= 0`` in connections.c; fixed in 1.34 by "server: Don't assert on
 send if client hangs up early"). A real host survives that. Behind the relay a connection never
 breaks: nbdkit sees the end of the requests, answers what it has, and all of that is taken, wanted
 or not. Only a write torn in the middle is an error that nbdkit meets by breaking off itself; the

@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 Kind = Literal["data", "zero_data", "write_zeroes", "trim"]
 
-FINAL_MARK = b"last words before shutdown "
+FINAL_MARK = b"last writes before shutdown "
 """First bytes of each data write of the batch that follows SIGTERM."""
 
 
@@ -20,7 +20,7 @@ FINAL_MARK = b"last words before shutdown "
 class WriteEntry:
     """One completed write. ``digest`` is of the bytes that the range held right afterwards.
 
-    ``final`` marks the batch written after the guest was told to shut down; ``at`` is Unix time
+    ``final`` marks the batch written after the guest was asked to shut down; ``at`` is Unix time
     in seconds at completion.
     """
 
@@ -57,7 +57,7 @@ def digest(data: bytes) -> str:
 
 
 def read_log(path: Path) -> list[WriteEntry]:
-    """All complete lines; a line cut short by SIGKILL is a write nobody was told of."""
+    """All complete lines; a line cut short by SIGKILL is a write that was never reported."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]

@@ -1,7 +1,7 @@
 """A guest that keeps changing its disks: ``python -m lab.esxi.writer --help``.
 
 Writes pseudo-random blocks, zeroes and trims into given areas at a low rate, with most of them in
-a small hot part, and logs each after it completed. SIGTERM is the order to shut down: the write
+a small hot part, and logs each after it completed. SIGTERM asks it to shut down: the write
 under way ends, a last batch marked ``final`` follows, everything is flushed, exit code 0.
 """
 
@@ -124,13 +124,13 @@ class Writer:
         self._seq += 1
 
 
-def run(writer: Writer, told_to_stop: Callable[[float], bool], rate_bytes: float) -> None:
-    """Write at ``rate_bytes`` a second until told to stop, then the last batch.
+def run(writer: Writer, stop_asked: Callable[[float], bool], rate_bytes: float) -> None:
+    """Write at ``rate_bytes`` a second until asked to stop, then the last batch.
 
-    ``told_to_stop(seconds)`` waits that long for the order.
+    ``stop_asked(seconds)`` waits that long for SIGTERM or SIGINT.
     """
     due = flushed = time.monotonic()
-    while not told_to_stop(max(0.0, due - time.monotonic())):
+    while not stop_asked(max(0.0, due - time.monotonic())):
         due = max(due, time.monotonic() - 1.0) + writer.write_one() / rate_bytes
         if time.monotonic() - flushed > _FLUSH_SECONDS:
             writer.flush()
@@ -174,7 +174,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; 1 when a disk refuses a write or goes away."""
     arguments = _arguments(argv)
-    # Blocked and fetched instead of handled: no order can interrupt a write or its log line.
+    # Blocked and fetched instead of handled: no signal can interrupt a write or its log line.
     orders = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, orders)
     first_seq = continue_log(arguments.log)

@@ -9,7 +9,7 @@ from lab.guest.appliance import build_appliance
 
 
 def main() -> int:
-    """Fill the cache; returns the exit status. Says what is missing in one line."""
+    """Fill the cache; returns the exit status. Prints in one line what is missing."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
             build_micro_guest(Path(scratch) / "guest.raw", "bios")

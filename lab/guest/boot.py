@@ -107,7 +107,7 @@ def _read_console(
             if not chunk:
                 break
             if _UP.search(console) or _DEAD.search(console):
-                # The line that says so may go on.
+                # The line with the failure may be incomplete yet.
                 deadline = min(deadline, now() + _LATE_SECONDS)
     return console
 

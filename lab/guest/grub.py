@@ -1,4 +1,4 @@
-"""GRUB on a micro-guest: its core image, and the place the firmware loads it from."""
+"""GRUB on a micro-guest: its core image, and where the firmware loads it from."""
 
 import shutil
 from pathlib import Path

@@ -15,7 +15,7 @@ LINUX_GUID = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 
 @dataclass(frozen=True)
 class Partition:
-    """One partition: number from 1, place in bytes, and the table's type code."""
+    """One partition: number from 1, start and size in bytes, and the table's type code."""
 
     number: int
     start_bytes: int

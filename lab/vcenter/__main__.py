@@ -11,14 +11,14 @@ from pathlib import Path
 
 from lab.control import serve_control
 from lab.vcenter.certificate import ensure_certificate
-from lab.vcenter.control_ops import handlers
+from lab.vcenter.control import handlers
 from lab.vcenter.dispatch import Dispatcher
 from lab.vcenter.methods.tasks import Tasks
 from lab.vcenter.server import VcenterServer
 from lab.vcenter.startup import esxi_client, open_world, writer_guests
 from lab.vcenter.world.faults import Injector
-from lab.vcenter.world.model import write_atomically
 from lab.vcenter.world.sessions import Sessions
+from lab.vcenter.world.vm_state import write_atomically
 
 _DRAIN_SECONDS = 10.0
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from lab.vcenter.world.model import write_atomically
+from lab.vcenter.world.vm_state import write_atomically
 
 _YEARS = 10
 

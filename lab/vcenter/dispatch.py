@@ -27,7 +27,7 @@ _EXTRA_PRIVILEGES = {
     "Destroy_Task": "VirtualMachine.Inventory.Delete",
     "HasUserPrivilegeOnEntities": "System.View",
 }
-"""Where the tables say nothing because it depends on the arguments."""
+"""Calls without a privilege in the tables, because it depends on the arguments."""
 
 
 class Dispatcher:
@@ -48,7 +48,8 @@ class Dispatcher:
     ) -> tuple[object, str | None]:
         """Run one call; returns its result and a session key to set as cookie, if any.
 
-        Raises vmodl.MethodFault for the caller, DropConnection for nobody to hear.
+        Raises vmodl.MethodFault for the caller, and DropConnection where a fault is to close the
+        connection without an answer.
         """
         call = Call(
             world=self.world,

@@ -11,14 +11,14 @@ from lab import scenario as scenarios
 from lab.esxi.client import EsxiClient
 from lab.scenario import Scenario
 from lab.vcenter.methods import power, snapshots
+from lab.vcenter.world.disk_routing import RoutedDisks
+from lab.vcenter.world.disk_seed import add_disks
 from lab.vcenter.world.guests import NoGuests, WriterGuests
 from lab.vcenter.world.inventory import Inventory
 from lab.vcenter.world.memory_disks import MemoryDisks
-from lab.vcenter.world.model import SnapshotDiskRecord, VmRecord, VmStore
 from lab.vcenter.world.ports import DiskStore, Guests
-from lab.vcenter.world.routing import RoutedDisks
-from lab.vcenter.world.seed import add_disks
 from lab.vcenter.world.settings import Settings
+from lab.vcenter.world.vm_state import SnapshotDiskRecord, VmRecord, VmStore
 from lab.vcenter.world.world import POWERED_ON, World, initial_records
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def open_world(directory: Path, real_disks: DiskStore, guests_of: GuestsFactory)
     """The world of lab directory ``directory``, whose ``scenario.json`` must exist.
 
     VMs not seen before get their disks and, if the scenario has them running, are powered on.
-    Others go on as they were: a guest that no longer runs in a powered-on VM is started again.
+    Others stay as they were: a guest that no longer runs in a powered-on VM is started again.
     """
     scenario = scenarios.load((directory / "scenario.json").read_bytes())
     inventory = Inventory(scenario)

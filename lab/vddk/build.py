@@ -13,12 +13,12 @@ _VERSION = "8"
 
 
 class VddkBuildError(Exception):
-    """The compiler refused; the message holds what it said."""
+    """The compiler failed; the message holds its output."""
 
 
 @dataclass(frozen=True)
 class LabVddkConf:
-    """Whom the library lets in, and where the disks are.
+    """Whose logins the library accepts, and where the disks are.
 
     ``servers`` are all names and addresses of the vCenter that count as right; ``thumbprints``
     its certificate's fingerprints (SHA-1, and SHA-256 for VDDK 8), any case, colons or not.

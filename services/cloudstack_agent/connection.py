@@ -33,7 +33,7 @@ async def check_connection(api: CloudStackApi) -> Endpoint:
 
 
 async def server_version(api: CloudStackApi) -> str:
-    """CloudStack's version as it says it."""
+    """CloudStack's version as it reports it."""
     answer = await api.call("listCapabilities", {})
     return text(child(answer, "capability"), "cloudstackversion")
 

@@ -1,4 +1,4 @@
-"""The CloudStack agent's error tree: what a caller can be told, by reason.
+"""The CloudStack agent's errors: one class for each reason.
 
 CloudStack's own error codes and texts become one of these in `refusals`; failures of the
 transport do in `http_api`. `metadata` holds ``command`` and, where CloudStack gave them,
@@ -18,12 +18,12 @@ class CloudStackUnreachable(ServiceError):
 
 
 class CloudStackAnswerLost(ServiceError):
-    """The request may have been carried out; repeating the call with its job id finds out."""
+    """The connection broke before the answer came: CloudStack may have carried out the request."""
 
     code = Code.UNAVAILABLE
     reason = "CLOUDSTACK_ANSWER_LOST"
     retryable = True
-    hint = "repeat the call with the same job id"
+    hint = "repeat the call with the same job id: it finds what was done already"
 
 
 class CloudStackTimeout(CloudStackAnswerLost):
@@ -55,7 +55,7 @@ class CloudStackUntrusted(ServiceError):
 
 
 class CloudStackAnswerInvalid(ServiceError):
-    """The answer is none of CloudStack's API."""
+    """The answer does not come from CloudStack's API."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CLOUDSTACK_ANSWER_INVALID"
@@ -98,7 +98,7 @@ class CloudStackParameterRefused(ServiceError):
 
 
 class CloudStackLimitReached(ServiceError):
-    """The account has used up what it may have (532)."""
+    """The account or domain has reached a resource limit (532)."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "CLOUDSTACK_LIMIT_REACHED"
@@ -117,7 +117,7 @@ class CloudStackCapacityExhausted(ServiceError):
 
 
 class CloudStackFailed(ServiceError):
-    """CloudStack failed at the work itself (530 and whatever has no meaning of its own)."""
+    """CloudStack reported a failure that has no reason of its own here, often as error 530."""
 
     code = Code.ABORTED
     reason = "CLOUDSTACK_FAILED"
@@ -125,7 +125,7 @@ class CloudStackFailed(ServiceError):
 
 
 class CloudStackRestarted(ServiceError):
-    """A restart of the management server ended the job, wherever it was."""
+    """A restart of the management server ended the job before it was finished."""
 
     code = Code.ABORTED
     reason = "CLOUDSTACK_RESTARTED"
@@ -207,7 +207,7 @@ class VmAmbiguous(ServiceError):
 
 
 class VmNotStopped(ServiceError):
-    """The setting takes effect at a start only, so it is changed while stopped."""
+    """The change is possible only while the machine is stopped."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VM_NOT_STOPPED"
@@ -223,7 +223,7 @@ class VolumeNotFound(ServiceError):
 
 
 class VolumeAttached(ServiceError):
-    """The volume hangs at another virtual machine; metadata ``vm`` names it."""
+    """The volume is attached to another virtual machine; metadata ``vm`` names it."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VOLUME_ATTACHED"
@@ -244,7 +244,9 @@ class ImportUnsettled(ServiceError):
     code = Code.ABORTED
     reason = "IMPORT_UNSETTLED"
     retryable = True
-    hint = "wait for the other imports; the half-imported machine is let go before the next try"
+    hint = (
+        "wait for the other imports to end, then retry: the half-imported machine is removed first"
+    )
 
 
 class JobNotFound(ServiceError):
@@ -260,3 +262,4 @@ class RequestInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "REQUEST_INVALID"
+    hint = "correct the field that the message names"

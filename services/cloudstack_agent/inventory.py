@@ -74,7 +74,7 @@ class Vm:
 
     @property
     def is_destroyed(self) -> bool:
-        """Whether it is only waiting to be expunged; CloudStack goes on listing it to an admin."""
+        """Whether it is only waiting to be expunged; CloudStack still lists it to an admin."""
         return self.state in _DESTROYED
 
 

@@ -33,7 +33,7 @@ from services.cloudstack_agent.errors import (
     JobNotFound,
     RequestInvalid,
 )
-from services.kit.failure import ServiceError
+from services.kit.failure import Failure, ReportedError
 
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COMMAND_CLASS: Final = re.compile(r"(?:.*\.)?(?P<name>\w+?)Cmd(?:ByAdmin)?$")
@@ -63,7 +63,7 @@ class Job:
     state: JobState
     command: str
     resource_id: str = ""
-    failure: ServiceError | None = None
+    failure: Failure | None = None
     create_time: datetime | None = None
     existed: bool = False
 
@@ -137,7 +137,7 @@ async def wait(api: CloudStackApi, job_id: str, sleep: Sleep) -> None:
     """Return once the job has succeeded. Raises its failure, or JobNotFound."""
     async for job in watch(api, job_id, sleep):
         if job.failure is not None:
-            raise job.failure
+            raise ReportedError(job.failure)
 
 
 async def is_running(api: CloudStackApi, command: str) -> bool:
@@ -188,7 +188,8 @@ def _job(job_id: str, row: Row) -> Job:
     state = {0: JobState.RUNNING, 1: JobState.SUCCEEDED}.get(status, JobState.FAILED)
     failure = None
     if state is JobState.FAILED:
-        failure = refusal(command, number(result, "errorcode", 530), text(result, "errortext"))
+        code = number(result, "errorcode", 530)
+        failure = refusal(command, code, text(result, "errortext")).failure
     return Job(
         job_id,
         state,

@@ -60,7 +60,7 @@ class CloudStackServicer(pb_grpc.CloudstackServiceServicer):
     async def GetEndpoint(
         self, request: pb.GetEndpointRequest, context: Context
     ) -> pb.GetEndpointResponse:
-        """See the proto; so with all the others."""
+        """See the proto, as for all methods here."""
         found = await check_connection(self._api)
         return pb.GetEndpointResponse(endpoint=found.endpoint, version=found.version)
 
@@ -69,7 +69,7 @@ class CloudStackServicer(pb_grpc.CloudstackServiceServicer):
     ) -> pb.ListPlacementsResponse:
         kind = _KINDS.get(request.kind)
         if kind is None:
-            raise RequestInvalid(message="kind is required: say what to list")
+            raise RequestInvalid(message="kind is required: name what to list")
         found = await list_placements(
             self._api, kind, zone_id=request.zone_id, name_part=request.filter
         )
@@ -225,6 +225,7 @@ def _job(job: jobs.Job) -> pb.Job:
                 hint=job.failure.hint,
                 retryable=job.failure.retryable,
                 metadata=job.failure.metadata,
+                code=job.failure.code.name,
             )
         )
     if job.create_time is not None:

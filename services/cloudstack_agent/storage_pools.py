@@ -29,8 +29,8 @@ _MOUNT_POINT_SINCE: Final = (4, 22, 1)
 class NfsOptions:
     """What decides about the options of an NFS mount.
 
-    `override` is the operator's word (V2C_NFS_MOUNT_OPTS), empty for none; `on_ubuntu` says that
-    the storage hosts run Ubuntu.
+    `override` is what the operator chose (V2C_NFS_MOUNT_OPTS), empty for nothing; `on_ubuntu` is
+    true when the storage hosts run Ubuntu.
     """
 
     override: str
@@ -48,7 +48,7 @@ class StoragePool:
     """A pool as a storage host sees it.
 
     `source` is ``server:/export``, or the directory itself, which is then `path` too and has no
-    mount options. `import_source` is importVm's word, `host_id` the host of a local pool.
+    mount options. `import_source` is importVm's parameter, `host_id` the host of a local pool.
     """
 
     id: str
@@ -65,7 +65,7 @@ class StoragePool:
 
 
 async def resolve_storage_pool(api: CloudStackApi, pool_id: str, nfs: NfsOptions) -> StoragePool:
-    """Say what to mount for a pool, where and how.
+    """What to mount for a pool, where and how.
 
     Raises StoragePoolNotFound, StoragePoolNotReady, StoragePoolUnsupported.
     """

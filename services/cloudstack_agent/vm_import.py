@@ -2,8 +2,8 @@
 
 A failed importVm can leave a machine behind: without a disk when no placement was found, with it
 but without an adapter when no address was free. The next try would make a second machine of that
-name, or be told that the disk is in use. So the machine is looked for by name and the volume by
-path first. What is provably half an import of this very disk is cleared away without touching a
+name, or be refused because the disk is in use. So the machine is looked for by name and the volume
+by path first. What is certainly half an import of this very disk is removed without touching a
 file: a machine that has the disk is unmanaged, one that has none is expunged.
 """
 
@@ -127,7 +127,7 @@ def _check(wanted: VmImport) -> None:
 
 
 async def _parameters(api: CloudStackApi, wanted: VmImport) -> dict[str, str]:
-    # Mount options play no part here: whatever they are, nothing is mounted.
+    # Nothing is mounted here, so mount options do not matter.
     pool = await resolve_storage_pool(api, wanted.storage_id, NfsOptions("", on_ubuntu=False))
     details = await _sizes(api, wanted) | {
         "rootDiskController": wanted.root_disk_controller,
@@ -221,9 +221,7 @@ def _is_called(vm: Vm, wanted: VmImport) -> bool:
 
 
 async def _clear(api: CloudStackApi, vm: Vm, job_id: str, sleep: jobs.Sleep) -> None:
-    _log.warning(
-        "clearing away a half-imported machine", action="vm.leftover", vm=vm.id, name=vm.name
-    )
+    _log.warning("removing a half-imported machine", action="vm.leftover", vm=vm.id, name=vm.name)
     if any(volume.path for volume in vm.volumes):
         command, parameters = "unmanageVirtualMachine", await unmanage_parameters(api, vm)
     else:

@@ -1,4 +1,4 @@
-"""An imported machine's adapters, settings, power, and letting it go."""
+"""An imported machine's adapters, settings and power, and unmanaging it."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ async def start_vm_stop(
 
 
 async def start_vm_unmanage(api: CloudStackApi, job_id: str, *, vm_id: str) -> jobs.Job:
-    """Let go of a stopped machine and its volumes; the files stay. A missing one counts as done.
+    """Unmanage a stopped machine and its volumes; the files stay. A missing one counts as done.
 
-    Raises VmNotStopped: CloudStack would let go of a running one, whose process would go on
-    writing to the disks that a rollback takes back.
+    Raises VmNotStopped: CloudStack would unmanage a running one, whose process would continue to
+    write to the disks that a rollback takes back.
     """
 
     async def effect() -> str | None:
@@ -128,7 +128,7 @@ async def unmanage_parameters(api: CloudStackApi, vm: Vm) -> dict[str, str]:
 
     From 4.22 on CloudStack describes it to a host's libvirt first. For one that never ran and
     whose disks are on a zone-wide pool it knows no host ("No available host to persist domain
-    XML"), so that it is told one.
+    XML"), so one is named.
     """
     if version_numbers(await server_version(api)) < _HOST_PARAMETER_SINCE:
         return {"id": vm.id}

@@ -1,4 +1,4 @@
-"""Data disks: import as a volume, attachment, letting go."""
+"""Data disks: import as a volume, attachment, unmanaging."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def start_volume_attach(
 
 
 async def start_volume_unmanage(api: CloudStackApi, job_id: str, *, volume_id: str) -> jobs.Job:
-    """Let go of a detached volume; its file stays. One that is gone counts as done.
+    """Unmanage a detached volume; its file stays. One that is gone counts as done.
 
     Raises VolumeAttached, and CloudStack's refusals.
     """

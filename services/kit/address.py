@@ -17,7 +17,7 @@ _PROBE_TIMEOUT_SECONDS = 1.0
 
 
 class InvalidAddressError(ServiceError):
-    """The text is no address, or no address for this use."""
+    """The text is not an address, or not one that can be used here."""
 
     code = Code.INVALID_ARGUMENT
     reason = "ADDRESS_INVALID"
@@ -112,10 +112,10 @@ def parse_target(text: str) -> Address:
 
 @contextlib.contextmanager
 def private_unix_socket(address: UnixAddress) -> Iterator[None]:
-    """Prepare a unix socket's place; what is bound inside the block is for this user alone.
+    """Prepare the path of a unix socket; what is bound inside the block is for this user alone.
 
     Missing directories are created with mode 0700; a socket bound inside gets mode 0600. A socket
-    file nobody answers on, left by a process that was killed, is removed.
+    file that nobody answers on, left by a process that was killed, is removed.
 
     Raises AddressInUseError when somebody answers or the path is not a socket,
     InvalidAddressError when the directory cannot be made.

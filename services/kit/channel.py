@@ -133,7 +133,7 @@ async def await_serving(
     """Wait until the service at `address` reports SERVING (`service`: a full name, "" for all).
 
     Raises RemoteError (DEADLINE_EXCEEDED, reason SERVICE_NOT_READY, retryable) when it does not
-    within `timeout_seconds`; the message has the last thing that was wrong.
+    within `timeout_seconds`; the message names the last thing that was wrong.
     """
     problem = "it did not answer"
     request = health_pb2.HealthCheckRequest(service=service)

@@ -25,7 +25,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ServiceArguments:
-    """What a supervisor, or an operator, tells a service's process on its command line.
+    """What a supervisor, or an operator, sets on the command line of a service's process.
 
     `config` is the configuration file, `listen` overrides the address in it, `ready_file` gets the
     bound address, `parent_pid` binds the process' life to its supervisor's.

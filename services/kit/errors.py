@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 import grpc
 import structlog
@@ -25,6 +25,8 @@ from services.kit.unreachable import readable
 
 __all__ = [
     "ERROR_DOMAIN",
+    "TRANSIENT_CODES",
+    "TRANSPORT_HINTS",
     "CallCancelled",
     "ErrorStatus",
     "InternalError",
@@ -36,6 +38,15 @@ __all__ = [
 ]
 
 ERROR_DOMAIN = "v2c"
+TRANSPORT_HINTS: Mapping[Code, str] = {
+    Code.UNAVAILABLE: "check that {peer} runs, that its address is right and that both sides use "
+    "certificates of the same CA",
+    Code.DEADLINE_EXCEEDED: "look in the log of {peer} for what it is waiting for",
+    Code.UNIMPLEMENTED: "install the same version everywhere; {peer} is of another one",
+}
+"""What to do about an error that gRPC itself reports."""
+TRANSIENT_CODES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
+"""The errors of gRPC itself that may pass without anybody changing anything."""
 
 # gRPC's own key for a serialized google.rpc.Status in the trailers.
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -55,6 +66,7 @@ class InternalError(ServiceError):
 
     code = Code.INTERNAL
     reason = "INTERNAL"
+    hint = "look in the service's log for the log id in the message"
 
 
 @dataclass(frozen=True)
@@ -123,22 +135,30 @@ def to_status(exc: BaseException) -> ErrorStatus:
 class RemoteError(ReportedError):
     """A failed call to another service: what that service raised, or why it was not reached.
 
-    `peer` names the service that was called. An error without ErrorInfo comes from gRPC itself or
-    from something between; its reason is ``REMOTE_<CODE>`` and, for UNAVAILABLE and
-    DEADLINE_EXCEEDED, it is retryable.
+    `peer` names the service that was called.
     """
-
-    _TRANSPORT_HINTS: ClassVar[Mapping[Code, str]] = {
-        Code.UNAVAILABLE: "check that {peer} runs, that its address is right and that both "
-        "sides use certificates of the same CA",
-        Code.DEADLINE_EXCEEDED: "look in the log of {peer} for what it is waiting for",
-        Code.UNIMPLEMENTED: "{peer} is of another version: install the same one everywhere",
-    }
-    _TRANSIENT: ClassVar[frozenset[Code]] = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
     def __init__(self, failure: Failure, *, peer: str = "the service") -> None:
         super().__init__(failure)
         self.peer = peer
+
+    @classmethod
+    def without_details(cls, code: Code, text: str, *, peer: str) -> Self:
+        """gRPC itself, or something between two services, reported the error; often nothing listens
+        at the address.
+
+        An error without ErrorInfo, which every service of v2c sends.
+        """
+        return cls(
+            Failure(
+                code=code,
+                reason=f"REMOTE_{code.name}",
+                message=readable(peer, text),
+                retryable=code in TRANSIENT_CODES,
+                hint=TRANSPORT_HINTS.get(code, "").format(peer=peer),
+            ),
+            peer=peer,
+        )
 
     @classmethod
     def from_rpc_error(cls, exc: RpcFailure, *, peer: str = "the service") -> Self:
@@ -147,16 +167,7 @@ class RemoteError(ReportedError):
         code = Code.__members__.get(exc.code().name, Code.UNKNOWN)
         info = _error_info(exc)
         if info is None:
-            return cls(
-                Failure(
-                    code=code,
-                    reason=f"REMOTE_{code.name}",
-                    message=readable(peer, exc.details() or code.name),
-                    retryable=code in cls._TRANSIENT,
-                    hint=cls._TRANSPORT_HINTS.get(code, "").format(peer=peer),
-                ),
-                peer=peer,
-            )
+            return cls.without_details(code, exc.details() or code.name, peer=peer)
         metadata = dict(info.metadata)
         return cls(
             Failure(

@@ -43,8 +43,8 @@ class Failure:
     """One thing that went wrong.
 
     `reason` is UPPER_SNAKE and stable: programs decide by it. `message` is one paragraph for a
-    person, without secrets. `hint` is the next step for a person. `retryable` says that the same
-    may succeed later without anybody changing anything. `metadata` holds the values that a program
+    person, without secrets. `hint` is the next step for a person. `retryable` is true when the same
+    may succeed later without any change. `metadata` holds the values that a program
     or a UI needs.
     """
 
@@ -150,7 +150,7 @@ class ServiceError(Exception):
     def _hold(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
-        # An instance says what holds for it, where its class says what usually holds.
+        # The class has the usual values, an instance those of its own failure.
         self.reason, self.code = failure.reason, failure.code
         self.hint, self.retryable = failure.hint, failure.retryable
 

@@ -12,7 +12,7 @@ HEALTH_SERVICE: str = health.SERVICE_NAME
 
 
 class HealthReporter:
-    """What the health service says about the whole server ("") and each of its services."""
+    """What the health service reports about the whole server ("") and each of its services."""
 
     def __init__(self) -> None:
         self._servicer = health.aio.HealthServicer()
@@ -39,5 +39,5 @@ class HealthReporter:
 
 
 def is_serving(response: object) -> bool:
-    """Whether a HealthCheckResponse says SERVING."""
+    """Whether a HealthCheckResponse has the status SERVING."""
     return bool(getattr(response, "status", None) == _SERVING)

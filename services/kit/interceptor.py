@@ -41,19 +41,20 @@ class DeadlineRequiredError(ServiceError):
 
 
 class MethodNotImplementedError(ServiceError):
-    """The service's definition has the method, this version of the service has not."""
+    """This version of the service does not implement the method, which its definition has."""
 
     code = Code.UNIMPLEMENTED
     reason = "METHOD_NOT_IMPLEMENTED"
+    hint = "install the same version of v2c on all hosts"
 
 
 class ShuttingDownError(ServiceError):
-    """The server stops and ended a stream; the client watches again once it is back."""
+    """The server is stopping and has ended a stream."""
 
     code = Code.UNAVAILABLE
     reason = "SHUTTING_DOWN"
     retryable = True
-    hint = "connect again"
+    hint = "watch again once the service is back"
 
 
 class BlockingHandlerError(TypeError):

@@ -48,7 +48,7 @@ class RedactSecrets:
 
 
 def configure_logging(settings: LogSettings, *, service: str, masks: Redactor = redactor) -> None:
-    """Route structlog, the standard library's loggers and Python's warnings to `settings`' places.
+    """Route structlog, the standard library's loggers and Python's warnings as `settings` says.
 
     Call it once, early in a process; calling it again replaces the earlier set-up. Every line has
     ``timestamp`` (UTC), ``level``, ``logger``, ``service``, what is bound to the context

@@ -15,7 +15,7 @@ _SECONDS_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 RPC_TOTAL = Counter(
     "v2c_rpc_total", "Finished RPCs by final status code", ("service", "method", "code")
 )
-# Streams last as long as somebody watches, their duration says nothing: only unary calls count.
+# Streams last as long as somebody watches, their duration means nothing: only unary calls count.
 RPC_SECONDS = Histogram(
     "v2c_rpc_seconds", "Duration of unary RPCs", ("service", "method"), buckets=_SECONDS_BUCKETS
 )

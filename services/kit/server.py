@@ -52,7 +52,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class TlsRequiredError(InvalidAddressError):
-    """Plain gRPC was asked for on an address other machines reach."""
+    """Other machines reach the address to listen on, and TLS is not configured."""
 
     reason = "TLS_REQUIRED"
     hint = "set the tls section, or listen on a unix socket or on 127.0.0.1"
@@ -197,7 +197,7 @@ def _bind(server: grpc.aio.Server, address: Address, tls: TlsFiles | None) -> Ad
                 _add_port(server, str(address), tls)
             return address
         return TcpAddress(address.host, _add_port(server, address.bind_target, tls))
-    except RuntimeError as exc:  # all that gRPC tells
+    except RuntimeError as exc:  # gRPC reports no more than that
         raise AddressInUseError(
             message=f"cannot listen on {address}: it is in use or not ours"
         ) from exc

@@ -1,4 +1,4 @@
-"""gRPC's words for a connection that failed, put so that an operator can act on them."""
+"""gRPC's messages about a connection that failed, rewritten so that an operator can act on them."""
 
 import re
 import urllib.parse

@@ -1,6 +1,6 @@
 """The VMware agent: vCenter session, inventory, changed block tracking, snapshots and power.
 
-The domain (`vm`, `inventory`, `cbt`, `snapshots`, `changed_areas`, `power`, `preflight`) speaks to
-vCenter through the port in `ports`; `vcenter` and the modules it uses implement that port with
-pyVmomi; `servicer` and `server` put it on gRPC.
+The domain (`vm`, `vm_search`, `cbt`, `snapshots`, `changed_areas`, `power`, `preflight` and its
+`findings`) speaks to vCenter through the port in `ports`; the folder `vcenter` implements that port
+with pyVmomi; `servicer` and `server` put it on gRPC.
 """

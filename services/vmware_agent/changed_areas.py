@@ -19,7 +19,7 @@ AREAS_IN_USE = "*"
 
 @dataclass(frozen=True)
 class Progress:
-    """`areas` in order, and the fact that every byte before `covered_bytes` has been told about."""
+    """`areas` in order; every changed area before `covered_bytes` has been reported by now."""
 
     areas: tuple[Area, ...]
     covered_bytes: int
@@ -32,8 +32,8 @@ async def stream_changed_areas(
     """Yield the changed areas of one disk, a page at a time, adjacent ones merged across pages.
 
     The last one yielded covers the whole capacity. `change_id` is the one of the pass before, or
-    "*" for the areas in use. Raises CbtReset when vCenter cannot tell or its answer makes no
-    sense, SnapshotNotFound and DiskNotFound.
+    "*" for the areas in use. Raises CbtReset when vCenter does not know them or its answer makes
+    no sense, SnapshotNotFound and DiskNotFound.
     """
     disk = await _disk(vcenter, snapshot, disk_key)
     _check_same_tracking(disk, change_id)

@@ -1,7 +1,7 @@
-"""The VMware agent's error tree: what a caller can be told, by reason.
+"""The VMware agent's errors: one class for each reason.
 
 Every class fixes its gRPC code, its reason, whether the same call may simply be repeated, and the
-next step for a person. Faults of vCenter become one of these in `faults`.
+next step for a person. Faults of vCenter become one of these in `vcenter.faults`.
 """
 
 from services.kit.failure import Code, ServiceError
@@ -48,7 +48,7 @@ class VCenterPermissionDenied(ServiceError):
 
 
 class VCenterBusy(ServiceError):
-    """Another task held the VM until our time was up."""
+    """Another task of the VM did not end within the time of the call."""
 
     code = Code.ABORTED
     reason = "VCENTER_BUSY"
@@ -57,7 +57,7 @@ class VCenterBusy(ServiceError):
 
 
 class VCenterTimeout(ServiceError):
-    """A task did not end in time. It goes on in vCenter; repeating the call picks it up."""
+    """A task did not end in time. It continues in vCenter; a repeated call finds its result."""
 
     code = Code.DEADLINE_EXCEEDED
     reason = "VCENTER_TIMEOUT"
@@ -66,7 +66,7 @@ class VCenterTimeout(ServiceError):
 
 
 class VCenterFault(ServiceError):
-    """Any other fault, told in vCenter's words; metadata `fault` has its type."""
+    """vCenter reported a fault without a reason of its own; metadata `fault` has its type."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VCENTER_FAULT"
@@ -90,10 +90,10 @@ class AmbiguousVmName(ServiceError):
 
     @classmethod
     def of(cls, name: str, candidates: tuple[VmEntry, ...]) -> "AmbiguousVmName":
-        """The error for `candidates`, each told as moref and path."""
-        told = ", ".join(f"{vm.moref} ({vm.path})" for vm in candidates)
+        """The error for `candidates`, each listed by moref and path."""
+        listed = ", ".join(f"{vm.moref} ({vm.path})" for vm in candidates)
         return cls(
-            message=f"{len(candidates)} VMs are named {name!r}: {told}",
+            message=f"{len(candidates)} VMs are named {name!r}: {listed}",
             metadata={
                 "name": name,
                 "candidates": ",".join(vm.moref for vm in candidates),
@@ -110,10 +110,11 @@ class VmIdentityMismatch(ServiceError):
 
 
 class InvalidQuery(ServiceError):
-    """The caller's arguments make no sense together."""
+    """An argument of the call is missing or out of range, or two contradict each other."""
 
     code = Code.INVALID_ARGUMENT
     reason = "INVALID_QUERY"
+    hint = "correct the argument that the message names"
 
 
 class CbtUnsupported(ServiceError):
@@ -121,24 +122,24 @@ class CbtUnsupported(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "CBT_UNSUPPORTED"
+    hint = "change the disks' mode or sharing while the VM is off, or leave the disks out"
 
     @classmethod
     def for_disks(cls, vm: str, disks: tuple[Disk, ...]) -> "CbtUnsupported":
         """The error that names every disk of VM `vm` in the way, and why."""
-        told = "; ".join(
+        obstacles = "; ".join(
             f"{disk.label} ({disk.address}) {obstacle.value}"
             for disk in disks
             for obstacle in disk.obstacles
         )
         return cls(
-            message=f"changed block tracking of VM {vm!r} cannot cover all disks: {told}",
+            message=f"changed block tracking of VM {vm!r} cannot cover all disks: {obstacles}",
             metadata={"disks": ",".join(str(disk.key) for disk in disks)},
-            hint="change the disks' mode or sharing while the VM is off, or leave the disks out",
         )
 
 
 class CbtReset(ServiceError):
-    """What changed since a change id cannot be told: the disk needs a full comparison.
+    """What changed since a change id is not known: the disk needs a full comparison.
 
     metadata: `disk` (device key) and `cause`, one of file_fault, invalid_argument, no_change_id,
     uuid_changed, malformed_answer.
@@ -146,7 +147,7 @@ class CbtReset(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "CBT_RESET"
-    hint = "compare source and target by digests (re-sync); the migration goes on after it"
+    hint = "compare source and target by digests (re-sync); the migration continues after it"
 
     @classmethod
     def of(cls, disk_key: int, cause: str, message: str) -> "CbtReset":
@@ -159,7 +160,7 @@ class SnapshotNotFound(ServiceError):
 
     code = Code.NOT_FOUND
     reason = "SNAPSHOT_NOT_FOUND"
-    hint = "create it again; a pass goes on from the disks' change ids"
+    hint = "create it again; a pass continues from the disks' change ids"
 
 
 class DiskNotFound(ServiceError):
@@ -179,7 +180,7 @@ class SnapshotLimit(ServiceError):
 
 
 class QuiesceFailed(ServiceError):
-    """The guest could not be quiesced and the policy forbids going on without."""
+    """The guest could not be quiesced, and the policy requires it."""
 
     code = Code.FAILED_PRECONDITION
     reason = "QUIESCE_FAILED"
@@ -191,7 +192,7 @@ class QuiesceFailed(ServiceError):
 
 
 class DatastoreFull(ServiceError):
-    """No space for a snapshot's delta or a consolidation."""
+    """The datastore has no space for a snapshot's delta or a consolidation."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "DATASTORE_FULL"
@@ -199,7 +200,7 @@ class DatastoreFull(ServiceError):
 
 
 class ConsolidationNeeded(ServiceError):
-    """Consolidation could not be finished in time, or failed."""
+    """The VM's disks could not be consolidated in time."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CONSOLIDATION_NEEDED"
@@ -208,7 +209,7 @@ class ConsolidationNeeded(ServiceError):
 
 
 class ToolsNotRunning(ServiceError):
-    """A guest shutdown needs VMware Tools."""
+    """Shutting down the guest needs VMware Tools, which do not run in it."""
 
     code = Code.FAILED_PRECONDITION
     reason = "TOOLS_NOT_RUNNING"

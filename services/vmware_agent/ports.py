@@ -1,4 +1,4 @@
-"""The seams of the domain: vCenter as it sees it, and the clock."""
+"""The ports of the domain: vCenter and the clock."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ class SystemClock:
 
 
 class VCenter(Protocol):
-    """vCenter in the domain's words.
+    """What the domain needs of a vCenter.
 
     VMs and snapshots are given as morefs. Each raises `VmNotFound` or `SnapshotNotFound` for an
     unknown one, and the errors of `errors` for everything else. A method that starts a task
@@ -86,7 +86,7 @@ class VCenter(Protocol):
     async def changed_areas(
         self, vm: str, snapshot: str, disk_key: int, change_id: str, start: int
     ) -> ChangedAreaPage:
-        """One page of changed areas from byte `start` on. Raises CbtReset for what is no answer."""
+        """One page of changed areas from byte `start` on. Raises CbtReset if vCenter has none."""
         ...
 
     async def power_on(self, vm: str, timeout_seconds: float) -> None:
@@ -94,7 +94,7 @@ class VCenter(Protocol):
         ...
 
     async def power_off(self, vm: str, timeout_seconds: float) -> None:
-        """Pull the plug. Raises WrongPowerState when it is off."""
+        """Power off at once. Raises WrongPowerState when it is off."""
         ...
 
     async def shutdown_guest(self, vm: str) -> None:

@@ -1,4 +1,4 @@
-"""Power, idempotently: what is already so is not done again."""
+"""Power, idempotently: nothing is done when the VM is in the wanted state already."""
 
 from services.vmware_agent.errors import ToolsNotRunning, VCenterBusy, WrongPowerState
 from services.vmware_agent.ports import Clock, VCenter

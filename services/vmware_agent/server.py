@@ -17,7 +17,7 @@ from services.vmware_agent.vcenter.session import Endpoint, Session
 from services.vmware_agent.vcenter.trust import Trust
 from v2c.vmware.v1 import vmware_pb2, vmware_pb2_grpc
 
-# So many objects are made before the collector looks at the new ones (700 by default).
+# This many objects are made before the collector looks at the new ones (700 by default).
 _NEW_OBJECTS = 50_000
 
 
@@ -47,7 +47,7 @@ def registration(servicer: VmwareServicer) -> Register:
 
 
 def collect_garbage_seldom() -> None:
-    """A vCenter's answers are some hundred thousand objects, none of them garbage while it is read.
+    """A vCenter's answer is several hundred thousand objects, none of them garbage while read.
 
     By default Python looks through all of them again for every few hundred new ones; pyVmomi's
     classes alone are a hundred thousand. Measured with 1,000 VMs: a tenth of a listing's time.
@@ -57,8 +57,9 @@ def collect_garbage_seldom() -> None:
 
 
 async def serve(setup: ServiceSetup) -> None:
-    """Serve until told to stop. vCenter is first asked when a call needs it: an agent that cannot
-    reach it still says why."""
+    """Serve until SIGTERM. vCenter is first asked when a call needs it: an agent that cannot
+    reach it still answers with the reason.
+    """
     collect_garbage_seldom()
     endpoint = endpoint_from(setup.config.vcenter)
     clock = SystemClock()

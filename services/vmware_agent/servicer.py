@@ -10,8 +10,9 @@ import grpc
 from services.vmware_agent import cbt, power, snapshots
 from services.vmware_agent.changed_areas import Progress, stream_changed_areas
 from services.vmware_agent.errors import InvalidQuery
+from services.vmware_agent.findings import Severity
 from services.vmware_agent.ports import Clock, VCenter
-from services.vmware_agent.preflight import Severity, check_vm
+from services.vmware_agent.preflight import check_vm
 from services.vmware_agent.snapshots import Quiesce
 from services.vmware_agent.vm import Disk, Firmware, Nic, PowerState, Vm
 from services.vmware_agent.vm_search import find_vm, list_vms
@@ -20,7 +21,7 @@ from v2c.vmware.v1 import vmware_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-# Room for our answer to arrive before the caller's deadline, so that it hears the reason.
+# Time for our answer to arrive before the caller's deadline, so that the caller gets the reason.
 _ANSWER_SECONDS = 0.5
 # A message stays far below gRPC's size limit: an area is at most 22 bytes.
 _AREAS_PER_MESSAGE = 10_000
@@ -69,7 +70,7 @@ class VmwareServicer(vmware_pb2_grpc.VmwareServiceServicer):
             self._vcenter,
             text=request.filter,
             page_size=request.page_size,
-            after=_place_of(request.page_token),
+            after=_position_of(request.page_token),
         )
         return pb.ListVmsResponse(
             vms=[_vm(vm) for vm in page.vms],
@@ -91,10 +92,10 @@ class VmwareServicer(vmware_pb2_grpc.VmwareServiceServicer):
         return pb.CheckVmResponse(
             findings=[
                 pb.Finding(
-                    name=finding.name,
-                    severity=_SEVERITIES[finding.severity],
+                    name=finding.kind.name,
+                    severity=_SEVERITIES[finding.kind.severity],
                     message=finding.message,
-                    hint=finding.hint,
+                    hint=finding.kind.hint,
                 )
                 for finding in check_vm(vm)
             ]
@@ -196,11 +197,11 @@ def _seconds(context: Context) -> float:
     return max(0.0, (context.time_remaining() or 0.0) - _ANSWER_SECONDS)
 
 
-def _token_of(place: str | None) -> str:
-    return base64.urlsafe_b64encode(place.encode()).decode() if place is not None else ""
+def _token_of(position: str | None) -> str:
+    return base64.urlsafe_b64encode(position.encode()).decode() if position is not None else ""
 
 
-def _place_of(token: str) -> str:
+def _position_of(token: str) -> str:
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:

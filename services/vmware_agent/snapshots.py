@@ -120,9 +120,9 @@ async def remove_snapshot(
     """Remove one snapshot by moref or name, consolidating if vCenter asks for it; False if none.
 
     Waits for other tasks of the VM and repeats, also when a removal ended in a fault that may
-    pass. The last word is always the VM's snapshot tree, so a removal whose answer got lost
-    counts. Should several snapshots have the name, all of them go if it carries our prefix,
-    otherwise nothing does (InvalidQuery). Raises VmNotFound, VCenterBusy, VCenterTimeout,
+    pass. The VM's snapshot tree decides whether it is removed, so a removal whose answer got lost
+    counts. Should several snapshots have the name, all of them are removed if it carries
+    our prefix, otherwise none (InvalidQuery). Raises VmNotFound, VCenterBusy, VCenterTimeout,
     ConsolidationNeeded.
     """
     if not (snapshot_moref or name):
@@ -215,9 +215,9 @@ def _meant(vm: Vm, snapshot_moref: str, name: str) -> list[Snapshot]:
         return [one for one in vm.all_snapshots() if one.moref == snapshot_moref]
     found = [one for one in vm.all_snapshots() if one.name == name]
     if len(found) > 1 and not found[0].ours:
-        told = ", ".join(one.moref for one in found)
+        listed = ", ".join(one.moref for one in found)
         raise InvalidQuery(
-            message=f"VM {vm.name!r} has {len(found)} snapshots named {name!r}: {told}",
+            message=f"VM {vm.name!r} has {len(found)} snapshots named {name!r}: {listed}",
             hint="give the snapshot's moref",
         )
     return found

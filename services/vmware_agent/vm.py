@@ -38,7 +38,7 @@ class ControllerType(Enum):
 
 
 class DiskObstacle(Enum):
-    """Why a disk cannot be snapshotted or tracked; the value is a sentence's end for a person."""
+    """Why a disk cannot be snapshotted or tracked; the value ends a sentence about it."""
 
     INDEPENDENT = "is independent, so snapshots leave it out"
     PHYSICAL_RDM = "is a raw device mapping in physical mode, so snapshots leave it out"
@@ -141,7 +141,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class VmEntry:
-    """A VM's place in the inventory: cheap enough to read for thousands of VMs in one call.
+    """Where a VM is in the inventory: cheap enough to read for thousands of VMs in one call.
 
     `path` is "/datacenter/vm/folder/name". A slash inside one name stays escaped as %2f in it, as
     in vCenter, so that a path has one meaning; `name` is unescaped.

@@ -33,8 +33,8 @@ async def list_vms(
 ) -> VmPage:
     """VMs (no templates) whose name or path contains `text`, case ignored, ordered by path.
 
-    `after` is the `next_after` of the page before: the listing goes on behind that place even if
-    VMs came or went meanwhile. `page_size` 0 means 500. Raises InvalidQuery above 5,000.
+    `after` is the `next_after` of the page before: the listing continues behind it even if VMs
+    came or went meanwhile. `page_size` 0 means 500. Raises InvalidQuery above 5,000.
     """
     if not 0 <= page_size <= LARGEST_PAGE_SIZE:
         raise InvalidQuery(
@@ -43,14 +43,14 @@ async def list_vms(
         )
     wanted = _fold(text)
     matching = sorted(
-        (_place(entry), entry.moref)
+        (_sort_key(entry), entry.moref)
         for entry in await vcenter.list_entries()
         if not entry.template and (wanted in _fold(entry.name) or wanted in _fold(entry.path))
     )
-    rest = [one for one in matching if one[0] > after]
-    page = rest[: page_size or DEFAULT_PAGE_SIZE]
+    remaining = [one for one in matching if one[0] > after]
+    page = remaining[: page_size or DEFAULT_PAGE_SIZE]
     vms = await vcenter.get_vms([moref for _, moref in page])
-    return VmPage(tuple(vms), len(matching), page[-1][0] if len(rest) > len(page) else None)
+    return VmPage(tuple(vms), len(matching), page[-1][0] if len(remaining) > len(page) else None)
 
 
 async def find_vm(
@@ -80,7 +80,7 @@ async def find_vm(
     return vm
 
 
-def _place(entry: VmEntry) -> str:
+def _sort_key(entry: VmEntry) -> str:
     """A sort key that is unique: VMs of one folder may not share a name, those of a vApp may."""
     return f"{entry.path}\0{entry.moref}"
 
@@ -115,7 +115,7 @@ def _named(entries: Sequence[VmEntry], name: str) -> list[VmEntry]:
 
 def _only(name: str, found: Sequence[VmEntry]) -> VmEntry | None:
     if len(found) > 1:
-        raise AmbiguousVmName.of(name, tuple(sorted(found, key=_place)))
+        raise AmbiguousVmName.of(name, tuple(sorted(found, key=_sort_key)))
     return found[0] if found else None
 
 
@@ -125,11 +125,11 @@ def _not_found(entries: Sequence[VmEntry], name: str, instance_uuid: str) -> VmN
             message=f"vCenter has no VM with instance UUID {instance_uuid}",
             metadata={"instance_uuid": instance_uuid},
         )
-    told = {_fold(e.name): e.name for e in entries if not e.template}
+    by_folded = {_fold(e.name): e.name for e in entries if not e.template}
     wanted = _fold(name.rsplit("/", 1)[-1])
     nearest = [
-        told[folded]
-        for folded in difflib.get_close_matches(wanted, told, n=_NEAREST_NAMES, cutoff=0.6)
+        by_folded[folded]
+        for folded in difflib.get_close_matches(wanted, by_folded, n=_NEAREST_NAMES, cutoff=0.6)
     ]
     suggestion = f"; the nearest names are {', '.join(map(repr, nearest))}" if nearest else ""
     return VmNotFound(
@@ -147,7 +147,7 @@ def _check_identity(vm: Vm, name: str, instance_uuid: str) -> None:
             f"not {instance_uuid}",
             metadata={"moref": vm.moref, "name": vm.name},
         )
-    # A template is found by its moref and then told apart by preflight.
+    # A template is found by its moref; preflight then reports it as one.
     if name and not vm.template and not _named([entry], name):
         raise VmIdentityMismatch(
             message=f"VM {vm.moref} is named {vm.name!r} ({vm.path}), not {name!r}",

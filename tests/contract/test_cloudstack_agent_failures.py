@@ -71,7 +71,7 @@ async def test_a_lost_request_is_sent_again(
 
 
 @pytest.mark.parametrize("kind", ["no_placement", "no_free_ip"])
-async def test_half_an_import_is_let_go_before_the_next_try(
+async def test_half_an_import_is_removed_before_the_next_try(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab, kind: str
 ) -> None:
     lab.control.call("fault", command="importVm", kind=kind)
@@ -160,7 +160,7 @@ async def test_failures_at_submit_have_reasons(
     assert (refused.value.reason, refused.value.retryable) == (reason, retryable)
 
 
-async def test_a_slow_server_is_told_apart_and_asked_once(
+async def test_a_slow_server_has_its_own_reason_and_is_asked_once(
     lab: CloudStackLab, tmp_path: Path
 ) -> None:
     account = Account(lab.api_key, lab.secret_key)
@@ -179,7 +179,7 @@ async def test_a_slow_server_is_told_apart_and_asked_once(
     assert [machine["id"] for machine in machines] == [job.resource_id]
 
 
-async def test_reading_goes_on_over_a_broken_connection(
+async def test_a_read_is_repeated_after_a_broken_connection(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     lab.control.call("fault", command="listCapabilities", kind="drop_before")
@@ -187,7 +187,7 @@ async def test_reading_goes_on_over_a_broken_connection(
     assert (await agent.GetEndpoint(pb.GetEndpointRequest())).version
 
 
-async def test_a_wrong_secret_and_a_dead_server_are_told_apart(
+async def test_a_wrong_secret_and_a_dead_server_have_different_reasons(
     lab: CloudStackLab, tmp_path: Path
 ) -> None:
     for endpoint, reason in (
@@ -232,7 +232,7 @@ async def test_a_missing_image_fails_the_job_with_a_reason(
 ) -> None:
     started = await agent.StartVmImport(vm_request(disk_path="absent.qcow2"))
     failed = await ended(agent, started.job)
-    assert failed.failure.reason == "DISK_INVALID"
+    assert (failed.failure.reason, failed.failure.code) == ("DISK_INVALID", "FAILED_PRECONDITION")
     assert failed.failure.metadata["errorcode"] == "530"
     assert (await agent.GetJob(pb.GetJobRequest(job_id=failed.job_id))).job == failed
     with pytest.raises(RemoteError) as missing:

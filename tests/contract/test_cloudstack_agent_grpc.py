@@ -175,7 +175,7 @@ async def test_adapters_are_added_once_and_conflicts_are_named(
     assert refused.value.reason == "NIC_CONFLICT"
 
 
-async def test_rollback_lets_go_and_keeps_every_file(
+async def test_rollback_unmanages_and_keeps_every_file(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     vm_id = (await imported(agent)).resource_id
@@ -197,7 +197,7 @@ async def test_rollback_lets_go_and_keeps_every_file(
     assert (lab.pool / "root.qcow2").exists()
 
 
-async def test_what_never_ran_on_a_zone_wide_pool_is_let_go(
+async def test_what_never_ran_on_a_zone_wide_pool_is_unmanaged(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     image = create_image(lab.directory / "pool-nfs" / "root.qcow2")
@@ -222,7 +222,7 @@ async def test_a_destroyed_machine_still_has_its_disk(
     lab.job("expungeVirtualMachine", id=vm_id)
 
 
-async def test_a_data_volume_is_let_go_with_its_file_kept(
+async def test_a_data_volume_is_unmanaged_with_its_file_kept(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     started = await agent.StartVolumeImport(

@@ -187,9 +187,9 @@ def test_a_full_network_leaves_the_vm_behind_too(lab: CloudStackLab) -> None:
 )
 def test_import_refusals(lab: CloudStackLab, changed: dict[str, str], code: int, text: str) -> None:
     create_image(lab.pool / "root.qcow2")
-    refused, said = _refusal(lab.import_vm(**changed))
+    refused, message = _refusal(lab.import_vm(**changed))
     assert refused == code
-    assert text in said
+    assert text in message
 
 
 def test_details_beyond_the_first_map_index_are_lost(lab: CloudStackLab) -> None:

@@ -1,4 +1,4 @@
-"""What the vCenter simulator expects of disks, held against both kinds of store."""
+"""What the vCenter simulator expects of disks, checked against both kinds of store."""
 
 from __future__ import annotations
 

@@ -66,9 +66,9 @@ class ScriptedDisks(MemoryDisks):
             for start, length in self.changed
             if start + length > start_offset
         ]
-        told, rest = found[:max_areas], found[max_areas:]
-        end = rest[0][0] if rest else CAPACITY
-        return ChangedAreas(start_offset, end - start_offset, tuple(told))
+        page, later = found[:max_areas], found[max_areas:]
+        end = later[0][0] if later else CAPACITY
+        return ChangedAreas(start_offset, end - start_offset, tuple(page))
 
 
 @pytest.fixture
@@ -201,11 +201,11 @@ async def test_a_session_that_expires_between_two_pages(
     disks.changed = ((0, BLOCK), (CAPACITY - BLOCK, BLOCK))
     lab.world.settings.cbt_page_bytes = MIB
     reader = stream_changed_areas(vcenter, moref, snapshot, 2000, disk.change_id or "")
-    told = list((await anext(reader)).areas)
+    reported = list((await anext(reader)).areas)
     lab.sessions.expire_all()
     async for progress in reader:
-        told += progress.areas
-    assert told == [Area(0, BLOCK), Area(CAPACITY - BLOCK, BLOCK)]
+        reported += progress.areas
+    assert reported == [Area(0, BLOCK), Area(CAPACITY - BLOCK, BLOCK)]
 
 
 async def test_one_disk_switched_off_has_no_change_id_and_says_so(

@@ -87,22 +87,24 @@ async def test_a_wrong_thumbprint_never_sees_the_password(lab: LabVCenter) -> No
 
 
 @pytest.mark.parametrize(
-    ("trust", "told"),
+    ("trust", "expected"),
     [
         (Trust(), "is not trusted"),
         (Trust(thumbprint="abc"), "neither SHA-1"),
         (Trust(ca_file=Path("/nonexistent/ca.pem")), "/nonexistent/ca.pem cannot be used"),
     ],
 )
-async def test_what_cannot_be_trusted_is_refused(lab: LabVCenter, trust: Trust, told: str) -> None:
+async def test_what_cannot_be_trusted_is_refused(
+    lab: LabVCenter, trust: Trust, expected: str
+) -> None:
     async with connected(lab.endpoint(trust=trust)) as vcenter:
-        with pytest.raises(VCenterUntrusted, match=told) as caught:
+        with pytest.raises(VCenterUntrusted, match=expected) as caught:
             await vcenter.about()
     assert "vcenter." in caught.value.hint
     assert not caught.value.retryable
 
 
-async def test_a_wrong_password_is_told_once_and_not_tried_again_at_once(lab: LabVCenter) -> None:
+async def test_a_wrong_password_is_tried_once_and_not_again_at_once(lab: LabVCenter) -> None:
     clock = FakeClock()
     lab.injector.add("Login", delay_seconds=0.001, count=2)
     async with connected(lab.endpoint(password="wrong"), clock) as vcenter:
@@ -155,11 +157,11 @@ async def test_many_calls_to_a_vcenter_that_hangs_wait_for_one_timeout() -> None
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "told"),
+    ("status", "kind", "expected"),
     [(503, VCenterUnreachable, "503"), (404, VCenterFault, "no vSphere server")],
 )
 async def test_a_web_server_that_is_no_running_vcenter(
-    tmp_path: Path, status: int, kind: type[ServiceError], told: str
+    tmp_path: Path, status: int, kind: type[ServiceError], expected: str
 ) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -179,7 +181,7 @@ async def test_a_web_server_that_is_no_running_vcenter(
         thread.start()
         trust = Trust(thumbprint=certificate.thumbprint_sha1)
         async with connected(Endpoint("127.0.0.1", "u", "p", server.server_port, trust)) as vcenter:
-            with pytest.raises(kind, match=told):
+            with pytest.raises(kind, match=expected):
                 await vcenter.about()
         server.shutdown()
         thread.join()

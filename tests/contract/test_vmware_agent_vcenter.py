@@ -107,7 +107,7 @@ async def test_awkward_names_are_found(vcenter: VmomiVCenter, wanted: str, path:
     assert (await find_vm(vcenter, name=wanted)).path == path
 
 
-async def test_twins_are_told_apart(lab: LabVCenter, vcenter: VmomiVCenter) -> None:
+async def test_vms_of_one_name_are_ambiguous(lab: LabVCenter, vcenter: VmomiVCenter) -> None:
     with pytest.raises(AmbiguousVmName, match="2 VMs are named 'twin'") as caught:
         await find_vm(vcenter, name="twin")
     for moref in caught.value.metadata["candidates"].split(","):
@@ -186,7 +186,7 @@ async def test_disks_that_cannot_be_tracked_are_named_and_refused(
     vm = await find_vm(vcenter, name=name)
     blocked = [one for one in vm.disks if obstacle in one.obstacles]
     assert blocked
-    assert obstacle.name in {one.name.removeprefix("DISK_") for one in check_vm(vm)}
+    assert obstacle.name in {one.kind.name.removeprefix("DISK_") for one in check_vm(vm)}
     with pytest.raises(CbtUnsupported) as caught:
         await enable_tracking(vcenter, CLOCK, vm.moref, 60)
     assert blocked[0].label in caught.value.message
@@ -210,7 +210,7 @@ async def test_a_disk_left_out_by_somebody_gets_its_change_id(vcenter: VmomiVCen
     vm = await find_vm(vcenter, name="one-disk-untracked")
     assert vm.tracking_enabled
     assert [one.tracking_enabled for one in vm.disks] == [None, False]
-    assert "DISK_TRACKING_OFF" in {one.name for one in check_vm(vm)}
+    assert "DISK_TRACKING_OFF" in {one.kind.name for one in check_vm(vm)}
     assert await enable_tracking(vcenter, CLOCK, vm.moref, 60)
     created = await create_snapshot(vcenter, CLOCK, vm.moref, "v2c-1", timeout_seconds=10)
     assert all(one.change_id for one in created.view.disks)
@@ -381,7 +381,7 @@ async def test_the_guest_shuts_down_when_asked(
 @pytest.mark.parametrize("name", ["no tools", "tools-stopped"])
 async def test_without_tools_nobody_can_be_asked(vcenter: VmomiVCenter, name: str) -> None:
     vm = await find_vm(vcenter, name=name)
-    assert "TOOLS_NOT_RUNNING" in {one.name for one in check_vm(vm)}
+    assert "TOOLS_NOT_RUNNING" in {one.kind.name for one in check_vm(vm)}
     with pytest.raises(ToolsNotRunning):
         await shutdown_guest(vcenter, vm.moref)
     with pytest.raises(ToolsNotRunning):

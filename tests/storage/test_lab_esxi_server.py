@@ -44,7 +44,7 @@ def esxi(tmp_path: Path) -> Iterator[EsxiProcess]:
         yield process
 
 
-def test_a_snapshot_stays_as_it_was_while_the_guest_goes_on(
+def test_a_snapshot_stays_as_it_was_while_the_guest_writes(
     esxi: EsxiProcess, tmp_path: Path
 ) -> None:
     log = tmp_path / "writes"
@@ -77,7 +77,7 @@ def test_the_log_tells_the_end_state_and_what_came_after_the_shutdown_order(
     assert not entries[0].final
     for start, _ in areas:
         assert live.pread(len(FINAL_MARK), start) == FINAL_MARK
-    # A second life of the guest goes on counting.
+    # A restarted guest continues the numbers.
     with writing(esxi, LIVE, areas, log) as guest:
         wait_until(log, len(entries) + 1)
     assert [entry.seq for entry in read_log(log)] == list(range(1, len(read_log(log)) + 1))

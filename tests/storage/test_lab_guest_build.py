@@ -73,7 +73,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_host_without_a_kernel_is_told_the_package(tmp_path: Path) -> None:
+def test_a_host_without_a_kernel_gets_the_package_named(tmp_path: Path) -> None:
     with pytest.raises(MissingToolError, match="linux-image-amd64"):
         find_kernel(tmp_path, tmp_path)
 

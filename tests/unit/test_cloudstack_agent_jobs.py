@@ -14,6 +14,7 @@ from services.cloudstack_agent.errors import (
     CloudStackRestarted,
     RequestInvalid,
 )
+from services.kit.failure import Code
 from tests.rigs.fakes.cloudstack_api import Answer, StubApi
 
 JOB = "6f1e0c0a-90fd-4c1e-a6f6-3f6f2c8a5b11"
@@ -84,13 +85,13 @@ async def test_a_request_that_arrived_late_refuses_the_second_one() -> None:
     assert (await attach(api)).state is jobs.JobState.RUNNING
 
 
-async def test_a_refusal_after_a_lost_request_is_told() -> None:
+async def test_a_refusal_after_a_lost_request_is_raised() -> None:
     api = prepared([REFUSED], [LOST, REFUSED])
     with pytest.raises(CloudStackParameterRefused):
         await attach(api)
 
 
-async def test_a_refusal_at_submit_is_told() -> None:
+async def test_a_refusal_at_submit_is_raised() -> None:
     api = prepared([REFUSED], [CloudStackLimitReached(message="enough")])
     with pytest.raises(CloudStackLimitReached):
         await attach(api)
@@ -119,11 +120,14 @@ async def test_a_watch_shows_changes_and_slows_down() -> None:
 
 @pytest.mark.parametrize("status", [2, 3])
 async def test_a_failed_job_has_a_reason(status: int) -> None:
-    said = "job cancelled because of management server restart or shutdown"
-    failed = row(status, jobresult={"errorcode": 530, "errortext": said})
+    text = "job cancelled because of management server restart or shutdown"
+    failed = row(status, jobresult={"errorcode": 530, "errortext": text})
     job = await jobs.get_job(prepared([failed], []), JOB)
     assert (job.state, job.command) == (jobs.JobState.FAILED, "attachVolume")
-    assert isinstance(job.failure, CloudStackRestarted)
+    assert job.failure is not None
+    assert (job.failure.reason, job.failure.code) == ("CLOUDSTACK_RESTARTED", Code.ABORTED)
+    assert (job.failure.retryable, job.failure.hint) == (True, CloudStackRestarted.hint)
+    assert job.failure.metadata["errortext"] == text
     assert job.create_time is not None
     assert job.create_time.year == 2026
 

@@ -128,7 +128,7 @@ async def test_a_local_pools_host_is_found_among_equal_addresses() -> None:
     assert (pool.import_source, pool.host_id) == ("local", "host-2")
 
 
-async def test_an_account_without_import_is_told_at_the_connection_check() -> None:
+async def test_an_account_without_import_is_refused_at_the_connection_check() -> None:
     api = StubApi(
         {
             "listCapabilities": {"capability": {"cloudstackversion": "4.22.1.0"}},
@@ -179,7 +179,7 @@ async def test_placements_carry_cloudstacks_own_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "reason", "retryable"),
+    ("code", "error_text", "reason", "retryable"),
     [
         (401, "unable to verify", "CLOUDSTACK_LOGIN_FAILED", False),
         (431, "Disk image is already in use", "DISK_IN_USE", False),
@@ -196,10 +196,14 @@ async def test_placements_carry_cloudstacks_own_fields() -> None:
         (599, "new", "CLOUDSTACK_FAILED", False),
     ],
 )
-def test_refusals_have_reasons(code: int, said: str, reason: str, retryable: bool) -> None:
-    error = refusal("importVm", code, said)
+def test_refusals_have_reasons(code: int, error_text: str, reason: str, retryable: bool) -> None:
+    error = refusal("importVm", code, error_text)
     assert (error.reason, error.retryable) == (reason, retryable)
-    assert error.metadata == {"command": "importVm", "errorcode": str(code), "errortext": said}
+    assert error.metadata == {
+        "command": "importVm",
+        "errorcode": str(code),
+        "errortext": error_text,
+    }
 
 
 async def test_a_refused_id_is_a_missing_machine() -> None:

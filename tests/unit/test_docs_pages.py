@@ -13,7 +13,7 @@ from typer.main import get_command
 import lab.__main__ as lab_cli
 from cli.app import _app
 from cli.expert.spec import load_expert_spec
-from docs.render.reasons import ROOT
+from docs.render import ROOT
 from gateway.routes import health, inventory, migrations
 from services.config.config_model import Config
 

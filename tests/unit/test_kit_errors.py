@@ -133,9 +133,11 @@ def test_what_comes_from_grpc_itself_names_the_peer(
         ),
     ],
 )
-def test_an_unreachable_peer_is_told_with_address_and_cause(details: str, message: str) -> None:
-    told = f"failed to connect to all addresses; last error: UNKNOWN: {details}"
-    received = AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), details=told)
+def test_an_unreachable_peer_is_reported_with_address_and_cause(details: str, message: str) -> None:
+    received_text = f"failed to connect to all addresses; last error: UNKNOWN: {details}"
+    received = AioRpcError(
+        grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), details=received_text
+    )
     error = RemoteError.from_rpc_error(received, peer="disk agent")
     assert error.message == f"disk agent cannot be reached {message}"
 

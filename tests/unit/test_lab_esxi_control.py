@@ -53,7 +53,7 @@ def test_a_refusal_keeps_its_kind_and_words(path: Path) -> None:
         ("fail", {}, "internal"),
     ],
 )
-def test_mistakes_are_told_apart(
+def test_mistakes_have_kinds_of_their_own(
     path: Path, op: str, arguments: dict[str, object], kind: str
 ) -> None:
     assert refused(path, op, **arguments).kind == kind

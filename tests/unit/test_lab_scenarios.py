@@ -8,7 +8,7 @@ from lab import scenario
 from lab.scenario import MIB, Controller, DiskSpec
 from lab.scenarios import UnknownScenarioError, built_in, names
 from lab.vcenter.world.inventory import Inventory
-from lab.vcenter.world.model import place_disks
+from lab.vcenter.world.vm_state import place_disks
 from lab.vcenter.world.world import initial_records
 
 

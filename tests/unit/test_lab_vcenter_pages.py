@@ -9,7 +9,7 @@ from lab.vcenter.world.settings import Settings
 _PAGE = ChangedAreas(0, 100, ((10, 20), (50, 30)))
 
 
-def test_without_wishes_the_page_stays() -> None:
+def test_without_settings_the_page_stays() -> None:
     assert shaped(_PAGE, Settings()) == _PAGE
 
 

@@ -9,8 +9,9 @@ from services.vmware_agent.errors import (
     VCenterBusy,
     WrongPowerState,
 )
+from services.vmware_agent.findings import Severity
 from services.vmware_agent.power import power_off, power_on, shutdown_guest
-from services.vmware_agent.preflight import Severity, check_vm
+from services.vmware_agent.preflight import check_vm
 from services.vmware_agent.vm import DiskObstacle, PowerState
 from tests.rigs.fakes.vcenter import FakeClock, MemoryVCenter, disk, snapshot, vm
 
@@ -37,7 +38,7 @@ async def test_a_disk_that_stays_off_is_an_error_not_a_slow_cutover() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"hardware_version": 4}, "version 4"),
         ({"tracking_supported": False}, "does not support"),
@@ -49,9 +50,9 @@ async def test_a_disk_that_stays_off_is_an_error_not_a_slow_cutover() -> None:
         ({"disks": (disk(obstacles=(DiskObstacle.SHARED_BUS,)),)}, "bus sharing"),
     ],
 )
-async def test_what_cannot_be_tracked_is_named(changes: dict[str, Any], told: str) -> None:
+async def test_what_cannot_be_tracked_is_named(changes: dict[str, Any], expected: str) -> None:
     vcenter = MemoryVCenter(vm(**changes))
-    with pytest.raises(CbtUnsupported, match=told):
+    with pytest.raises(CbtUnsupported, match=expected):
         await enable_tracking(vcenter, FakeClock(), "vm-1", 60)
     assert not vcenter.called("set_tracking")
 
@@ -136,11 +137,15 @@ def test_a_plain_vm_has_no_findings() -> None:
 )
 def test_findings(changes: dict[str, Any], name: str, severity: Severity) -> None:
     (finding,) = check_vm(vm(**changes))
-    assert (finding.name, finding.severity) == (name, severity)
+    assert (finding.kind.name, finding.kind.severity) == (name, severity)
     assert finding.message.endswith(".")
-    assert finding.hint.endswith(".")
+    assert finding.kind.hint.endswith(".")
 
 
 def test_findings_come_worst_first() -> None:
     found = check_vm(vm(has_vtpm=True, template=True, tools_running=False))
-    assert [one.severity for one in found] == [Severity.ERROR, Severity.WARNING, Severity.WARNING]
+    assert [one.kind.severity for one in found] == [
+        Severity.ERROR,
+        Severity.WARNING,
+        Severity.WARNING,
+    ]

@@ -70,18 +70,18 @@ async def test_neighbours_are_merged_also_across_pages() -> None:
 @given(st.lists(st.text("A-", min_size=1, max_size=6), min_size=1, max_size=8))
 async def test_any_paging_tells_the_same_blocks(pages: list[str]) -> None:
     blocks = "".join(pages)
-    told = ["-"] * len(blocks)
+    reported = ["-"] * len(blocks)
     covered, behind = 0, 0
     for progress in await stream(vcenter_with("|".join(pages))):
         for area in progress.areas:
             assert behind <= area.start < area.end <= progress.covered_bytes
             assert behind == 0 or area.start > behind, "touching areas are one"
             behind = area.end
-            told[area.start // BLOCK : area.end // BLOCK] = ["A"] * (area.length // BLOCK)
+            reported[area.start // BLOCK : area.end // BLOCK] = ["A"] * (area.length // BLOCK)
         assert progress.covered_bytes >= covered
         covered = progress.covered_bytes
-        assert "".join(told[: covered // BLOCK]) == blocks[: covered // BLOCK]
-    assert "".join(told) == blocks
+        assert "".join(reported[: covered // BLOCK]) == blocks[: covered // BLOCK]
+    assert "".join(reported) == blocks
     assert covered == len(blocks) * BLOCK
 
 
@@ -93,7 +93,7 @@ async def test_pages_are_asked_for_only_as_the_caller_reads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "told"),
+    ("page", "expected"),
     [
         (ChangedAreaPage(BLOCK, 4 * BLOCK, ()), "starts at byte"),
         (ChangedAreaPage(0, 0, ()), "covers 0 bytes"),
@@ -104,10 +104,12 @@ async def test_pages_are_asked_for_only_as_the_caller_reads() -> None:
         (ChangedAreaPage(0, 4 * BLOCK, (Area(0, 0),)), "has 0 bytes"),
     ],
 )
-async def test_an_answer_that_makes_no_sense_is_a_reset(page: ChangedAreaPage, told: str) -> None:
+async def test_an_answer_that_makes_no_sense_is_a_reset(
+    page: ChangedAreaPage, expected: str
+) -> None:
     vcenter = vcenter_with("----")
     vcenter.pages[0] = page
-    with pytest.raises(CbtReset, match=told) as caught:
+    with pytest.raises(CbtReset, match=expected) as caught:
         await stream(vcenter)
     assert caught.value.metadata == {"disk": "2000", "cause": "malformed_answer"}
     assert not caught.value.retryable

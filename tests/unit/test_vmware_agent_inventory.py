@@ -60,7 +60,7 @@ async def test_an_ambiguous_name_lists_the_candidates(vcenter: MemoryVCenter) ->
     assert "vm.moref" in caught.value.hint
 
 
-async def test_names_that_differ_in_case_only_are_told_apart_exactly(
+async def test_names_that_differ_in_case_only_are_compared_exactly(
     vcenter: MemoryVCenter,
 ) -> None:
     vcenter.vms["vm-9"] = vm("vm-9", "WEB-1")
@@ -121,7 +121,7 @@ async def test_pages_follow_the_path_without_gaps_or_repeats(vcenter: MemoryVCen
     assert seen == sorted(one.path for one in INVENTORY if not one.template)
 
 
-async def test_a_listing_goes_on_when_vms_vanish_between_pages(vcenter: MemoryVCenter) -> None:
+async def test_a_listing_continues_when_vms_vanish_between_pages(vcenter: MemoryVCenter) -> None:
     first = await list_vms(vcenter, page_size=2)
     del vcenter.vms[first.vms[-1].moref]
     rest = await list_vms(vcenter, page_size=100, after=first.next_after or "")

@@ -172,7 +172,7 @@ async def test_a_removal_that_worked_though_it_failed_counts() -> None:
     assert await remove(vcenter, clock)
 
 
-async def test_a_fault_that_will_not_pass_is_told_at_once() -> None:
+async def test_a_fault_that_will_not_pass_is_raised_at_once() -> None:
     vcenter, clock = MemoryVCenter(vm()), FakeClock()
     await create(vcenter, clock)
     vcenter.fail("remove_snapshot", DatastoreFull(message="no space"))

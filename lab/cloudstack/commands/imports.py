@@ -57,7 +57,7 @@ def import_vm(world: World, request: Request) -> Row:
 
 
 def _source_pool(world: World, request: Request) -> Row:
-    """The pool that the disk is in, once what says so is complete and the disk is free."""
+    """The pool that the disk is in, after the parameters and the disk have been checked."""
     if request.text("hypervisor").lower() != "kvm":
         raise parameter_error(
             f"VM import is currently not supported for hypervisor: {request.text('hypervisor')}"

@@ -24,7 +24,7 @@ def check_details(details: Mapping[str, str]) -> None:
     """Refuse what the real server would store and then not understand at start.
 
     Keys are case-sensitive there: ``uefi`` is kept and never read, and the guest
-    boots with a BIOS. This server's strict mode says so at once.
+    boots with a BIOS. This server's strict mode refuses that at once.
     """
     for key, value in details.items():
         exact = _EXACT.get(key.lower(), key)

@@ -19,10 +19,11 @@ _CHANGE_ID = re.compile(r"((?:[0-9a-f]{2} ){7}[0-9a-f]{2}-(?:[0-9a-f]{2} ){7}[0-
 
 @dataclass(frozen=True)
 class ChangeId:
-    """``52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/4``: a life of tracking (16 bytes, here
-    as 32 hexadecimal digits) and the generation a snapshot closed."""
+    """``52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/4``: the uuid of tracking since it
+    was switched on or reset (here as 32 hexadecimal digits) and the generation a snapshot closed.
+    """
 
-    life: str
+    tracking_uuid: str
     generation: int
 
     @classmethod
@@ -34,7 +35,7 @@ class ChangeId:
         return cls(re.sub("[ -]", "", match[1]), int(match[2]))
 
     def __str__(self) -> str:
-        pairs = re.findall("..", self.life)
+        pairs = re.findall("..", self.tracking_uuid)
         return f"{' '.join(pairs[:8])}-{' '.join(pairs[8:])}/{self.generation}"
 
 

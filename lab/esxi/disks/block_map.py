@@ -34,7 +34,7 @@ class BlockMap:
         self.values[first:end] = memoryview(array(self._width, [value]) * (end - first))
 
     def copy_from(self, other: BlockMap, first: int, end: int) -> None:
-        """Take over the other map's numbers of blocks [first, end)."""
+        """Copy the other map's numbers of blocks [first, end)."""
         self.values[first:end] = other.values[first:end]
 
     def close(self) -> None:

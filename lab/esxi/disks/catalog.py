@@ -24,8 +24,8 @@ class DiskRecord:
     """One disk. ``generation`` marks the changes made now; a snapshot closes it.
 
     ``file_numbers`` is the chain of files: the first is the base (0), each snapshot adds one, the
-    last is live: snapshot i is held by file i. ``tracking_uuid`` is the life of tracking as 32
-    hexadecimal digits.
+    last is live: snapshot i is held by file i. ``tracking_uuid`` changes when tracking is
+    switched on or reset; 32 hexadecimal digits.
     """
 
     vm: str
@@ -69,9 +69,9 @@ class DiskRecord:
         return [self._file(number) for number in self.file_numbers]
 
     def push_snapshot(self, moref: str) -> None:
-        """Close the generation, name it by a changeId if tracked, and go on in a new file."""
-        life = self.tracking_uuid
-        change_id = None if life is None else str(ChangeId(life, self.generation))
+        """Close the generation, name it by a changeId if tracked, and continue in a new file."""
+        uuid = self.tracking_uuid
+        change_id = None if uuid is None else str(ChangeId(uuid, self.generation))
         self.snapshots.append(SnapshotRecord(moref, change_id))
         self.file_numbers.append(max(self.file_numbers) + 1)
         self.generation += 1

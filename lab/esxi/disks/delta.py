@@ -51,7 +51,7 @@ class Delta:
                 self.states.fill(part_first, part_end, DATA if used else HOLE)
 
     def absorb(self, newer: Delta) -> None:
-        """Take over what a newer, vanishing snapshot kept, where this one relied on it.
+        """Copy what a newer snapshot, which is being removed, kept and this one relied on.
 
         Repeating it after an interruption is harmless.
         """

@@ -118,7 +118,7 @@ class Disk:
         os.fdatasync(self._fd)
 
     def adopt(self, image: Path) -> None:
-        """Take over raw content into a new disk; holes of the file stay holes."""
+        """Copy raw content into a new disk; holes of the file stay holes."""
         source = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = min(os.fstat(source).st_size, self.capacity_bytes)
@@ -138,8 +138,8 @@ class Disk:
             self._open_maps()
 
     def _before_change(self, offset: int, length: int, *, allocate: bool) -> None:
-        """Preserve what the newest snapshot needs, then mark the blocks, then let the change go on:
-        dying in between reports a block too much as changed, never one too few."""
+        """Preserve what the newest snapshot needs and mark the blocks before they change: dying in
+        between reports a block too much as changed, never one too few."""
         first, end = offset // BLOCK_BYTES, _blocks(offset + length)
         if self._chain:
             self._chain[-1].preserve(first, end, self._fd, self._allocated, self._generations)
@@ -174,7 +174,7 @@ class Disk:
         for position, delta in enumerate(self._chain):
             if delta.name == view:
                 return self._chain[position:]
-        # The one NBD error that says "not any more"; a reader loses its connection by it.
+        # The one NBD error that means "not any more"; a reader loses its connection by it.
         raise OSError(errno.ESHUTDOWN, f"snapshot {view} is gone")
 
     # -- what is used, what changed

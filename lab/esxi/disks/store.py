@@ -199,7 +199,7 @@ class Store:
                 for record in records:
                     vanishing.append(self._disks[record.id].take_out_snapshot(snapshot))
                     record.drop_snapshot(snapshot)
-                # Written before a writer goes on: its changes are preserved for older snapshots
+                # Written before a writer continues: its changes are preserved for older snapshots
                 # only, and a restart must not bring this one back.
                 self._save()
             for delta in vanishing:
@@ -269,7 +269,7 @@ class Store:
         if (
             asked is None
             or own is None
-            or not asked.life == own.life == record.tracking_uuid
+            or not asked.tracking_uuid == own.tracking_uuid == record.tracking_uuid
             or asked.generation > own.generation
         ):
             raise EsxiError("file_fault", f"Error caused by file {record.path}")
@@ -287,7 +287,7 @@ class Store:
             self._save()
 
     def is_powered_on(self, vm: str) -> bool:
-        """Whether the VM runs; True for one never heard of."""
+        """Whether the VM runs; True for an unknown one."""
         return vm not in self._powered_off
 
     def claim_writer(self, vm: str, key: int, session: object) -> bool:

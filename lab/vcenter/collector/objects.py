@@ -11,8 +11,8 @@ from lab.vcenter.methods.service import SERVICE, SESSION_MANAGER, service_conten
 from lab.vcenter.methods.tasks import Tasks
 from lab.vcenter.methods.views import ContainerView, ListView
 from lab.vcenter.properties.entities import ENTITIES
-from lab.vcenter.properties.machines import SNAPSHOT, VM
 from lab.vcenter.properties.registry import Properties, check_path, property_privilege
+from lab.vcenter.properties.vms import SNAPSHOT, VM
 from lab.vcenter.soap import serialize
 from lab.vcenter.world.sessions import Session, not_authenticated
 from lab.vcenter.world.world import World, not_found
@@ -125,7 +125,7 @@ def owned(reference: ManagedObject, session: Session | None) -> object:
 
 
 def readable(reference: ManagedObject, path: str, session: Session | None) -> Exception | None:
-    """None if the session may read the property, otherwise the fault that says why not."""
+    """None if the session may read the property, otherwise the fault that names why not."""
     kind: Any = type(reference)
     privilege = property_privilege(kind, path)
     if privilege == "System.Anonymous":

@@ -35,7 +35,7 @@ class _Page:
 class _Filter:
     specs: list[_PC.FilterSpec]
     known: dict[str, dict[str, str]] = field(default_factory=dict)
-    """What the client has been told: object, then property, then XML."""
+    """What was reported to the client: object, then property, then XML."""
 
 
 def collector_methods(objects: Objects) -> Methods:
@@ -95,7 +95,7 @@ class _Collector:
             return RawXml("")
         token = ""
         rest = selected[size:]
-        # Without a session there is nowhere to keep the rest; missingSet tells the caller why.
+        # Without a session there is nowhere to keep the rest; missingSet has the reason.
         if rest and call.session is not None:
             name = call.login.name("page")
             call.login.objects[name] = _Page(rest, size)
@@ -164,7 +164,7 @@ class _Collector:
         call.world.notify()
 
     def wait(self, call: Call) -> RawXml | None:
-        """Block until a filtered property differs from what this session was last told."""
+        """Block until a filtered property differs from what this session got last."""
         world, session = call.world, call.login
         seconds = _wait_seconds(call)
         if not call.params.version:

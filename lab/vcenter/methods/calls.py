@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lab.vcenter.methods.tasks import Tasks
-from lab.vcenter.world.model import VmRecord
 from lab.vcenter.world.sessions import Session, Sessions, not_authenticated
+from lab.vcenter.world.vm_state import VmRecord
 from lab.vcenter.world.world import World
 
 
@@ -67,5 +67,5 @@ class Methods:
         return register
 
     def include(self, other: Methods) -> None:
-        """Take over the handlers of another module."""
+        """Add the handlers of another module."""
         self.handlers.update(other.handlers)

@@ -10,9 +10,9 @@ from pyVmomi import vim
 from lab.scenario import Tools
 from lab.vcenter.methods.calls import Call, Methods
 from lab.vcenter.methods.tracking import apply_tracking
-from lab.vcenter.properties.machines import tools_running
-from lab.vcenter.world.model import VmRecord, now
+from lab.vcenter.properties.vms import tools_running
 from lab.vcenter.world.settings import SLOW_SHUTDOWN_SECONDS
+from lab.vcenter.world.vm_state import VmRecord, now
 from lab.vcenter.world.world import POWERED_OFF, POWERED_ON, SUSPENDED, World
 
 METHODS = Methods()

@@ -6,8 +6,8 @@ from pyVmomi import vim, vmodl
 
 from lab.vcenter.methods.calls import Call, Methods
 from lab.vcenter.methods.power import invalid_power_state
-from lab.vcenter.properties.machines import tracking_supported
-from lab.vcenter.world.model import DiskRecord, VmRecord
+from lab.vcenter.properties.vms import tracking_supported
+from lab.vcenter.world.vm_state import DiskRecord, VmRecord
 from lab.vcenter.world.world import POWERED_OFF, World
 
 METHODS = Methods()
@@ -39,7 +39,7 @@ def reconfigure(world: World, record: VmRecord, spec: vim.vm.ConfigSpec) -> None
     """Apply a ConfigSpec. Raises NotSupported for what the lab does not simulate.
 
     Switching CBT on sets ``ctkEnabled`` for the VM and, as vCenter does, for each disk that the
-    spec does not speak of; it takes effect later (see lab.vcenter.methods.tracking).
+    spec does not name; it takes effect later (see lab.vcenter.methods.tracking).
     """
     unknown = [
         p.name

@@ -7,8 +7,8 @@ from pyVmomi.VmomiSupport import ManagedObject
 
 from lab.vcenter.methods.calls import Call, Methods
 from lab.vcenter.properties.registry import Properties
-from lab.vcenter.world.model import now
 from lab.vcenter.world.sessions import Session
+from lab.vcenter.world.vm_state import now
 from lab.vcenter.world.world import World, reference
 
 METHODS = Methods()
@@ -21,7 +21,7 @@ BUILD = "24022515"
 
 
 def about(world: World) -> vim.AboutInfo:
-    """What the vCenter says of itself."""
+    """What the vCenter reports about itself."""
     return vim.AboutInfo(
         name="VMware vCenter Server",
         fullName=f"VMware vCenter Server {VERSION} build-{BUILD} (simulated)",

@@ -9,8 +9,8 @@ from pyVmomi import vim, vmodl
 from lab.esxi.model import EsxiError
 from lab.vcenter.methods.calls import Call, Methods
 from lab.vcenter.methods.tracking import apply_tracking
-from lab.vcenter.properties.machines import tools_running
-from lab.vcenter.world.model import (
+from lab.vcenter.properties.vms import tools_running
+from lab.vcenter.world.vm_state import (
     SnapshotDiskRecord,
     SnapshotRecord,
     VmRecord,
@@ -200,7 +200,7 @@ def consolidate(world: World, record: VmRecord) -> None:
 
 
 def refresh_paths(world: World, record: VmRecord) -> None:
-    """Take over the file names that a merge has changed."""
+    """Record the file names that a merge has changed."""
     paths = _current_paths(world, record)
     shown = {
         snapshot.moref: world.disks.snapshot_disks(record.moref, snapshot.moref)

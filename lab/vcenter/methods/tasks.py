@@ -14,7 +14,7 @@ from pyVmomi.VmomiSupport import GuessWsdlMethod
 
 from lab.esxi.model import EsxiError
 from lab.vcenter.world.faults import DROP, Injected, Injector, Rule
-from lab.vcenter.world.model import VmRecord, now
+from lab.vcenter.world.vm_state import VmRecord, now
 from lab.vcenter.world.world import World
 
 _log = logging.getLogger(__name__)

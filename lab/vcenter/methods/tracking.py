@@ -7,8 +7,8 @@ from pyVmomi import vim, vmodl
 from lab.esxi.model import ChangedAreas, EsxiError
 from lab.vcenter.methods.calls import Call, Methods
 from lab.vcenter.methods.tasks import fault_of
-from lab.vcenter.world.model import DiskRecord, SnapshotRecord, VmRecord
 from lab.vcenter.world.settings import Settings
+from lab.vcenter.world.vm_state import DiskRecord, SnapshotRecord, VmRecord
 from lab.vcenter.world.world import World
 
 METHODS = Methods()
@@ -70,7 +70,7 @@ def _query_changed_disk_areas(call: Call) -> vim.VirtualMachine.DiskChangeInfo:
 def _snapshot(
     record: VmRecord, reference: vim.vm.Snapshot | None, disk: DiskRecord
 ) -> SnapshotRecord:
-    """The snapshot to ask about. Raises FileFault where CBT has nothing to say."""
+    """The snapshot to ask about. Raises FileFault where CBT has no answer."""
     path = disk.path
     if reference is None:
         # Without a snapshot vCenter opens the live disk, which the running VM holds locked.

@@ -10,7 +10,7 @@ from pyVmomi.VmomiSupport import ManagedObject
 
 from lab.vcenter.methods.calls import Call, Methods
 from lab.vcenter.world.inventory import Entity
-from lab.vcenter.world.model import VmRecord
+from lab.vcenter.world.vm_state import VmRecord
 from lab.vcenter.world.world import World, not_found, reference
 
 METHODS = Methods()

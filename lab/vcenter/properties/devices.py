@@ -10,7 +10,7 @@ from pyVmomi import vim
 from lab.scenario import Backing, Controller
 from lab.vcenter.soap import constant
 from lab.vcenter.world.inventory import Entity
-from lab.vcenter.world.model import (
+from lab.vcenter.world.vm_state import (
     NIC_KEY,
     DiskRecord,
     SnapshotRecord,

@@ -10,7 +10,7 @@ from pyVmomi import vim
 from lab.scenario import GIB, DatastoreSpec, VmSpec
 from lab.vcenter.properties.registry import Properties
 from lab.vcenter.world.inventory import Entity
-from lab.vcenter.world.model import now
+from lab.vcenter.world.vm_state import now
 from lab.vcenter.world.world import World, reference
 
 _HOST_MEMORY = 256 * GIB
@@ -170,7 +170,7 @@ def _host_summary(world: World, entity: Entity) -> vim.host.Summary:
 
 
 def host_product() -> vim.AboutInfo:
-    """What a host says of itself."""
+    """What a host reports about itself."""
     return vim.AboutInfo(
         name="VMware ESXi",
         fullName="VMware ESXi 8.0.3 build-24022510 (simulated)",

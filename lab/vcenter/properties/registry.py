@@ -36,11 +36,11 @@ class Properties(Generic[T]):
         return register
 
     def include(self, other: Properties[T]) -> None:
-        """Take over the builders of another registry."""
+        """Add the builders of another registry."""
         self._builders.update(other._builders)
 
     def value(self, world: World, item: T, path: str) -> object:
-        """The property's value; None if it is unset or the simulator has nothing to say."""
+        """The property's value; None if it is unset or the simulator has none."""
         head, rest = path, ""
         while head not in self._builders:
             head, dot, tail = head.rpartition(".")

@@ -7,7 +7,7 @@ from pyVmomi import vim
 from lab.scenario import Tools
 from lab.vcenter.properties.devices import devices
 from lab.vcenter.properties.registry import Properties
-from lab.vcenter.world.model import SnapshotRecord, VmRecord
+from lab.vcenter.world.vm_state import SnapshotRecord, VmRecord
 from lab.vcenter.world.world import World
 
 CONFIG: Properties[VmRecord] = Properties()

@@ -1,4 +1,4 @@
-"""Faults on demand: rules that make chosen calls fail, late or answered by nobody."""
+"""Faults on demand: rules that make chosen calls fail, come late or stay without an answer."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Injector:
         if not fault and not options.get("delay_seconds"):
             raise RuleError("a rule needs a fault, delay_seconds, or both")
         if fault == DROP and method.endswith("_Task"):
-            # The task runs on whether or not its starter hears of it.
+            # The task keeps running whether or not its starter gets the answer.
             options["after"] = True
         with self._lock:
             rule = Rule(next(self._numbers), method, fault, **options)

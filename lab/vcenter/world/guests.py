@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab.processes import end, running_pid, spawn
-from lab.vcenter.world.model import VmRecord
+from lab.vcenter.world.vm_state import VmRecord
 
 _PROGRAM = "lab.esxi.writer"
 
@@ -18,7 +18,7 @@ _PROGRAM = "lab.esxi.writer"
 class WriterGuests:
     """One ``python -m lab.esxi.writer`` per powered-on VM that has a writer and an area to write.
 
-    ``directory`` gets, per VM, a pid file, the writer's complaints and the log of what it wrote.
+    ``directory`` gets, per VM, a pid file, the writer's error output and the log of what it wrote.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class _Disk:
     path: str
     capacity_bytes: int
     tracking: str | None = None
-    """uuid part of the present life of tracking; None while it is off."""
+    """uuid part of the change ids since tracking was last reset; None while it is off."""
     tracked_from: int = 0
     generation: int = 1
     files: int = 0
@@ -78,14 +78,14 @@ class MemoryDisks:
             disk = self._get(vm, key)
             if enabled != (disk.tracking is not None):
                 if enabled:
-                    self._new_life(disk)
+                    self._start_tracking(disk)
                 else:
                     disk.tracking = None
 
     def reset_tracking(self, vm: str, key: int) -> None:
         """See DiskStore."""
         with self._lock:
-            self._new_life(self._get(vm, key))
+            self._start_tracking(self._get(vm, key))
 
     def create_snapshot(self, vm: str, snapshot: str, keys: list[int]) -> dict[int, SnapshotDisk]:
         """See DiskStore."""
@@ -186,7 +186,7 @@ class MemoryDisks:
         return found
 
     @staticmethod
-    def _new_life(disk: _Disk) -> None:
+    def _start_tracking(disk: _Disk) -> None:
         raw = uuid.uuid4().bytes
         disk.tracking = f"{raw[:8].hex(' ')}-{raw[8:].hex(' ')}"
         disk.generation += 1
@@ -203,7 +203,7 @@ def _changed_end(disk: _Disk, frozen: _Snapshot, change_id: str) -> int:
     """Where the one changed area ends that begins at 0; 0 if nothing changed."""
     if change_id == "*":
         return disk.capacity_bytes // 2 // BLOCK_BYTES * BLOCK_BYTES
-    life, _, number = change_id.rpartition("/")
-    if life != disk.tracking or not number.isdigit() or int(number) < disk.tracked_from:
+    tracking, _, number = change_id.rpartition("/")
+    if tracking != disk.tracking or not number.isdigit() or int(number) < disk.tracked_from:
         raise EsxiError("file_fault", f"{frozen.path}: changeId {change_id!r} is stale")
     return min(BLOCK_BYTES, disk.capacity_bytes) if int(number) < frozen.generation else 0

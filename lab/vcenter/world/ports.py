@@ -31,7 +31,7 @@ class DiskStore(Protocol):
         """Switch CBT; effective for snapshots made after it."""
 
     def reset_tracking(self, vm: str, key: int) -> None:
-        """Begin a new life of tracking: all earlier changeIds become stale."""
+        """Start tracking anew: all earlier changeIds become stale."""
 
     def create_snapshot(self, vm: str, snapshot: str, keys: list[int]) -> dict[int, SnapshotDisk]:
         """Freeze the disks ``keys`` at one instant."""

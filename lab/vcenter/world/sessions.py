@@ -13,7 +13,7 @@ from pyVmomi import vim
 from pyVmomi.VmomiSupport import ManagedObject
 
 from lab.scenario import UserSpec
-from lab.vcenter.world.model import now
+from lab.vcenter.world.vm_state import now
 
 READ_ONLY_PRIVILEGES = frozenset({"System.Anonymous", "System.View", "System.Read"})
 

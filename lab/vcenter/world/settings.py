@@ -27,7 +27,7 @@ class Settings:
     cbt_page_areas: int = 2000
     """Most areas in one QueryChangedDiskAreas answer."""
     cbt_page_bytes: int = 0
-    """Most bytes one such answer speaks for; 0 = to the end. Small values give empty pages."""
+    """Most bytes one such answer covers; 0 = to the end. Small values give empty pages."""
     cbt_empty_pages: bool = False
     """Each gap before a changed area is answered as a page of its own, without areas."""
     max_page_objects: int = 100

@@ -14,7 +14,9 @@ from pyVmomi.VmomiSupport import ManagedObject
 
 from lab.scenario import Scenario, VmSpec
 from lab.vcenter.world.inventory import Entity, Inventory, stable_uuid
-from lab.vcenter.world.model import (
+from lab.vcenter.world.ports import DiskStore, Guests
+from lab.vcenter.world.settings import Settings
+from lab.vcenter.world.vm_state import (
     DiskRecord,
     SnapshotRecord,
     VmRecord,
@@ -22,8 +24,6 @@ from lab.vcenter.world.model import (
     now,
     place_disks,
 )
-from lab.vcenter.world.ports import DiskStore, Guests
-from lab.vcenter.world.settings import Settings
 
 POWERED_ON = "poweredOn"
 POWERED_OFF = "poweredOff"

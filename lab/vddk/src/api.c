@@ -28,7 +28,8 @@ typedef struct {
 static LabConf conf;
 static atomic_bool initialised;
 
-/* VMware: open and close from one thread at a time. The real library may crash; this one tells. */
+/* VMware: open and close from one thread at a time. The real library may crash; this one reports
+   it. */
 static atomic_flag busy = ATOMIC_FLAG_INIT;
 
 static VixError

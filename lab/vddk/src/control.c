@@ -101,7 +101,7 @@ refusal (const char *answer)
   for (size_t i = 0; kind && i < sizeof table / sizeof table[0]; i++)
     if (strcmp (kind, table[i].kind) == 0)
       error = table[i].error;
-  log_info ("the host said no: %s", answer);
+  log_info ("the host refused: %s", answer);
   free (kind);
   return error;
 }

@@ -1,4 +1,4 @@
-/* Error texts in the words an operator knows from VixDiskLib. */
+/* Error texts as VixDiskLib prints them. */
 #include "lab.h"
 
 static const struct {

@@ -1,7 +1,7 @@
 """The port to CloudStack's API, and how rows of its answers are read.
 
-A row is one JSON object; unknown to this program are only its values' types, which
-`text`, `number` and their like settle.
+A row is one JSON object whose values may be of any type; `text`, `number` and their like read one
+as the type that is needed.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class HttpApi:
             try:
                 return await self._once(command, parameters)
             except CloudStackTimeout:
-                raise  # a second question would only add to the load
+                raise  # a repeated request would only add to the load
             except (CloudStackUnreachable, CloudStackAnswerLost, CloudStackUnavailable) as error:
                 _log.warning(
                     "asking again",
@@ -167,14 +167,14 @@ class HttpApi:
         if response.is_redirect:
             answered += f", which points to {response.headers.get('location')},"
         raise CloudStackAnswerInvalid(
-            message=f"{answered} and nothing of CloudStack's API to {command}", metadata=metadata
+            message=f"{answered} to {command}, with nothing of CloudStack's API", metadata=metadata
         )
 
 
 def _never_sent(exc: requests.RequestException) -> bool:
     if isinstance(exc, _NEVER_SENT):
         return True
-    # requests wraps urllib3's MaxRetryError, whose reason says at what it failed.
+    # requests wraps urllib3's MaxRetryError, whose reason is what failed.
     reason = getattr(exc.args[0], "reason", None) if exc.args else None
     return isinstance(reason, NewConnectionError)
 

@@ -56,14 +56,14 @@ _BY_CODE: Final[Mapping[int, type[ServiceError]]] = {
 _PASSING_CODES: Final = frozenset({536, 537})
 
 
-def refusal(command: str, code: int, said: str) -> ServiceError:
+def refusal(command: str, code: int, error_text: str) -> ServiceError:
     """The error for what CloudStack answered to `command`, at submit or as a job's result."""
-    lowered = said.lower()
+    lowered = error_text.lower()
     kind = next((error for part, error in _BY_TEXT if part in lowered), None)
     retryable = True if kind is None and code in _PASSING_CODES else None
     kind = kind or _BY_CODE.get(code, CloudStackFailed)
     return kind(
-        message=f"CloudStack refused {command}: {said or 'no reason given'} ({code})",
-        metadata={"command": command, "errorcode": str(code), "errortext": said},
+        message=f"CloudStack refused {command}: {error_text or 'no reason given'} ({code})",
+        metadata={"command": command, "errorcode": str(code), "errortext": error_text},
         retryable=retryable,
     )

@@ -8,7 +8,7 @@ from pyVmomi import vim, vmodl
 from services.vmware_agent.errors import CbtReset, SnapshotNotFound, VCenterFault, VmNotFound
 from services.vmware_agent.ports import Clock
 from services.vmware_agent.vcenter.faults import fault_text
-from services.vmware_agent.vcenter.locations import Places, read_places
+from services.vmware_agent.vcenter.inventory import Inventory, read_inventory
 from services.vmware_agent.vcenter.property_collector import read_objects
 from services.vmware_agent.vcenter.session import Connection, Session
 from services.vmware_agent.vcenter.tasks import Tasks
@@ -22,7 +22,7 @@ from services.vmware_agent.vm import About, Area, ChangedAreaPage, SnapshotDisk,
 _BATCH_VMS = 100
 _BATCHES_AT_ONCE = 2
 # Folders, hosts and networks are read again for an unknown one, but not more often than this.
-_PLACES_KEPT_SECONDS = 10.0
+_INVENTORY_KEPT_SECONDS = 10.0
 
 
 class VmomiVCenter:
@@ -32,8 +32,8 @@ class VmomiVCenter:
         self._session = session
         self._clock = clock
         self._tasks = Tasks(session, clock)
-        self._places: Places | None = None
-        self._places_read_at = 0.0
+        self._inventory: Inventory | None = None
+        self._inventory_read_at = 0.0
         self._reading = asyncio.Semaphore(_BATCHES_AT_ONCE)
 
     async def close(self) -> None:
@@ -43,19 +43,19 @@ class VmomiVCenter:
 
     async def about(self) -> About:
         """Which vCenter this is; logs in if need be."""
-        return await self._session.run("asking vCenter who it is", _about)
+        return await self._session.run("asking vCenter for its version", _about)
 
     async def list_entries(self) -> Sequence[VmEntry]:
         """All VMs and templates of all datacenters, one property collector call a page."""
-        return (await self._read_places()).entries
+        return (await self._read_inventory()).entries
 
     async def get_vms(self, vms: Sequence[str]) -> Sequence[Vm]:
         """Those VMs in one property collector call a batch; gone ones are left out."""
         batches = [vms[i : i + _BATCH_VMS] for i in range(0, len(vms), _BATCH_VMS)]
         results = await asyncio.gather(*map(self._read_batch, batches))
         read = [one for result in results for one in result]
-        places = await self._places_for(read)
-        by_moref = {one.moref: one.to_vm(places) for one in read}
+        inventory = await self._inventory_for(read)
+        by_moref = {one.moref: one.to_vm(inventory) for one in read}
         return [by_moref[vm] for vm in vms if vm in by_moref]
 
     async def get_vm(self, vm: str) -> Vm:
@@ -82,23 +82,23 @@ class VmomiVCenter:
         async with self._reading:
             return await self._session.run("reading VMs", lambda connection: _read(connection, vms))
 
-    async def _places_for(self, read: Sequence[VmProperties]) -> Places:
+    async def _inventory_for(self, read: Sequence[VmProperties]) -> Inventory:
         """Names of folders, hosts and networks: remembered until a VM refers to an unknown one.
 
         What stays unknown (no permission, a deleted port group) is not asked for all the time.
         """
-        places = self._places
-        if places is not None and (
-            self._clock.monotonic() < self._places_read_at + _PLACES_KEPT_SECONDS
-            or all(one.known_to(places) for one in read)
+        inventory = self._inventory
+        if inventory is not None and (
+            self._clock.monotonic() < self._inventory_read_at + _INVENTORY_KEPT_SECONDS
+            or all(one.known_to(inventory) for one in read)
         ):
-            return places
-        return await self._read_places()
+            return inventory
+        return await self._read_inventory()
 
-    async def _read_places(self) -> Places:
-        places = await self._session.run("reading the inventory", read_places)
-        self._places, self._places_read_at = places, self._clock.monotonic()
-        return places
+    async def _read_inventory(self) -> Inventory:
+        inventory = await self._session.run("reading the inventory", read_inventory)
+        self._inventory, self._inventory_read_at = inventory, self._clock.monotonic()
+        return inventory
 
     async def set_tracking(self, vm: str, disks: Sequence[str], timeout_seconds: float) -> None:
         """ReconfigVM_Task with changeTrackingEnabled and the disks' ctkEnabled keys."""
@@ -177,7 +177,7 @@ class VmomiVCenter:
         )
 
     async def shutdown_guest(self, vm: str) -> None:
-        """ShutdownGuest; returns once Tools have been told."""
+        """ShutdownGuest; returns once the request is with VMware Tools."""
         await self._session.run(
             f"asking the guest of VM {vm} to shut down",
             lambda connection: virtual_machine(connection.stub, vm).ShutdownGuest(),
@@ -259,7 +259,8 @@ def _changed_areas(
         raise CbtReset.of(
             disk_key,
             kind,
-            f"vCenter cannot tell what changed on disk {disk_key} of VM {vm}: {fault_text(fault)}",
+            f"vCenter does not know what changed on disk {disk_key} of VM {vm}: "
+            f"{fault_text(fault)}",
         ) from fault
     return ChangedAreaPage(
         start=int(info.startOffset),

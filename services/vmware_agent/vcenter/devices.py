@@ -1,4 +1,4 @@
-"""A VM's configuration in vCenter's types as values of `vm`."""
+"""A VM's disks and network adapters, read from vCenter's device list."""
 
 from collections.abc import Iterable, Mapping
 

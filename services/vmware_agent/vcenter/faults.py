@@ -48,10 +48,10 @@ def fault_name(fault: vmodl.MethodFault) -> str:
 
 
 def fault_text(fault: vmodl.MethodFault) -> str:
-    """What vCenter said: the message, else the texts of the fault's message list, else its type."""
+    """vCenter's text: the message, else the texts of the fault's message list, else its type."""
     # pyVmomi sets `msg` on what it deserialized; its type stubs do not know it.
-    told = [getattr(fault, "msg", None), *(part.message for part in fault.faultMessage or [])]
-    texts = dict.fromkeys(text.strip() for text in told if text and text.strip())
+    parts = [getattr(fault, "msg", None), *(part.message for part in fault.faultMessage or [])]
+    texts = dict.fromkeys(text.strip() for text in parts if text and text.strip())
     return "; ".join(texts) or fault_name(fault)
 
 
@@ -59,9 +59,9 @@ def translate(fault: vmodl.MethodFault, action: str) -> ServiceError:
     """The error for a fault met while doing `action` ("removing snapshot snapshot-7").
 
     The caller raises it ``from fault``. NotAuthenticated is not for this function: the session
-    handles it. A fault met on a disk's changed areas is not either: see `vcenter`.
+    handles it. A fault met on a disk's changed areas is not either: see `adapter`.
     """
-    said = f"{action}: {fault_text(fault)}"
+    message = f"{action}: {fault_text(fault)}"
     metadata = {"fault": fault_name(fault)}
     match fault:
         case vmodl.fault.ManagedObjectNotFound():
@@ -75,22 +75,20 @@ def translate(fault: vmodl.MethodFault, action: str) -> ServiceError:
                 message=f"{action}: vcenter.user lacks a permission{missing}", metadata=metadata
             )
         case vim.fault.TaskInProgress():
-            return VCenterBusy(message=said, metadata=metadata)
+            return VCenterBusy(message, metadata=metadata)
         case vim.fault.ApplicationQuiesceFault() | vim.fault.FilesystemQuiesceFault():
-            return QuiesceFailed(message=said, metadata=metadata)
-        case vim.fault.SnapshotFault() | vim.fault.VmConfigFault() if _is_about_quiescing(said):
-            return QuiesceFailed(message=said, metadata=metadata)
+            return QuiesceFailed(message, metadata=metadata)
+        case vim.fault.SnapshotFault() | vim.fault.VmConfigFault() if _is_about_quiescing(message):
+            return QuiesceFailed(message, metadata=metadata)
         case vim.fault.TooManySnapshotLevels():
-            return SnapshotLimit(message=said, metadata=metadata)
+            return SnapshotLimit(message, metadata=metadata)
         case vim.fault.NoDiskSpace():
-            return DatastoreFull(
-                message=said, metadata={**metadata, "datastore": fault.datastore or ""}
-            )
+            return DatastoreFull(message, metadata={**metadata, "datastore": fault.datastore or ""})
         case vim.fault.ToolsUnavailable():
-            return ToolsNotRunning(message=said, metadata=metadata)
+            return ToolsNotRunning(message, metadata=metadata)
         case vim.fault.InvalidPowerState():
-            return WrongPowerState(message=said, metadata=metadata)
-    return VCenterFault(message=said, metadata=metadata, retryable=isinstance(fault, _TRANSIENT))
+            return WrongPowerState(message, metadata=metadata)
+    return VCenterFault(message, metadata=metadata, retryable=isinstance(fault, _TRANSIENT))
 
 
 def _is_about_quiescing(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The session with vCenter: login, threads, expiry, and what a wrong password costs.
+"""The session with vCenter: login, threads, expiry, and a pause after a refused password.
 
 pyVmomi blocks, so every call runs in a small thread pool. The stub's connection pool is shared by
 those threads. Everything made in a session (stub, references, views) stays inside one call of
@@ -46,7 +46,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where vCenter is, who we are there, and how to know it."""
+    """Where vCenter is, the account there, and which certificate is trusted."""
 
     host: str
     user: str
@@ -93,7 +93,7 @@ class Session:
     async def run(self, action: str, call: Callable[[Connection], T], *, repeat: bool = True) -> T:
         """Do `call` in a thread with a live session; translate what it raises.
 
-        `action` says for error messages what is being done ("reading VM vm-7"). An expired session
+        `action` names for error messages what is being done ("reading VM vm-7"). An expired session
         is renewed once and the call repeated: vCenter refused it before doing anything. A broken
         connection is tried once more only with `repeat`, which is for calls that change nothing.
         A ServiceError raised by `call` passes unchanged.

@@ -46,7 +46,7 @@ class Tasks:
     ) -> str:
         """Start a task and wait for it; return the moref of its result, "" if that is no object.
 
-        Raises VCenterTimeout when it has not ended in time (it goes on in vCenter) and otherwise
+        Raises VCenterTimeout when it has not ended in time (it continues in vCenter) and otherwise
         what its fault translates to.
         """
         deadline = Deadline(self._clock, timeout_seconds)
@@ -91,7 +91,9 @@ class Tasks:
                     reason=error.reason,
                     error=error.message,
                 )
-            except Exception as error:  # A defect: those who wait raise it, or waited for ever.
+            except (
+                Exception
+            ) as error:  # A defect: whoever waits raises it instead of waiting for ever.
                 self._fail_all(error)
                 return
             self._expire()
@@ -133,7 +135,7 @@ def _settle(waiter: _Waiter, info: vim.TaskInfo | None) -> None:
         # vCenter forgets tasks ten minutes after their end, and all of them when it restarts.
         waiter.ended.set_exception(
             VCenterFault(
-                message=f"{waiter.action}: vCenter lost the task",
+                message=f"{waiter.action}: vCenter does not know the task any more",
                 retryable=True,
                 hint="repeat the call: it looks at what the task has done first",
             )

@@ -19,8 +19,9 @@ _DIGESTS = {40: "sha1", 64: "sha256"}
 
 @dataclass(frozen=True)
 class Trust:
-    """How to know vCenter. `thumbprint` (SHA-1 or SHA-256, case and colons ignored) wins over
-    `ca_file` (PEM); with neither the system's CAs decide. `insecure` accepts anything.
+    """Which certificate is trusted: that of `thumbprint` (SHA-1 or SHA-256, case and colons
+    ignored), else what `ca_file` (PEM) signed, else what the system's CAs did. `insecure` accepts
+    any.
     """
 
     thumbprint: str = ""
@@ -90,7 +91,7 @@ def _pinned(host: str, port: int, thumbprint: str, timeout_seconds: float) -> Tr
             metadata={"found": _colons(found), "wanted": _colons(wanted)},
         )
     # The leaf itself becomes the anchor: a CA-signed leaf needs PARTIAL_CHAIN for that, and the
-    # pin says more than the host's name, which self-signed certificates often lack.
+    # pin proves more than the host's name, which self-signed certificates often lack.
     context = ssl.create_default_context(cadata=ssl.DER_cert_to_PEM_cert(leaf))
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -15,7 +15,7 @@ from services.vmware_agent.vcenter.devices import (
     read_nics,
     read_passthrough,
 )
-from services.vmware_agent.vcenter.locations import Places, parent_of
+from services.vmware_agent.vcenter.inventory import Inventory, parent_of
 from services.vmware_agent.vcenter.property_collector import Found
 from services.vmware_agent.vcenter.vmomi import moref
 from services.vmware_agent.vm import Firmware, PowerState, Snapshot, Vm, unescape_name
@@ -58,17 +58,17 @@ class VmProperties:
             raise TypeError(f"config.hardware of {found.moref} is a {type(hardware).__name__}")
         self._hardware = hardware
 
-    def known_to(self, places: Places) -> bool:
-        """Whether `places` can name the VM's folder, host and networks."""
+    def known_to(self, inventory: Inventory) -> bool:
+        """Whether `inventory` can name the VM's folder, host and networks."""
         parent = parent_of(self._found)
         return (
-            (parent is None or parent in places.folders)
-            and (not isinstance(self._host, ManagedObject) or moref(self._host) in places.hosts)
-            and network_keys(self._hardware.device) <= places.networks.keys()
+            (parent is None or parent in inventory.folders)
+            and (not isinstance(self._host, ManagedObject) or moref(self._host) in inventory.hosts)
+            and network_keys(self._hardware.device) <= inventory.networks.keys()
         )
 
-    def to_vm(self, places: Places) -> Vm:
-        """The VM as a value; `places` names its folder, host and networks."""
+    def to_vm(self, inventory: Inventory) -> Vm:
+        """The VM as a value; `inventory` names its folder, host and networks."""
         get = self._found.properties.get
         devices = list(self._hardware.device)
         boot = get("config.bootOptions")
@@ -78,7 +78,7 @@ class VmProperties:
             moref=self.moref,
             instance_uuid=self._text("config.instanceUuid"),
             name=unescape_name(name),
-            path=places.path(name, parent_of(self._found)),
+            path=inventory.path(name, parent_of(self._found)),
             power=PowerState(str(get("runtime.powerState"))),
             template=bool(get("config.template")),
             tools_running=get("guest.toolsRunningStatus") == "guestToolsRunning",
@@ -95,11 +95,11 @@ class VmProperties:
             has_vtpm=has_vtpm(devices),
             encrypted=has_encrypted_disk(devices),
             passthrough_devices=read_passthrough(devices),
-            host=places.hosts.get(moref(self._host), "")
+            host=inventory.hosts.get(moref(self._host), "")
             if isinstance(self._host, ManagedObject)
             else "",
             disks=read_disks(devices, read_extra_config(self._options())),
-            nics=read_nics(devices, places.networks),
+            nics=read_nics(devices, inventory.networks),
             snapshots=_snapshots(tree.rootSnapshotList)
             if isinstance(tree, vim.vm.SnapshotInfo)
             else (),

@@ -13,9 +13,9 @@ from lab.vcenter.server import VcenterServer
 from lab.vcenter.startup import no_guests, open_world, write_scenario
 from lab.vcenter.world.faults import Injector
 from lab.vcenter.world.memory_disks import MemoryDisks
-from lab.vcenter.world.model import VmRecord
 from lab.vcenter.world.ports import DiskStore
 from lab.vcenter.world.sessions import Sessions
+from lab.vcenter.world.vm_state import VmRecord
 from lab.vcenter.world.world import World
 from services.vmware_agent.ports import Clock, SystemClock
 from services.vmware_agent.vcenter.adapter import VmomiVCenter

@@ -90,7 +90,7 @@ class Served:
 
     process: subprocess.Popen[bytes]
     socket: Path
-    said: Path
+    log_file: Path
     handles: list[nbd.NBD] = field(default_factory=list)
 
     def connect(self) -> nbd.NBD:
@@ -99,7 +99,7 @@ class Served:
         return handle
 
     def stderr(self) -> str:
-        return self.said.read_text()
+        return self.log_file.read_text()
 
 
 def vddk_conf(esxi: EsxiProcess) -> LabVddkConf:
@@ -156,14 +156,14 @@ def vddk_served(
         "transports": "nbdssl:nbd",
         **parameters,
     }
-    socket, said = directory / "vddk.sock", directory / "vddk.log"
+    socket, log_file = directory / "vddk.sock", directory / "vddk.log"
     started = directory / "vddk.pid"  # written once the socket listens
     for left in (socket, started):
         left.unlink(missing_ok=True)
     reading, writing_end = os.pipe()
     os.write(writing_end, password.encode() + b"\n")
     os.close(writing_end)
-    with said.open("wb") as log:
+    with log_file.open("wb") as log:
         process = subprocess.Popen(
             ["nbdkit", "--foreground", "--readonly", "--exit-with-parent", "--unix", str(socket)]
             + ["--pidfile", str(started), *_plugin(plugin)]
@@ -174,7 +174,7 @@ def vddk_served(
             env={**os.environ, "LD_LIBRARY_PATH": str(library / "lib64")},
         )
     os.close(reading)
-    served = Served(process, socket, said)
+    served = Served(process, socket, log_file)
     try:
         deadline = time.monotonic() + 20
         while not started.exists() and process.poll() is None:

@@ -36,7 +36,7 @@ def assert_identical(lab: Lab, migration: pb.Migration) -> None:
         ):
             found = proof.compare(source, target)
             assert found.identical, f"{path} differs at {found.differs_at}"
-            words = proof.last_words(Path(vm["write_log"]), exports[key], target)
+            words = proof.last_writes(Path(vm["write_log"]), exports[key], target)
             assert words.found == words.logged > 0, f"{path} has {words} of the guest's last writes"
 
 

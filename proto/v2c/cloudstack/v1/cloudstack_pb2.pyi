@@ -3,7 +3,7 @@
 isort:skip_file
 The target side: CloudStack's API for placement and import of KVM disks.
 Long work is a Job: Start calls take a job id chosen by the caller, so that
-a caller who lost the answer asks again and gets the same job.
+a caller who lost the answer repeats the call and gets the same job.
 """
 
 from collections import abc as _abc
@@ -126,6 +126,7 @@ class Failure(_message.Message):
     HINT_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """UPPER_SNAKE reason."""
     message: _builtins.str
@@ -134,6 +135,10 @@ class Failure(_message.Message):
     """What to do next."""
     retryable: _builtins.bool
     """True when the same call may succeed later."""
+    code: _builtins.str
+    """Kind of failure, a name of google.rpc.Code such as "ABORTED"; empty from
+    an agent older than this field.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Details, for example "errorcode"."""
@@ -146,10 +151,11 @@ class Failure(_message.Message):
         hint: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint", b"hint", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "hint", b"hint", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,7 +190,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When CloudStack took it on."""
+        """When CloudStack accepted it."""
 
     def __init__(
         self,
@@ -289,7 +295,7 @@ class Placement(_message.Message):
     """Cluster it belongs to; empty for what belongs to none."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What CloudStack says of it, by its own names: "type", "state", "scope",
+        """What CloudStack reports of it, by its own names: "type", "state", "scope",
         "path", "cpunumber", "disksize" and so on.
         """
 
@@ -1108,7 +1114,7 @@ class StartVmStopRequest(_message.Message):
     vm_id: _builtins.str
     """Machine."""
     forced: _builtins.bool
-    """True to pull the plug."""
+    """True to switch it off at once, without its guest."""
     def __init__(
         self,
         *,

@@ -122,7 +122,7 @@ class CloudstackServiceServicer:
     """
 
     def GetEndpoint(self, request, context):
-        """Says which CloudStack this agent talks to, after a signed call.
+        """Identifies the CloudStack this agent talks to, after a signed call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +137,7 @@ class CloudstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveStoragePool(self, request, context):
-        """Says what a storage host has to mount to write into a pool.
+        """Names what a storage host has to mount to write into a pool.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,14 +200,14 @@ class CloudstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartVmUnmanage(self, request, context):
-        """Lets go of a virtual machine without touching its disks.
+        """Unmanages a virtual machine without touching its disks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartVolumeUnmanage(self, request, context):
-        """Lets go of a volume without touching its file.
+        """Unmanages a volume without touching its file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,7 +3,7 @@
 isort:skip_file
 The target side: CloudStack's API for placement and import of KVM disks.
 Long work is a Job: Start calls take a job id chosen by the caller, so that
-a caller who lost the answer asks again and gets the same job.
+a caller who lost the answer repeats the call and gets the same job.
 """
 
 from collections import abc as _abc
@@ -37,13 +37,13 @@ class CloudstackServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CloudstackServiceAsyncStub: ...
     GetEndpoint: _grpc.UnaryUnaryMultiCallable[_cloudstack_pb2.GetEndpointRequest, _cloudstack_pb2.GetEndpointResponse]
-    """Says which CloudStack this agent talks to, after a signed call."""
+    """Identifies the CloudStack this agent talks to, after a signed call."""
     ListPlacements: _grpc.UnaryUnaryMultiCallable[_cloudstack_pb2.ListPlacementsRequest, _cloudstack_pb2.ListPlacementsResponse]
     """Lists what a machine can be placed on: zones, clusters, storage pools,
     networks, offerings, OS types.
     """
     ResolveStoragePool: _grpc.UnaryUnaryMultiCallable[_cloudstack_pb2.ResolveStoragePoolRequest, _cloudstack_pb2.ResolveStoragePoolResponse]
-    """Says what a storage host has to mount to write into a pool."""
+    """Names what a storage host has to mount to write into a pool."""
     GetVm: _grpc.UnaryUnaryMultiCallable[_cloudstack_pb2.GetVmRequest, _cloudstack_pb2.GetVmResponse]
     """Finds a virtual machine by id or name, with volumes and adapters."""
     GetVolume: _grpc.UnaryUnaryMultiCallable[_cloudstack_pb2.GetVolumeRequest, _cloudstack_pb2.GetVolumeResponse]
@@ -61,9 +61,9 @@ class CloudstackServiceStub:
     StartVmStop: _grpc.UnaryUnaryMultiCallable[_cloudstack_pb2.StartVmStopRequest, _cloudstack_pb2.StartVmStopResponse]
     """Stops a virtual machine."""
     StartVmUnmanage: _grpc.UnaryUnaryMultiCallable[_cloudstack_pb2.StartVmUnmanageRequest, _cloudstack_pb2.StartVmUnmanageResponse]
-    """Lets go of a virtual machine without touching its disks."""
+    """Unmanages a virtual machine without touching its disks."""
     StartVolumeUnmanage: _grpc.UnaryUnaryMultiCallable[_cloudstack_pb2.StartVolumeUnmanageRequest, _cloudstack_pb2.StartVolumeUnmanageResponse]
-    """Lets go of a volume without touching its file."""
+    """Unmanages a volume without touching its file."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_cloudstack_pb2.GetJobRequest, _cloudstack_pb2.GetJobResponse]
     """Reads a job."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_cloudstack_pb2.WatchJobRequest, _cloudstack_pb2.WatchJobResponse]
@@ -79,13 +79,13 @@ class CloudstackServiceAsyncStub(CloudstackServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_cloudstack_pb2.GetEndpointRequest, _cloudstack_pb2.GetEndpointResponse]  # type: ignore[assignment]
-    """Says which CloudStack this agent talks to, after a signed call."""
+    """Identifies the CloudStack this agent talks to, after a signed call."""
     ListPlacements: _aio.UnaryUnaryMultiCallable[_cloudstack_pb2.ListPlacementsRequest, _cloudstack_pb2.ListPlacementsResponse]  # type: ignore[assignment]
     """Lists what a machine can be placed on: zones, clusters, storage pools,
     networks, offerings, OS types.
     """
     ResolveStoragePool: _aio.UnaryUnaryMultiCallable[_cloudstack_pb2.ResolveStoragePoolRequest, _cloudstack_pb2.ResolveStoragePoolResponse]  # type: ignore[assignment]
-    """Says what a storage host has to mount to write into a pool."""
+    """Names what a storage host has to mount to write into a pool."""
     GetVm: _aio.UnaryUnaryMultiCallable[_cloudstack_pb2.GetVmRequest, _cloudstack_pb2.GetVmResponse]  # type: ignore[assignment]
     """Finds a virtual machine by id or name, with volumes and adapters."""
     GetVolume: _aio.UnaryUnaryMultiCallable[_cloudstack_pb2.GetVolumeRequest, _cloudstack_pb2.GetVolumeResponse]  # type: ignore[assignment]
@@ -103,9 +103,9 @@ class CloudstackServiceAsyncStub(CloudstackServiceStub):
     StartVmStop: _aio.UnaryUnaryMultiCallable[_cloudstack_pb2.StartVmStopRequest, _cloudstack_pb2.StartVmStopResponse]  # type: ignore[assignment]
     """Stops a virtual machine."""
     StartVmUnmanage: _aio.UnaryUnaryMultiCallable[_cloudstack_pb2.StartVmUnmanageRequest, _cloudstack_pb2.StartVmUnmanageResponse]  # type: ignore[assignment]
-    """Lets go of a virtual machine without touching its disks."""
+    """Unmanages a virtual machine without touching its disks."""
     StartVolumeUnmanage: _aio.UnaryUnaryMultiCallable[_cloudstack_pb2.StartVolumeUnmanageRequest, _cloudstack_pb2.StartVolumeUnmanageResponse]  # type: ignore[assignment]
-    """Lets go of a volume without touching its file."""
+    """Unmanages a volume without touching its file."""
     GetJob: _aio.UnaryUnaryMultiCallable[_cloudstack_pb2.GetJobRequest, _cloudstack_pb2.GetJobResponse]  # type: ignore[assignment]
     """Reads a job."""
     WatchJob: _aio.UnaryStreamMultiCallable[_cloudstack_pb2.WatchJobRequest, _cloudstack_pb2.WatchJobResponse]  # type: ignore[assignment]
@@ -124,7 +124,7 @@ class CloudstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloudstack_pb2.GetEndpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloudstack_pb2.GetEndpointResponse, _abc.Awaitable[_cloudstack_pb2.GetEndpointResponse]]:
-        """Says which CloudStack this agent talks to, after a signed call."""
+        """Identifies the CloudStack this agent talks to, after a signed call."""
 
     @_abc_1.abstractmethod
     def ListPlacements(
@@ -142,7 +142,7 @@ class CloudstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloudstack_pb2.ResolveStoragePoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloudstack_pb2.ResolveStoragePoolResponse, _abc.Awaitable[_cloudstack_pb2.ResolveStoragePoolResponse]]:
-        """Says what a storage host has to mount to write into a pool."""
+        """Names what a storage host has to mount to write into a pool."""
 
     @_abc_1.abstractmethod
     def GetVm(
@@ -214,7 +214,7 @@ class CloudstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloudstack_pb2.StartVmUnmanageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloudstack_pb2.StartVmUnmanageResponse, _abc.Awaitable[_cloudstack_pb2.StartVmUnmanageResponse]]:
-        """Lets go of a virtual machine without touching its disks."""
+        """Unmanages a virtual machine without touching its disks."""
 
     @_abc_1.abstractmethod
     def StartVolumeUnmanage(
@@ -222,7 +222,7 @@ class CloudstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloudstack_pb2.StartVolumeUnmanageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloudstack_pb2.StartVolumeUnmanageResponse, _abc.Awaitable[_cloudstack_pb2.StartVolumeUnmanageResponse]]:
-        """Lets go of a volume without touching its file."""
+        """Unmanages a volume without touching its file."""
 
     @_abc_1.abstractmethod
     def GetJob(

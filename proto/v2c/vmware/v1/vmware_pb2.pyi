@@ -117,7 +117,7 @@ class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.Val
     SEVERITY_WARNING: _Severity.ValueType  # 2
     """The migration works, but worse than it could."""
     SEVERITY_ERROR: _Severity.ValueType  # 3
-    """The migration cannot work until this is mended."""
+    """The migration cannot work until this is corrected."""
 
 class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
     """Severity ranks a finding."""
@@ -129,7 +129,7 @@ SEVERITY_INFO: Severity.ValueType  # 1
 SEVERITY_WARNING: Severity.ValueType  # 2
 """The migration works, but worse than it could."""
 SEVERITY_ERROR: Severity.ValueType  # 3
-"""The migration cannot work until this is mended."""
+"""The migration cannot work until this is corrected."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
 @_typing.final
@@ -277,7 +277,7 @@ class Disk(_message.Message):
     slot: _builtins.str
     """Controller and unit number as VMware writes them, for example "scsi1:0"."""
     used_bytes: _builtins.int
-    """Bytes a thin disk's files take on the datastore, told by GetVm alone; 0
+    """Bytes a thin disk's files take on the datastore, reported by GetVm only; 0
     when not known, as for thick disks.
     """
     def __init__(
@@ -730,7 +730,7 @@ Global___EnableChangeTrackingRequest: _TypeAlias = EnableChangeTrackingRequest  
 
 @_typing.final
 class EnableChangeTrackingResponse(_message.Message):
-    """EnableChangeTrackingResponse says what changed."""
+    """EnableChangeTrackingResponse reports what changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -846,7 +846,7 @@ Global___RemoveSnapshotRequest: _TypeAlias = RemoveSnapshotRequest  # noqa: Y015
 
 @_typing.final
 class RemoveSnapshotResponse(_message.Message):
-    """RemoveSnapshotResponse says what happened."""
+    """RemoveSnapshotResponse reports what happened."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -960,7 +960,7 @@ class StreamChangedAreasResponse(_message.Message):
     COVERED_BYTES_FIELD_NUMBER: _builtins.int
     CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     covered_bytes: _builtins.int
-    """Every byte before this one has been told about."""
+    """Every changed area before this byte has been reported."""
     capacity_bytes: _builtins.int
     """The disk's capacity."""
     @_builtins.property

@@ -111,7 +111,7 @@ class VmwareServiceServicer:
     """
 
     def GetEndpoint(self, request, context):
-        """Says which vCenter this agent talks to, after logging in.
+        """Identifies the vCenter this agent talks to, after logging in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,7 +171,7 @@ class VmwareServiceServicer:
     def StreamChangedAreas(self, request, context):
         """Streams the areas of one disk that changed between a change id and a
         snapshot: in order, without overlap, checked to cover the whole disk.
-        CBT_RESET when vCenter can no longer tell.
+        CBT_RESET when vCenter no longer knows them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,14 +186,14 @@ class VmwareServiceServicer:
 
     def ShutdownGuest(self, request, context):
         """Asks the guest to shut down; returns at once, poll GetPower.
-        TOOLS_NOT_RUNNING when there is nobody to ask.
+        TOOLS_NOT_RUNNING when VMware Tools do not run in it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PowerOff(self, request, context):
-        """Switches the machine off as if the cable were pulled.
+        """Switches the machine off at once, without its guest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

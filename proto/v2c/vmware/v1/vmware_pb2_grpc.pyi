@@ -41,7 +41,7 @@ class VmwareServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> VmwareServiceAsyncStub: ...
     GetEndpoint: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.GetEndpointRequest, _vmware_pb2.GetEndpointResponse]
-    """Says which vCenter this agent talks to, after logging in."""
+    """Identifies the vCenter this agent talks to, after logging in."""
     ListVms: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.ListVmsRequest, _vmware_pb2.ListVmsResponse]
     """Lists virtual machines, a page at a time, ordered by inventory path."""
     GetVm: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.GetVmRequest, _vmware_pb2.GetVmResponse]
@@ -63,16 +63,16 @@ class VmwareServiceStub:
     StreamChangedAreas: _grpc.UnaryStreamMultiCallable[_vmware_pb2.StreamChangedAreasRequest, _vmware_pb2.StreamChangedAreasResponse]
     """Streams the areas of one disk that changed between a change id and a
     snapshot: in order, without overlap, checked to cover the whole disk.
-    CBT_RESET when vCenter can no longer tell.
+    CBT_RESET when vCenter no longer knows them.
     """
     GetPower: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.GetPowerRequest, _vmware_pb2.GetPowerResponse]
     """Reads the power state and whether VMware Tools run."""
     ShutdownGuest: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.ShutdownGuestRequest, _vmware_pb2.ShutdownGuestResponse]
     """Asks the guest to shut down; returns at once, poll GetPower.
-    TOOLS_NOT_RUNNING when there is nobody to ask.
+    TOOLS_NOT_RUNNING when VMware Tools do not run in it.
     """
     PowerOff: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.PowerOffRequest, _vmware_pb2.PowerOffResponse]
-    """Switches the machine off as if the cable were pulled."""
+    """Switches the machine off at once, without its guest."""
     PowerOn: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.PowerOnRequest, _vmware_pb2.PowerOnResponse]
     """Switches the machine on."""
 
@@ -85,7 +85,7 @@ class VmwareServiceAsyncStub(VmwareServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_vmware_pb2.GetEndpointRequest, _vmware_pb2.GetEndpointResponse]  # type: ignore[assignment]
-    """Says which vCenter this agent talks to, after logging in."""
+    """Identifies the vCenter this agent talks to, after logging in."""
     ListVms: _aio.UnaryUnaryMultiCallable[_vmware_pb2.ListVmsRequest, _vmware_pb2.ListVmsResponse]  # type: ignore[assignment]
     """Lists virtual machines, a page at a time, ordered by inventory path."""
     GetVm: _aio.UnaryUnaryMultiCallable[_vmware_pb2.GetVmRequest, _vmware_pb2.GetVmResponse]  # type: ignore[assignment]
@@ -107,16 +107,16 @@ class VmwareServiceAsyncStub(VmwareServiceStub):
     StreamChangedAreas: _aio.UnaryStreamMultiCallable[_vmware_pb2.StreamChangedAreasRequest, _vmware_pb2.StreamChangedAreasResponse]  # type: ignore[assignment]
     """Streams the areas of one disk that changed between a change id and a
     snapshot: in order, without overlap, checked to cover the whole disk.
-    CBT_RESET when vCenter can no longer tell.
+    CBT_RESET when vCenter no longer knows them.
     """
     GetPower: _aio.UnaryUnaryMultiCallable[_vmware_pb2.GetPowerRequest, _vmware_pb2.GetPowerResponse]  # type: ignore[assignment]
     """Reads the power state and whether VMware Tools run."""
     ShutdownGuest: _aio.UnaryUnaryMultiCallable[_vmware_pb2.ShutdownGuestRequest, _vmware_pb2.ShutdownGuestResponse]  # type: ignore[assignment]
     """Asks the guest to shut down; returns at once, poll GetPower.
-    TOOLS_NOT_RUNNING when there is nobody to ask.
+    TOOLS_NOT_RUNNING when VMware Tools do not run in it.
     """
     PowerOff: _aio.UnaryUnaryMultiCallable[_vmware_pb2.PowerOffRequest, _vmware_pb2.PowerOffResponse]  # type: ignore[assignment]
-    """Switches the machine off as if the cable were pulled."""
+    """Switches the machine off at once, without its guest."""
     PowerOn: _aio.UnaryUnaryMultiCallable[_vmware_pb2.PowerOnRequest, _vmware_pb2.PowerOnResponse]  # type: ignore[assignment]
     """Switches the machine on."""
 
@@ -132,7 +132,7 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vmware_pb2.GetEndpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vmware_pb2.GetEndpointResponse, _abc.Awaitable[_vmware_pb2.GetEndpointResponse]]:
-        """Says which vCenter this agent talks to, after logging in."""
+        """Identifies the vCenter this agent talks to, after logging in."""
 
     @_abc_1.abstractmethod
     def ListVms(
@@ -202,7 +202,7 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_vmware_pb2.StreamChangedAreasResponse], _abc.AsyncIterator[_vmware_pb2.StreamChangedAreasResponse]]:
         """Streams the areas of one disk that changed between a change id and a
         snapshot: in order, without overlap, checked to cover the whole disk.
-        CBT_RESET when vCenter can no longer tell.
+        CBT_RESET when vCenter no longer knows them.
         """
 
     @_abc_1.abstractmethod
@@ -220,7 +220,7 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vmware_pb2.ShutdownGuestResponse, _abc.Awaitable[_vmware_pb2.ShutdownGuestResponse]]:
         """Asks the guest to shut down; returns at once, poll GetPower.
-        TOOLS_NOT_RUNNING when there is nobody to ask.
+        TOOLS_NOT_RUNNING when VMware Tools do not run in it.
         """
 
     @_abc_1.abstractmethod
@@ -229,7 +229,7 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vmware_pb2.PowerOffRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vmware_pb2.PowerOffResponse, _abc.Awaitable[_vmware_pb2.PowerOffResponse]]:
-        """Switches the machine off as if the cable were pulled."""
+        """Switches the machine off at once, without its guest."""
 
     @_abc_1.abstractmethod
     def PowerOn(

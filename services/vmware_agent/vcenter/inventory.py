@@ -1,4 +1,4 @@
-"""Where things are: one read of folders, hosts, networks and the VMs' names."""
+"""The inventory by name: one read of folders, hosts, networks and the VMs' names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _DEEPEST_FOLDER = 100
 
 
 @dataclass(frozen=True)
-class Places:
+class Inventory:
     """Names by moref (of networks by their key), and every VM's entry."""
 
     folders: Mapping[str, tuple[str, str | None]]
@@ -44,7 +44,7 @@ class Places:
         return "/" + "/".join(reversed(parts))
 
 
-def read_places(connection: Connection) -> Places:
+def read_inventory(connection: Connection) -> Inventory:
     """One property collector call (a page) over the whole inventory. Blocking."""
     folders: dict[str, tuple[str, str | None]] = {}
     hosts: dict[str, str] = {}
@@ -62,8 +62,8 @@ def read_places(connection: Connection) -> Places:
         else:
             parent = parent_of(found)
             folders[found.moref] = (name, None if parent == root else parent)
-    places = Places(folders, hosts, networks, ())
-    return Places(folders, hosts, networks, tuple(_entry(one, places) for one in machines))
+    inventory = Inventory(folders, hosts, networks, ())
+    return Inventory(folders, hosts, networks, tuple(_entry(one, inventory) for one in machines))
 
 
 def parent_of(found: Found) -> str | None:
@@ -83,12 +83,12 @@ def _network_key(found: Found) -> str:
     return str(found.properties.get("key") or found.moref)
 
 
-def _entry(found: Found, places: Places) -> VmEntry:
+def _entry(found: Found, inventory: Inventory) -> VmEntry:
     name = str(found.properties.get("name") or found.moref)
     return VmEntry(
         moref=found.moref,
         instance_uuid=str(found.properties.get("config.instanceUuid") or ""),
         name=unescape_name(name),
-        path=places.path(name, parent_of(found)),
+        path=inventory.path(name, parent_of(found)),
         template=bool(found.properties.get("config.template")),
     )

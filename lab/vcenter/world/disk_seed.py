@@ -8,8 +8,8 @@ from pathlib import Path
 from lab.esxi.model import EsxiError
 from lab.guest import Firmware, build_micro_guest
 from lab.scenario import MIB, Content
-from lab.vcenter.world.model import DiskRecord, VmRecord
 from lab.vcenter.world.ports import DiskStore
+from lab.vcenter.world.vm_state import DiskRecord, VmRecord
 
 _ALIGN_BYTES = 4096
 

@@ -1,4 +1,4 @@
-"""``python -m lab.disk_host --dir D``: keeps the ESXi side's nbdkit until SIGTERM.
+"""``python -m lab.esxi_host --dir D``: keeps the ESXi side's nbdkit until SIGTERM.
 
 nbdkit in the foreground ends with the thread that started it (seen with 1.32: PR_SET_PDEATHSIG is
 set even without ``--exit-with-parent``), so a daemon needs a starter that lives as long.
@@ -18,8 +18,8 @@ _POLL_SECONDS = 0.5
 
 
 def main() -> int:
-    """Start nbdkit, wait for an order or for its end, stop it; 1 if it ended by itself."""
-    parser = argparse.ArgumentParser(prog="python -m lab.disk_host", description=__doc__)
+    """Start nbdkit, wait for a signal or for its end, stop it; 1 if it ended by itself."""
+    parser = argparse.ArgumentParser(prog="python -m lab.esxi_host", description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="directory of the lab instance")
     directory: Path = parser.parse_args().dir
     stop = threading.Event()

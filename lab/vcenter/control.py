@@ -12,9 +12,9 @@ from lab.vcenter.methods import power
 from lab.vcenter.methods.tasks import Tasks
 from lab.vcenter.world import settings
 from lab.vcenter.world.faults import Injector, RuleError
-from lab.vcenter.world.model import VmRecord
 from lab.vcenter.world.sessions import Sessions
 from lab.vcenter.world.settings import SettingError, as_dict
+from lab.vcenter.world.vm_state import VmRecord
 from lab.vcenter.world.world import POWERED_OFF, POWERED_ON, World
 
 
@@ -116,7 +116,7 @@ class _Control:
         return {"settings": as_dict(self._world.settings)}
 
     def reset_cbt(self, vm: str, disk: int | None = None) -> dict[str, object]:
-        """Begin a new life of tracking on one disk (device key) or all, as a power loss does."""
+        """Reset tracking on one disk (device key) or all, as a power loss does."""
         record = self._record(vm)
         keys = [d.key for d in record.disks if d.tracked] if disk is None else [int(disk)]
         for key in keys:
@@ -171,7 +171,7 @@ class _Control:
             return {"vms": [_details(record) for record in self._world.vms.values()]}
 
     def stop(self) -> None:
-        """End the simulator; guests go on running."""
+        """End the simulator; guests keep running."""
         self._stop()
 
     def _record(self, name: str) -> VmRecord:

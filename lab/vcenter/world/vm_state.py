@@ -30,7 +30,7 @@ _SCSI_OWN_UNIT = 7
 
 
 def bus_kind(controller: Controller) -> str:
-    """The controller's word in VMX keys such as ``scsi0:1.ctkEnabled``."""
+    """The controller's name in VMX keys such as ``scsi0:1.ctkEnabled``."""
     return {
         Controller.IDE: "ide",
         Controller.SATA: "sata",
@@ -57,7 +57,7 @@ class DiskRecord:
 
     @property
     def slot(self) -> str:
-        """Place as the VMX names it, e.g. ``scsi0:1``."""
+        """Address as the VMX names it, e.g. ``scsi0:1``."""
         return f"{bus_kind(self.spec.controller)}{self.spec.bus}:{self.unit}"
 
     @property
@@ -112,7 +112,7 @@ class VmRecord:
     unconsolidated: list[str] = field(default_factory=list)
     """Morefs of snapshots that left the tree while their files stayed."""
     settings: dict[str, str] = field(default_factory=dict)
-    """Behaviour chosen over the control socket; see lab.vcenter.control_ops."""
+    """Behaviour chosen over the control socket; see lab.vcenter.control."""
     revision: int = 0
     busy: str | None = None
     """Moref of the task that has the VM to itself."""

@@ -12,7 +12,7 @@ from lab.scenario import Tools
 from lab.vcenter.properties.devices import disk_backing_paths
 from lab.vcenter.properties.registry import Properties
 from lab.vcenter.properties.vm_config import CONFIG, SNAPSHOT_CONFIG
-from lab.vcenter.world.model import DiskRecord, SnapshotRecord, VmRecord, now
+from lab.vcenter.world.vm_state import DiskRecord, SnapshotRecord, VmRecord, now
 from lab.vcenter.world.world import POWERED_ON, World, reference
 
 _TRACKING_SINCE_HARDWARE = 7
