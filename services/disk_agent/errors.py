@@ -1,7 +1,7 @@
 """The disk agent's error tree: refusals of calls about pools, images and conversions.
 
-Why a conversion that had started failed is in `conversion_failures`; transfers have their own in
-`transfer_errors` and `engine.failures`. `metadata` holds the values a program needs, as text.
+Why a conversion that had started failed is in `conversions.failures`; transfers have their own in
+`transfers.errors` and `failures`. `metadata` holds the values a program needs, as text.
 """
 
 from services.kit.failure import Code, ServiceError
@@ -12,6 +12,7 @@ class ToolMissing(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "TOOL_MISSING"
+    hint = "install the program on the disk agent's host"
 
 
 class ToolFailed(ServiceError):
@@ -36,6 +37,7 @@ class PoolInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "POOL_INVALID"
+    hint = "correct what the message names in the pool's description"
 
 
 class PoolNotFound(ServiceError):
@@ -67,6 +69,7 @@ class PoolMissing(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "POOL_MISSING"
+    hint = "mount the pool, or make its directory, on the disk agent's host; then retry"
 
 
 class PoolReadOnly(ServiceError):
@@ -108,6 +111,7 @@ class ImageInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "IMAGE_INVALID"
+    hint = "choose a name or a size that the message allows"
 
 
 class ImageNotFound(ServiceError):
@@ -115,6 +119,7 @@ class ImageNotFound(ServiceError):
 
     code = Code.NOT_FOUND
     reason = "IMAGE_NOT_FOUND"
+    hint = "look whether the pool is mounted and whether the image was moved or deleted"
 
 
 class ImageExists(ServiceError):
@@ -130,6 +135,9 @@ class ImageUnusable(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_UNUSABLE"
+    hint = (
+        "look at it with qemu-img info and qemu-img check; else delete it and copy the disk again"
+    )
 
 
 class ImageLocked(ServiceError):
@@ -154,6 +162,7 @@ class ConversionInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "CONVERSION_INVALID"
+    hint = "correct what the message names, then start it again"
 
 
 class ConversionNotFound(ServiceError):
@@ -161,6 +170,7 @@ class ConversionNotFound(ServiceError):
 
     code = Code.NOT_FOUND
     reason = "CONVERSION_NOT_FOUND"
+    hint = "start it; conversions that ended may have been deleted"
 
 
 class ConversionExists(ServiceError):

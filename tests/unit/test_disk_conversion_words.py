@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.conversions.acceleration import KvmProbe, libguestfs_environment
-from services.disk_agent.conversions.failures import CAUSES, classify, el9_warning
+from services.disk_agent.conversions.diagnosis import classify, el9_warning
+from services.disk_agent.conversions.failures import CAUSES
 from services.disk_agent.conversions.messages import MessageFile, Told, hear, inspected_guest
 from services.disk_agent.conversions.virt_v2v import (
     conversion_environment,

@@ -47,7 +47,7 @@ class Worker:
 
     def fail(self) -> None:
         if not self._end.done():
-            failure = SourceFailed("gone").to_wire()
+            failure = SourceFailed("gone").failure.to_wire()
             self._end.set_result({"event": "end", "failure": failure, "digest": "", "progress": {}})
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from services.disk_agent.errors import StateDamaged
-from services.disk_agent.failures import RemoteFailure, TransferFailure
 from services.disk_agent.host.state_file import read_state, write_state
+from services.kit.failure import Failure
 
 _STATE_FILE = "conversion.json"
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
@@ -81,7 +81,7 @@ class Conversion:
     warnings: tuple[str, ...] = ()
     requires_uefi: bool = False
     guest_os: str = ""
-    failure: TransferFailure | None = None
+    failure: Failure | None = None
     end_time: float | None = None
     committing: bool = False
 
@@ -239,6 +239,6 @@ def _from_wire(wire: Mapping[str, Any]) -> Conversion:
         state=ConversionState(fields.pop("state")),
         log_path=Path(fields.pop("log_path")),
         warnings=tuple(fields.pop("warnings")),
-        failure=RemoteFailure.from_wire(failure) if failure is not None else None,
+        failure=Failure.from_wire(failure) if failure is not None else None,
         **fields,
     )

@@ -41,8 +41,7 @@ from services.disk_agent.errors import (
     ConversionExists,
     ConversionNotFound,
 )
-from services.disk_agent.failures import TransferFailure
-from services.kit.failure import ServiceError
+from services.kit.failure import Failure, ServiceError
 
 # A watcher hears at least this often, so that it can tell silence from a broken connection.
 _WATCH_SECONDS = 1.0
@@ -99,10 +98,14 @@ class Conversions:
                 )
                 continue
             if not conversion.state.ended:
-                failure: ConversionFailure = (
-                    CommitInterrupted("the disk agent ended while it wrote the converted guest")
+                failure = (
+                    CommitInterrupted.described(
+                        "the disk agent ended while it wrote the converted guest"
+                    )
                     if conversion.committing
-                    else ConversionInterrupted("the disk agent ended during this conversion")
+                    else ConversionInterrupted.described(
+                        "the disk agent ended during this conversion"
+                    )
                 )
                 conversion = conversion.changed(
                     self._clock(),
@@ -258,15 +261,15 @@ class Conversions:
         changes: dict[str, Any]
         try:
             changes = await self._attempt(entry)
-        except TransferFailure as failure:
-            changes = {"state": ConversionState.FAILED, "failure": failure}
         except ServiceError as error:
-            changes = {"state": ConversionState.FAILED, "failure": ConversionFailure.of(error)}
+            changes = {"state": ConversionState.FAILED, "failure": error.failure}
         except asyncio.CancelledError:
             changes = {"state": ConversionState.FAILED, "failure": _interruption(entry)}
         except Exception as error:
             log.error("conversion defect", action="conversion.defect", exc_info=error)
-            defect = ConversionFailure("the conversion ended on a defect; see the agent's log")
+            defect = ConversionFailure.described(
+                "the conversion ended on a defect; see the agent's log"
+            )
             changes = {"state": ConversionState.FAILED, "failure": defect}
         failed = changes["state"] is ConversionState.FAILED
         if entry.cancelled and failed and not entry.conversion.committing:
@@ -393,7 +396,9 @@ def _interrupt(entry: _Entry) -> None:
         entry.converting.cancel()
 
 
-def _interruption(entry: _Entry) -> ConversionFailure:
+def _interruption(entry: _Entry) -> Failure:
     if entry.cancelled:
-        return ConversionCancelled("the conversion was cancelled; the image is as it was before")
-    return ConversionInterrupted("the disk agent was stopped during this conversion")
+        return ConversionCancelled.described(
+            "the conversion was cancelled; the image is as it was before"
+        )
+    return ConversionInterrupted.described("the disk agent was stopped during this conversion")

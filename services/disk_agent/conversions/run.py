@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Protocol
 
 from services.disk_agent.conversions.conversion import ConversionRequest, ConversionStore
+from services.disk_agent.conversions.diagnosis import classify, el9_warning
 from services.disk_agent.conversions.failures import (
     CommitInterrupted,
-    ConversionFailure,
     ConversionTimeout,
     VirtioDriversMissing,
-    classify,
-    el9_warning,
 )
 from services.disk_agent.conversions.messages import (
     MessageFile,
@@ -34,7 +32,7 @@ from services.disk_agent.conversions.messages import (
     log_tail,
 )
 from services.disk_agent.conversions.virt_v2v import VirtV2v, conversion_environment, domain_xml
-from services.disk_agent.errors import ToolTimeout
+from services.disk_agent.errors import PoolFull, ToolTimeout
 from services.disk_agent.host.commands import Commands, tool_failed
 
 _CREATE_SECONDS = 60.0
@@ -65,7 +63,7 @@ class ConversionRun(Protocol):
     async def convert(self, request: ConversionRequest, on_told: Callable[[Told], None]) -> Told:
         """Convert overlays of the images; ``on_told`` hears of each change.
 
-        Raises ConversionFailure or ServiceError; cancelling the task ends virt-v2v. In each case
+        Raises ServiceError; cancelling the task ends virt-v2v. In each case
         nothing of it runs afterwards, and no overlay stays.
         """
         ...
@@ -186,10 +184,9 @@ class OverlayRun:
             status = os.statvfs(image.parent)
             free = status.f_bavail * status.f_frsize
             if needed > free:
-                raise ConversionFailure(
+                raise PoolFull(
                     f"the converted guest needs up to {needed} bytes more on {image.parent}; "
                     f"{free} are free",
-                    reason="POOL_FULL",
                     metadata={"needed_bytes": str(needed), "free_bytes": str(free)},
                     hint="make space on the storage pool, then convert again",
                 )

@@ -1,6 +1,5 @@
-"""Refusals of the calls about transfers. Why a transfer itself failed is in `engine.failures`."""
+"""Refusals of the calls about transfers. Why a transfer itself failed is in `failures`."""
 
-from services.disk_agent.failures import TransferFailure
 from services.kit.failure import Code, ServiceError
 
 
@@ -58,22 +57,7 @@ class InvalidTransfer(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "INVALID_TRANSFER"
-
-
-class TransferRefused(ServiceError):
-    """A failure of the engine that is known before anything was started."""
-
-    @classmethod
-    def of(cls, failure: TransferFailure, code: Code) -> "TransferRefused":
-        """The same reason, text and hint as a refusal of the call."""
-        return cls(
-            code=code,
-            reason=failure.reason,
-            message=failure.message,
-            metadata=failure.metadata,
-            retryable=failure.retryable,
-            hint=failure.hint,
-        )
+    hint = "correct what the message names, then start it again"
 
 
 class TargetConverted(ServiceError):

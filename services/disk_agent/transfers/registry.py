@@ -14,10 +14,7 @@ from typing import Any
 import structlog
 
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.failures import (
-    TransferFailure,
-    WorkerDied,
-)
+from services.disk_agent.failures import AgentRestarted, WorkerDied
 from services.disk_agent.transfers.checks import check, identity
 from services.disk_agent.transfers.errors import (
     StaleEpoch,
@@ -35,6 +32,7 @@ from services.disk_agent.transfers.supervisor import Event, RunningWorker, Worke
 from services.disk_agent.transfers.transfer import State, Transfer, TransferStore, changes_at_end
 from services.disk_agent.worker.order import TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
+from services.kit.failure import ServiceError
 
 # The calendar is looked at this often.
 _RATE_SECONDS = 1.0
@@ -85,11 +83,8 @@ class Transfers:
                 )
                 continue
             if not transfer.state.ended:
-                failure = TransferFailure(
-                    "the disk agent was restarted while this transfer was running",
-                    reason="AGENT_RESTARTED",
-                    retryable=True,
-                    hint="start the transfer again: it resumes at the last checkpoint",
+                failure = AgentRestarted.described(
+                    "the disk agent was restarted while this transfer was running"
                 )
                 transfer = transfer.changed(
                     self._clock(), state=State.FAILED, failure=failure, end_time=self._clock()
@@ -315,11 +310,12 @@ class Transfers:
                 events.put_nowait(None)
                 await hearing
             changes = changes_at_end(end)
-        except TransferFailure as failure:
-            changes = {"state": State.FAILED, "failure": failure}
+        except ServiceError as error:
+            changes = {"state": State.FAILED, "failure": error.failure}
         except Exception as error:
             log.error("supervision failed", action="transfer.defect", exc_info=error)
-            changes = {"state": State.FAILED, "failure": WorkerDied("the worker was not heard")}
+            died = WorkerDied.described("what the worker reported could not be read")
+            changes = {"state": State.FAILED, "failure": died}
         entry.worker = None
         now = self._clock()
         ended = entry.transfer.changed(now, end_time=now, paused=False, effective_rate=0, **changes)

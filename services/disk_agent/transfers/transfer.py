@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.failures import (
-    RemoteFailure,
-    TransferCancelled,
-    TransferFailure,
-)
+from services.disk_agent.failures import TransferCancelled
 from services.disk_agent.host.state_file import write_state
 from services.disk_agent.worker.order import TransferOrder
+from services.kit.failure import Failure
 
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
 
@@ -48,7 +45,7 @@ class Transfer:
     attempts: int = 0
     rate_bytes_per_second: int = 0
     progress: Progress = field(default_factory=Progress)
-    failure: TransferFailure | None = None
+    failure: Failure | None = None
     end_time: float | None = None
     digest: str = ""
     paused: bool = False
@@ -93,7 +90,7 @@ class Transfer:
             order=TransferOrder.from_wire(fields.pop("order")),
             state=State(fields.pop("state")),
             progress=Progress.from_wire(fields.pop("progress")),
-            failure=RemoteFailure.from_wire(failure) if failure is not None else None,
+            failure=Failure.from_wire(failure) if failure is not None else None,
             **fields,
         )
 
@@ -112,7 +109,7 @@ def changes_at_end(end: Mapping[str, Any]) -> dict[str, Any]:
     if failure is None:
         return {**changes, "state": State.SUCCEEDED}
     cancelled = failure["reason"] == TransferCancelled.reason
-    changes["failure"] = RemoteFailure.from_wire(failure)
+    changes["failure"] = Failure.from_wire(failure)
     return {**changes, "state": State.CANCELLED if cancelled else State.FAILED}
 
 

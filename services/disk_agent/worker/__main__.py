@@ -29,6 +29,7 @@ from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.failures import (
+    AgentStopped,
     HostFailed,
     SourceFailed,
     SourceUnusable,
@@ -72,9 +73,7 @@ class PipeControl(Control):
         except BlockingIOError:
             return
         if not some:
-            self.stop = TransferFailure(
-                "the disk agent is gone", reason="AGENT_STOPPED", retryable=True
-            )
+            self.stop = AgentStopped("the disk agent is gone")
             return
         self._rest += some
         self._take_lines()
@@ -91,9 +90,7 @@ class PipeControl(Control):
                 case "cancel":
                     self.stop = TransferCancelled("the transfer was cancelled")
                 case "stop":
-                    self.stop = TransferFailure(
-                        "the disk agent is stopping", reason="AGENT_STOPPED", retryable=True
-                    )
+                    self.stop = AgentStopped("the disk agent is stopping")
                 case other:
                     raise ValueError(f"unknown wish {other!r}")
 
@@ -152,7 +149,7 @@ class Worker:
         self._emit(
             {
                 "event": "end",
-                "failure": failure.to_wire() if failure is not None else None,
+                "failure": failure.failure.to_wire() if failure is not None else None,
                 "digest": self._pass.digest,
                 "progress": self._pass.meter.snapshot().to_wire(),
             }
@@ -263,7 +260,7 @@ def main() -> int:
         worker = Worker(order, str(told.get("password", "")), control, emit)
     except (TransferFailure, OSError) as error:
         failure = error if isinstance(error, TransferFailure) else HostFailed.of(error)
-        emit({"event": "end", "failure": failure.to_wire(), "digest": "", "progress": {}})
+        emit({"event": "end", "failure": failure.failure.to_wire(), "digest": "", "progress": {}})
         return 0
     worker.run()
     return 0

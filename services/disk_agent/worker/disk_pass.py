@@ -19,10 +19,12 @@ from services.disk_agent.engine.ranges import Range, chunk_runs, total_bytes, un
 from services.disk_agent.engine.repairing import Repair
 from services.disk_agent.engine.verifying import Mismatches, VerifyFull, VerifyTarget
 from services.disk_agent.failures import (
+    DiskShrank,
     MapUnusable,
+    SourceSizeMismatch,
     SourceUnusable,
     TargetReplaced,
-    TargetUnusable,
+    TargetSizeMismatch,
 )
 from services.disk_agent.worker.image_check import (
     Image,
@@ -160,16 +162,12 @@ class DiskPass:
     def _check_sizes(self, source: Endpoint | None, target: Endpoint) -> None:
         capacity = self._order.capacity_bytes
         if source is not None and source.size_bytes != capacity:
-            raise SourceUnusable(
-                f"the source has {source.size_bytes} bytes, the disk should have {capacity}",
-                reason="SOURCE_SIZE_MISMATCH",
-                hint="read the disk's capacity again: it may have been resized",
+            raise SourceSizeMismatch(
+                f"the source has {source.size_bytes} bytes, the disk should have {capacity}"
             )
         if not capacity <= target.size_bytes < capacity + _SECTOR_BYTES:
-            raise TargetUnusable(
-                f"the image has {target.size_bytes} bytes, the disk {capacity}",
-                reason="TARGET_SIZE_MISMATCH",
-                hint="resize the image to the disk's capacity",
+            raise TargetSizeMismatch(
+                f"the image has {target.size_bytes} bytes, the disk {capacity}"
             )
 
     # -- binding the map
@@ -344,10 +342,6 @@ class DiskPass:
         if capacity < found.header.capacity_bytes:
             before = found.header.capacity_bytes
             found.close()
-            raise MapUnusable(
-                f"the disk shrank from {before} to {capacity} bytes",
-                reason="DISK_SHRANK",
-                hint="cancel the migration and start it anew, which makes a new image",
-            )
+            raise DiskShrank(f"the disk shrank from {before} to {capacity} bytes")
         if capacity > found.header.capacity_bytes:
             found.grow(capacity)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from services.disk_agent.failures import TargetUnusable
+from services.disk_agent.failures import TargetCorrupt, TargetUnchecked
 from services.disk_agent.host.process import die_with_parent
 
 # qemu-img(1), check: 0 is a consistent image, 1 a check that could not be done.
@@ -37,7 +37,8 @@ def mend(image: Path, wait: Wait = time.sleep) -> None:
       between two writes failed that must not change places: the next write would put two chunks
       into one cluster.
 
-    Raises TargetUnusable when the image is damaged in any other way, or cannot be checked, and
+    Raises TargetCorrupt when the image is damaged in any other way, TargetUnchecked when it cannot
+    be checked, and
     what `wait` raises: the image is left as it was or half mended, for the next call.
     """
     forget_cached(image)
@@ -48,19 +49,10 @@ def mend(image: Path, wait: Wait = time.sleep) -> None:
         found = _check(image, wait, "-r", "all")
     said = found.stderr.strip()[-_SAID_CHARACTERS:]
     if found.returncode == _CORRUPT:
-        raise TargetUnusable(
-            f"the image {image} is damaged: {said}",
-            reason="TARGET_CORRUPT",
-            hint="cancel the migration and start it anew, which makes a new image",
-        )
+        raise TargetCorrupt(f"the image {image} is damaged: {said}")
     # Whoever has the image open is told by the qemu-nbd that is started next.
     if found.returncode not in (0, _LEAKS) and not is_locked(said):
-        raise TargetUnusable(
-            f"the image {image} cannot be checked: {said}",
-            reason="TARGET_UNCHECKED",
-            retryable=True,
-            hint="check that the storage below the image is mounted, writable and free of errors",
-        )
+        raise TargetUnchecked(f"the image {image} cannot be checked: {said}")
 
 
 def is_locked(said: str) -> bool:

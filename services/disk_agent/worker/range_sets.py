@@ -14,6 +14,7 @@ import xxhash
 
 from services.disk_agent.engine.ranges import Range, RangeError, checked_ranges, total_bytes
 from services.disk_agent.failures import TransferFailure
+from services.kit.failure import Code
 
 _PAIR = struct.Struct("<QQ")
 _CHECKSUM_BYTES = 16
@@ -25,6 +26,7 @@ _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
 class RangesRefused(TransferFailure):
     """The areas cannot belong to this disk, or the set's name cannot be a name."""
 
+    code = Code.INVALID_ARGUMENT
     reason = "RANGES_REFUSED"
     hint = "query the changed areas again from the first page; nothing was written"
 
@@ -32,6 +34,7 @@ class RangesRefused(TransferFailure):
 class RangesMissing(TransferFailure):
     """No intact range set has this name."""
 
+    code = Code.NOT_FOUND
     reason = "RANGES_NOT_FOUND"
     hint = "send the range set before starting the transfer"
 

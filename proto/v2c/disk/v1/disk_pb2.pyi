@@ -201,6 +201,7 @@ class Failure(_message.Message):
     HINT_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """UPPER_SNAKE reason."""
     message: _builtins.str
@@ -209,6 +210,10 @@ class Failure(_message.Message):
     """What to do next."""
     retryable: _builtins.bool
     """True when the same call may succeed later."""
+    code: _builtins.str
+    """Name of the google.rpc.Code, for example "RESOURCE_EXHAUSTED"; "UNKNOWN"
+    where an earlier version recorded the failure.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Details, for example "free_bytes"."""
@@ -221,10 +226,11 @@ class Failure(_message.Message):
         hint: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint", b"hint", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "hint", b"hint", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
