@@ -203,4 +203,12 @@ class StateDamaged(ServiceError):
 
     code = Code.DATA_LOSS
     reason = "STATE_DAMAGED"
-    hint = "look at the file; move it away to go on without it"
+    hint = "look at the file; move it away to continue without it"
+
+
+class StaleEpoch(ServiceError):
+    """The command has an older epoch than one that the image has seen: that is a newer attempt."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "STALE_EPOCH"
+    hint = "a newer attempt or another orchestrator continues this migration; let this one end"

@@ -17,9 +17,9 @@ from services.config.service_args import ServiceSetup, service_main
 from services.disk_agent import capabilities
 from services.disk_agent.conversions import leftovers
 from services.disk_agent.conversions.acceleration import KvmProbe, libguestfs_environment
-from services.disk_agent.conversions.conversion import ConversionStore
 from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.conversions.run import ConversionHost, OverlayRun
+from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.conversions.virt_v2v import find_virt_v2v
 from services.disk_agent.host.commands import HostCommands
 from services.disk_agent.retention import Retention
@@ -31,8 +31,8 @@ from services.disk_agent.storage.pools import Pools
 from services.disk_agent.transfers.limits_file import LimitsFile
 from services.disk_agent.transfers.rates import RateShares, RateWindow
 from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import ProcessLauncher
-from services.disk_agent.transfers.transfer import TransferStore
 from services.disk_agent.worker.range_sets import RangeSets
 from services.kit.failure import Code, ServiceError
 from services.kit.server import run_service

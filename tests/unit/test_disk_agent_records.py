@@ -3,15 +3,13 @@
 import json
 from pathlib import Path
 
-from services.disk_agent.conversions.conversion import (
-    Conversion,
-    ConversionRequest,
-    ConversionState,
-    ConversionStore,
-)
+from services.disk_agent.conversions.conversion import Conversion, ConversionRequest
+from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.failures import TargetFull
+from services.disk_agent.resources.record import State
 from services.disk_agent.servicers.messages import conversion_to_proto, transfer_to_proto
-from services.disk_agent.transfers.transfer import State, Transfer, TransferStore
+from services.disk_agent.transfers.store import TransferStore
+from services.disk_agent.transfers.transfer import Transfer
 from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
 from services.kit.failure import Code, Failure
 
@@ -25,9 +23,7 @@ def transfer(failure: Failure) -> Transfer:
 
 def conversion(failure: Failure) -> Conversion:
     request = ConversionRequest("c", (Path("/pool/a.qcow2"),))
-    return Conversion(
-        request, ConversionState.FAILED, 7, 1.0, Path("/log"), failure=failure, end_time=2.0
-    )
+    return Conversion(request, State.FAILED, 7, 1.0, Path("/log"), failure=failure, end_time=2.0)
 
 
 def without_code(path: Path) -> None:

@@ -14,8 +14,8 @@ from services.disk_agent.server import rates_from
 from services.disk_agent.transfers.limits_file import LimitsFile
 from services.disk_agent.transfers.rates import RateShares, RateWindow
 from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import Event
-from services.disk_agent.transfers.transfer import TransferStore
 from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
 

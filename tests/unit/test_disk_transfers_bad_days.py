@@ -11,11 +11,13 @@ import pytest
 
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.failures import SourceFailed
+from services.disk_agent.resources.record import State
 from services.disk_agent.transfers.errors import TransferRunning
 from services.disk_agent.transfers.rates import RateShares
 from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import Event
-from services.disk_agent.transfers.transfer import State, Transfer, TransferStore
+from services.disk_agent.transfers.transfer import Transfer
 from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from services.disk_agent.conversions.conversion import ConversionRequest, ConversionStore
+from services.disk_agent.conversions.conversion import ConversionRequest
 from services.disk_agent.conversions.diagnosis import classify, el9_warning
 from services.disk_agent.conversions.failures import (
     CommitInterrupted,
@@ -31,6 +31,7 @@ from services.disk_agent.conversions.messages import (
     inspected_guest,
     log_tail,
 )
+from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.conversions.virt_v2v import VirtV2v, conversion_environment, domain_xml
 from services.disk_agent.errors import PoolFull, ToolTimeout
 from services.disk_agent.host.commands import Commands, tool_failed

@@ -2,9 +2,10 @@
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.disk_agent.conversions.conversion import Conversion, ConversionState
+from services.disk_agent.conversions.conversion import Conversion
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.transfers.transfer import State, Transfer
+from services.disk_agent.resources.record import State
+from services.disk_agent.transfers.transfer import Transfer
 from services.disk_agent.worker.order import Mode
 from services.kit.failure import Failure
 from v2c.disk.v1 import disk_pb2 as pb
@@ -26,11 +27,11 @@ _TRANSFER_STATES = {
     State.CANCELLED: pb.TRANSFER_STATE_CANCELLED,
 }
 _CONVERSION_STATES = {
-    ConversionState.QUEUED: pb.CONVERSION_STATE_QUEUED,
-    ConversionState.RUNNING: pb.CONVERSION_STATE_RUNNING,
-    ConversionState.SUCCEEDED: pb.CONVERSION_STATE_SUCCEEDED,
-    ConversionState.FAILED: pb.CONVERSION_STATE_FAILED,
-    ConversionState.CANCELLED: pb.CONVERSION_STATE_CANCELLED,
+    State.QUEUED: pb.CONVERSION_STATE_QUEUED,
+    State.RUNNING: pb.CONVERSION_STATE_RUNNING,
+    State.SUCCEEDED: pb.CONVERSION_STATE_SUCCEEDED,
+    State.FAILED: pb.CONVERSION_STATE_FAILED,
+    State.CANCELLED: pb.CONVERSION_STATE_CANCELLED,
 }
 
 

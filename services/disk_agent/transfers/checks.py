@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from services.disk_agent.resources.record import is_resource_id
 from services.disk_agent.transfers.errors import InvalidTransfer
-from services.disk_agent.transfers.transfer import is_transfer_id
 from services.disk_agent.worker.order import TransferOrder
 
 
@@ -15,7 +15,7 @@ def identity(order: TransferOrder) -> TransferOrder:
 def check(order: TransferOrder) -> None:
     """Raise InvalidTransfer naming all fields that cannot be."""
     problems = {
-        "transfer_id": not is_transfer_id(order.transfer_id),
+        "transfer_id": not is_resource_id(order.transfer_id),
         "target_path": not order.target_path.startswith("/"),
         "capacity_bytes": order.capacity_bytes <= 0,
         "disk_id": not order.disk_id,

@@ -44,14 +44,6 @@ class TargetBusy(ServiceError):
     hint = "wait for the other transfer, or cancel it"
 
 
-class StaleEpoch(ServiceError):
-    """The command comes from an orchestrator that has been replaced."""
-
-    code = Code.FAILED_PRECONDITION
-    reason = "STALE_EPOCH"
-    hint = "another orchestrator has taken over this migration; let this one end"
-
-
 class InvalidTransfer(ServiceError):
     """The request cannot be one, whatever the state of things."""
 

@@ -11,20 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.disk_agent.conversions.conversion import (
-    Conversion,
-    ConversionRequest,
-    ConversionStore,
-)
+from services.disk_agent.conversions.conversion import Conversion, ConversionRequest
 from services.disk_agent.conversions.leftovers import sweep
 from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.conversions.run import ConversionHost, OverlayRun
+from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.conversions.virt_v2v import find_virt_v2v
 from services.disk_agent.host.commands import Commands, HostCommands
 from services.disk_agent.storage.images import Images
 from services.disk_agent.storage.pool import PoolMount, PoolType
 from services.disk_agent.storage.pools import Pools
-from services.disk_agent.transfers.transfer import TransferStore
+from services.disk_agent.transfers.store import TransferStore
 
 MIB = 1 << 20
 SIZE = 4 * MIB
