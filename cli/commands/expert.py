@@ -315,7 +315,7 @@ async def _transfer(
             map_path=map_path,
             ranges_path=ranges_path,
             rate=0,
-            password=spec.vddk.password.get_secret_value(),
+            password=spec.vddk.password,
         )
         running = asyncio.create_task(worker.run(shown.event))
         try:

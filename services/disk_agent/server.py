@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 
+from services.config import Secret
 from services.config.config_model import Config
 from services.config.limits_model import DAYS, Limits
 from services.config.service_args import ServiceSetup, service_main
@@ -52,7 +53,8 @@ _RUNTIME_PATH_LIMIT = 107 - len("/w-12345678/source.sock")
 
 def defaults_from(config: Config) -> TransferDefaults:
     """What requests may leave out. Raises ConfigError when the password leads nowhere."""
-    password = config.vcenter.password.get_secret_value()
+    # Read at the start, so that one that leads nowhere is found then.
+    password = Secret(f"plain:{config.vcenter.password.get_secret_value()}")
     thumbprint = config.vcenter.thumbprint or ""
     return TransferDefaults(
         server=config.vcenter.host,

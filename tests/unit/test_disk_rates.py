@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from services.config import load_config, parse_config
+from services.config import Secret, load_config, parse_config
 from services.disk_agent.server import rates_from
 from services.disk_agent.transfers.limits_file import LimitsFile
 from services.disk_agent.transfers.rates import RateShares, RateWindow
@@ -120,7 +120,7 @@ class _Launcher:
         self.workers: dict[str, _Worker] = {}
 
     async def launch(
-        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
+        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: Secret
     ) -> _Worker:
         worker = self.workers[order.transfer_id] = _Worker(rate)
         return worker

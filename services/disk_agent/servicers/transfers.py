@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from services.config import Secret
 from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.servicers.messages import MODES, transfer_to_proto
@@ -27,16 +28,12 @@ class TransferDefaults:
 
     server: str
     user: str
-    password: str
+    password: Secret
     thumbprint: str
     port: int
     library_dir: str
     queue_depth: int
     chunk_bytes: int
-
-    def __repr__(self) -> str:
-        """Without the password."""
-        return f"TransferDefaults({self.user}@{self.server})"
 
 
 class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
@@ -153,7 +150,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
                 metadata={"conversion_id": converted.conversion_id},
             )
 
-    def _order(self, request: pb.StartTransferRequest) -> tuple[TransferOrder, str]:
+    def _order(self, request: pb.StartTransferRequest) -> tuple[TransferOrder, Secret]:
         mode = MODES.get(request.mode)
         if mode is None:
             raise InvalidTransfer(message="a transfer needs a mode")
@@ -178,10 +175,12 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         )
         return order, self._password(request.source.vddk)
 
-    def _password(self, vddk: pb.VddkSource) -> str:
-        # The configured one is for the configured server: no other is told it.
+    def _password(self, vddk: pb.VddkSource) -> Secret:
+        if vddk.password:
+            return Secret(f"plain:{vddk.password}")
+        # The configured one is for the configured server: no other server gets it.
         own = vddk.server in ("", self._defaults.server)
-        return vddk.password or (self._defaults.password if own else "")
+        return self._defaults.password if own else Secret("")
 
     def _source(self, source: pb.Source) -> SourceSpec | None:
         match source.WhichOneof("kind"):

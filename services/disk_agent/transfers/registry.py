@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from services.config import Secret
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.failures import AgentRestarted, WorkerDied
 from services.disk_agent.resources.record import State
@@ -36,6 +37,7 @@ from services.kit.failure import Failure, ServiceError
 
 # How often the calendar of limits is looked at.
 _RATE_SECONDS = 1.0
+_NO_PASSWORD = Secret("")
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -94,7 +96,7 @@ class Transfers:
         self,
         order: TransferOrder,
         *,
-        password: str = "",
+        password: Secret = _NO_PASSWORD,
         epoch: int = 0,
         rate: int = 0,
     ) -> tuple[Transfer, bool]:
@@ -249,7 +251,7 @@ class Transfers:
 
     # -- supervision
 
-    async def _supervise(self, entry: TransferEntry, password: str) -> None:
+    async def _supervise(self, entry: TransferEntry, password: Secret) -> None:
         """Run one attempt to its end. Never raises: whatever happens is the transfer's state."""
         order = entry.record.order
         log = _log.bind(transfer_id=order.transfer_id, disk_id=order.disk_id)
@@ -272,7 +274,7 @@ class Transfers:
             reason=ended.failure.reason if ended.failure is not None else None,
         )
 
-    async def _attempt(self, entry: TransferEntry, password: str) -> dict[str, Any]:
+    async def _attempt(self, entry: TransferEntry, password: Secret) -> dict[str, Any]:
         """Run one worker; returns the changes that it reported at its end."""
         order = entry.record.order
         self._share_rate()

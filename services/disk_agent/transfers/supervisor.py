@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from services.config import Secret
 from services.disk_agent.chunk_map.digests import XXH3_128
 from services.disk_agent.failures import HostFailed, WorkerDied
 from services.disk_agent.host.process import group_is_alive
@@ -57,7 +58,7 @@ class WorkerLauncher(Protocol):
     """Starts workers."""
 
     async def launch(
-        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
+        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: Secret
     ) -> RunningWorker:
         """Start the worker of a transfer with a rate limit in bytes a second, 0 for none."""
         ...
@@ -85,9 +86,11 @@ class ProcessLauncher:
         self._digest = digest
 
     async def launch(
-        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
+        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: Secret
     ) -> RunningWorker:
-        """Start ``python -m services.disk_agent.worker`` and hand it its order."""
+        """Start ``python -m services.disk_agent.worker`` and send it its order."""
+        # Before anything is started: it may lead nowhere.
+        revealed = password.get_secret_value()
         folder = await asyncio.to_thread(self._make_folder)
         worker_order = WorkerOrder(
             transfer=order,
@@ -112,7 +115,11 @@ class ProcessLauncher:
         )
         worker = WorkerProcess(process, folder)
         worker.send(
-            {"order": worker_order.to_wire(), "password": password, "parent_pid": os.getpid()}
+            {
+                "order": worker_order.to_wire(),
+                "password": revealed,
+                "parent_pid": os.getpid(),
+            }
         )
         return worker
 
