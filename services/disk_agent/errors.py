@@ -16,11 +16,11 @@ class ToolMissing(ServiceError):
 
 
 class ToolFailed(ServiceError):
-    """A program ended with an error nobody foresaw; ``tool`` is its name, ``detail`` its words."""
+    """A program ended with an unexpected error: ``tool`` is its name, ``detail`` its message."""
 
     code = Code.INTERNAL
     reason = "TOOL_FAILED"
-    hint = "look at what the program said, and at the storage below the pool"
+    hint = "look at the program's message, and at the storage below the pool"
 
 
 class ToolTimeout(ServiceError):
@@ -37,7 +37,7 @@ class PoolInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "POOL_INVALID"
-    hint = "correct what the message names in the pool's description"
+    hint = "correct the field that the message names, in CloudStack's pool or in the call"
 
 
 class PoolNotFound(ServiceError):
@@ -69,7 +69,7 @@ class PoolMissing(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "POOL_MISSING"
-    hint = "mount the pool, or make its directory, on the disk agent's host; then retry"
+    hint = "run the disk agent on a host that has the pool, or mount it there"
 
 
 class PoolReadOnly(ServiceError):
@@ -81,7 +81,7 @@ class PoolReadOnly(ServiceError):
 
 
 class PoolMountFailed(ServiceError):
-    """mount refused or timed out. ``detail`` is what it said."""
+    """mount refused or timed out. ``detail`` is its message."""
 
     code = Code.UNAVAILABLE
     reason = "POOL_MOUNT_FAILED"
@@ -111,7 +111,7 @@ class ImageInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "IMAGE_INVALID"
-    hint = "choose a name or a size that the message allows"
+    hint = "correct the name or the size that the message names"
 
 
 class ImageNotFound(ServiceError):
@@ -119,7 +119,7 @@ class ImageNotFound(ServiceError):
 
     code = Code.NOT_FOUND
     reason = "IMAGE_NOT_FOUND"
-    hint = "look whether the pool is mounted and whether the image was moved or deleted"
+    hint = "create the image first, or put the file back where it was"
 
 
 class ImageExists(ServiceError):
@@ -135,9 +135,7 @@ class ImageUnusable(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_UNUSABLE"
-    hint = (
-        "look at it with qemu-img info and qemu-img check; else delete it and copy the disk again"
-    )
+    hint = "delete it and copy the disk again"
 
 
 class ImageLocked(ServiceError):

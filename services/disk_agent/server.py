@@ -60,7 +60,7 @@ def defaults_from(config: Config) -> TransferDefaults:
         server=config.vcenter.host,
         user=config.vcenter.user,
         password=password,
-        # VDDK knows SHA-1 only; the VMware agent tells it when the config has another.
+        # VDDK takes SHA-1 only; where the config has another, the VMware agent reports the SHA-1.
         thumbprint=thumbprint if len(thumbprint) == _SHA1_DIGITS else "",
         port=config.vcenter.port,
         library_dir=str(config.migration.vddk_path),
@@ -93,7 +93,7 @@ def _minutes(time_of_day: str) -> int:
 
 
 async def serve(setup: ServiceSetup) -> None:
-    """Serve until told to stop. Transfers of an earlier process are found again."""
+    """Serve until a signal stops it. Transfers of an earlier process are found again."""
     config = setup.config
     state_dir = config.migration.control_dir / "disk-agent"
     runtime = await asyncio.to_thread(runtime_dir, state_dir)

@@ -35,7 +35,7 @@ from tests.rigs.disk.conversion import (
     wait_until,
 )
 
-HANGS = 'write(disks[0])\ntell("message", "Inspecting the source")\ntime.sleep(60)\n'
+HANGS = 'write(disks[0])\nreport("message", "Inspecting the source")\ntime.sleep(60)\n'
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_only_the_boot_disk_is_shown_unless_all_are_asked_for(rig: Rig) ->
     ("body", "reason", "retryable"),
     [
         (
-            'write(disks[0])\ntell("error", "no bootloader detected")\nsys.exit(1)',
+            'write(disks[0])\nreport("error", "no bootloader detected")\nsys.exit(1)',
             "GUEST_BOOTLOADER_MISSING",
             False,
         ),
@@ -101,8 +101,8 @@ async def test_only_the_boot_disk_is_shown_unless_all_are_asked_for(rig: Rig) ->
             True,
         ),
         (
-            'write(disks[0])\ntell("message", "Converting Windows Server 2022 to run on KVM")\n'
-            'tell("info", "This guest does not have virtio drivers installed.")',
+            'write(disks[0])\nreport("message", "Converting Windows Server 2022 to run on KVM")\n'
+            'report("info", "This guest does not have virtio drivers installed.")',
             "VIRTIO_DRIVERS_MISSING",
             False,
         ),
@@ -166,7 +166,7 @@ async def test_cancelling_ends_it_for_good(rig: Rig) -> None:
     assert (await agent.cancel("vm-1:conversion")).state is State.CANCELLED
 
 
-async def test_conversions_wait_for_a_place_and_can_be_cancelled_there(rig: Rig) -> None:
+async def test_conversions_wait_for_a_slot_and_can_be_cancelled_there(rig: Rig) -> None:
     first, second = rig.image("a.qcow2"), rig.image("b.qcow2")
     rig.script(HANGS)
     agent = await rig.agent(parallel=1)
@@ -285,8 +285,8 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("warden_too", [False, True])
-async def test_nothing_survives_a_killed_agent(rig: Rig, warden_too: bool) -> None:
+@pytest.mark.parametrize("reaper_too", [False, True])
+async def test_nothing_survives_a_killed_agent(rig: Rig, reaper_too: bool) -> None:
     image = rig.image()
     before = digest(image)
     stubborn = f"sleep 60; # {rig.root}"
@@ -294,10 +294,10 @@ async def test_nothing_survives_a_killed_agent(rig: Rig, warden_too: bool) -> No
     program = KILLED_AGENT.format(root=str(rig.root), image=str(image))
     with process(sys.executable, "-c", program):
         await asyncio.to_thread(wait_until, lambda: len(rig.calls()) == 1)
-        if warden_too:
-            wardens = [line for line in processes_below(rig.root) if "conversions.reaper" in line]
-            os.kill(int(wardens[0].split()[0]), signal.SIGKILL)
-    if not warden_too:
+        if reaper_too:
+            reapers = [line for line in processes_below(rig.root) if "conversions.reaper" in line]
+            os.kill(int(reapers[0].split()[0]), signal.SIGKILL)
+    if not reaper_too:
         await asyncio.to_thread(wait_until, lambda: processes_below(rig.root) == [])
     rig.script(CONVERTS)
     restarted = await rig.agent()

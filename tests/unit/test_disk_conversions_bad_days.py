@@ -10,7 +10,7 @@ import pytest
 
 from services.disk_agent.conversions.conversion import Conversion, ConversionRequest
 from services.disk_agent.conversions.failures import NoOperatingSystem
-from services.disk_agent.conversions.messages import Told
+from services.disk_agent.conversions.messages import Reported
 from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.resources.record import State
@@ -37,11 +37,13 @@ class Agent:
         self._save = self.store.save
         self.saving(None)
 
-    async def convert(self, request: ConversionRequest, on_told: Callable[[Told], None]) -> Told:
+    async def convert(
+        self, request: ConversionRequest, on_change: Callable[[Reported], None]
+    ) -> Reported:
         await self.may_end.wait()
         if self.fails:
             raise NoOperatingSystem("nothing there")
-        return Told()
+        return Reported()
 
     async def commit(self, request: ConversionRequest) -> None:
         pass
@@ -78,7 +80,7 @@ class Agent:
 
 
 class Held:
-    """Holds saves of a state until they may go on."""
+    """Holds saves of a state until they may continue."""
 
     def __init__(self, *states: State) -> None:
         self.states = states

@@ -92,7 +92,7 @@ class Agent:
         conversion = Conversion(request, state, 1, end_time - 60, log)
         self.conversion_store.save(replace(conversion, end_time=end_time, committing=committing))
         for name in (log, folder / "domain.xml", folder / "messages.jsonl"):
-            name.write_text("said")
+            name.write_text("a log")
         if state is State.SUCCEEDED:
             mark = Converted(request.conversion_id, end_time)
             self.conversion_store.mark(Path(image), mark)

@@ -29,26 +29,26 @@ ORDER = TransferOrder("a", Mode.FULL, NbdSpec("nbd:"), IMAGE, 1 << 20, "vm-1/200
 
 
 class Worker:
-    """Runs until it is told how it ends."""
+    """Runs until a test ends it."""
 
     def __init__(self, rate: int) -> None:
         self.rates = [rate]
-        self.wishes: list[str] = []
-        self.heard = False
+        self.commands: list[str] = []
+        self.followed = False
         self._end: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
 
-    def wish(self, wish: str, **values: int) -> None:
-        self.wishes.append(wish)
+    def command(self, name: str, **values: int) -> None:
+        self.commands.append(name)
         self.rates += values.values()
-        if wish in ("stop", "cancel"):
+        if name in ("stop", "cancel"):
             self.fail()
 
     async def run(self, on_event: Callable[[Event], None]) -> Event:
-        self.heard = True
+        self.followed = True
         return await self._end
 
-    async def stop(self, wish: str = "stop") -> None:
-        self.wish(wish)
+    async def stop(self, command: str = "stop") -> None:
+        self.command(command)
 
     def fail(self) -> None:
         if not self._end.done():
@@ -117,7 +117,7 @@ async def test_a_state_folder_that_is_full_does_not_lose_the_worker(tmp_path: Pa
     await agent.transfers.start(ORDER)
     await agent.until(State.RUNNING)
     await asyncio.sleep(0.05)
-    assert agent.workers[0].heard
+    assert agent.workers[0].followed
     assert agent.transfers.get("a").state is State.RUNNING
     await agent.transfers.stop()
 
@@ -188,7 +188,7 @@ async def test_a_stop_reaches_a_worker_that_is_being_started(tmp_path: Path) -> 
     agent.launching.set()
     async with asyncio.timeout(5):
         await stop
-    assert agent.workers[0].wishes == ["stop"]
+    assert agent.workers[0].commands == ["stop"]
 
 
 async def test_an_image_that_is_at_work_is_not_forgotten(tmp_path: Path) -> None:

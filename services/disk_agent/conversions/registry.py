@@ -21,7 +21,7 @@ from services.disk_agent.conversions.failures import (
     ConversionFailure,
     ConversionInterrupted,
 )
-from services.disk_agent.conversions.messages import Told
+from services.disk_agent.conversions.messages import Reported
 from services.disk_agent.conversions.run import ConversionRun
 from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.errors import (
@@ -41,7 +41,7 @@ _log = structlog.stdlib.get_logger(__name__)
 class _Entry(Entry[Conversion]):
     """A conversion with what is needed while this agent runs."""
 
-    converting: asyncio.Task[Told] | None = None
+    converting: asyncio.Task[Reported] | None = None
 
 
 class Conversions:
@@ -232,16 +232,16 @@ class Conversions:
             entry.converting = asyncio.create_task(self._convert(entry))
             if entry.cancelled or self._stopping:
                 entry.converting.cancel()
-            told = await entry.converting
+            reported = await entry.converting
             entry.converting = None
             # On disk first: from here on the overlay is needed to make the image whole.
             await self._registry.change(
                 entry,
                 step="Committing",
                 committing=True,
-                warnings=told.warnings,
-                guest_os=told.guest_os,
-                requires_uefi=told.requires_uefi,
+                warnings=reported.warnings,
+                guest_os=reported.guest_os,
+                requires_uefi=reported.requires_uefi,
             )
             await self._registry.save(entry)
         else:
@@ -259,26 +259,26 @@ class Conversions:
             await asyncio.to_thread(self._store.mark, image, converted)
         return {"state": State.SUCCEEDED, "committing": False, "step": ""}
 
-    async def _convert(self, entry: _Entry) -> Told:
+    async def _convert(self, entry: _Entry) -> Reported:
         async with self._slots:
             await self._registry.change(entry, state=State.RUNNING)
             await self._registry.save(entry)
-            changes: asyncio.Queue[Told | None] = asyncio.Queue()
-            telling = asyncio.create_task(self._tell(entry, changes))
+            changes: asyncio.Queue[Reported | None] = asyncio.Queue()
+            following = asyncio.create_task(self._follow(entry, changes))
             try:
                 return await self._run.convert(entry.record.request, changes.put_nowait)
             finally:
                 changes.put_nowait(None)
-                await asyncio.shield(telling)
+                await asyncio.shield(following)
 
-    async def _tell(self, entry: _Entry, changes: asyncio.Queue[Told | None]) -> None:
-        while (told := await changes.get()) is not None:
+    async def _follow(self, entry: _Entry, changes: asyncio.Queue[Reported | None]) -> None:
+        while (reported := await changes.get()) is not None:
             await self._registry.change(
                 entry,
-                step=told.step,
-                warnings=told.warnings,
-                guest_os=told.guest_os,
-                requires_uefi=told.requires_uefi,
+                step=reported.step,
+                warnings=reported.warnings,
+                guest_os=reported.guest_os,
+                requires_uefi=reported.requires_uefi,
             )
 
     def _remove_overlays(self, conversion: Conversion) -> None:

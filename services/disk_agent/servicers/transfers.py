@@ -119,7 +119,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     async def PauseTransfer(
         self, request: pb.PauseTransferRequest, context: Context
     ) -> pb.PauseTransferResponse:
-        """Hold one."""
+        """Pause one."""
         transfer = await self._transfers.pause(
             request.transfer_id, paused=True, epoch=request.epoch
         )
@@ -128,7 +128,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     async def ResumeTransfer(
         self, request: pb.ResumeTransferRequest, context: Context
     ) -> pb.ResumeTransferResponse:
-        """Let it go on."""
+        """Resume one."""
         transfer = await self._transfers.pause(
             request.transfer_id, paused=False, epoch=request.epoch
         )

@@ -56,4 +56,4 @@ class RateKeeper:
             # A limit that is sent again would drop the debt of what was read beyond it.
             if entry.worker is not None and rate != entry.sent_rate:
                 entry.sent_rate = rate
-                entry.worker.wish("rate", bytes_per_second=rate)
+                entry.worker.command("rate", bytes_per_second=rate)

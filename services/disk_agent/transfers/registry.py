@@ -215,7 +215,7 @@ class Transfers:
             if entry.task is not None:
                 await self._registry.change(entry, paused=paused)
                 if entry.worker is not None:
-                    entry.worker.wish("pause" if paused else "resume")
+                    entry.worker.command("pause" if paused else "resume")
                 # What a paused one may not use is for the others.
                 self._share_rate()
             return entry.record
@@ -289,9 +289,9 @@ class Transfers:
         )
         entry.worker = worker
         if entry.cancelled or self._stopping:
-            worker.wish("cancel" if entry.cancelled else "stop")
+            worker.command("cancel" if entry.cancelled else "stop")
         if entry.record.paused:
-            worker.wish("pause")
+            worker.command("pause")
         self._share_rate()
         attempts = entry.record.attempts + 1
         await self._registry.change(entry, state=State.RUNNING, attempts=attempts)

@@ -41,7 +41,7 @@ _SECTOR_BYTES = 512
 
 @dataclass
 class Surroundings:
-    """What a pass needs beside its order: clock, wishes, and who listens."""
+    """What a pass needs beside its order: control, tuning, a clock, and who is informed."""
 
     control: Control
     tuning: Tuning
@@ -53,7 +53,7 @@ class Surroundings:
 
 
 class DiskPass:
-    """A pass that may be run several times: each run goes on where the last one ended."""
+    """A pass that may be run several times: each run continues where the last one ended."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class DiskPass:
         self._order = order
         self._map_path = map_path
         self._ranges = ranges
-        # The ranges, with what an earlier pass left undone.
+        # The ranges, and what an earlier pass left pending.
         self._areas = ranges
         self._around = surroundings
         self.meter = Meter(order.capacity_bytes, surroundings.now)
@@ -94,7 +94,7 @@ class DiskPass:
                 self._around.notice(f"{chunk_map.damaged_pages} pages of the map were damaged")
             header = chunk_map.header
             if self._order.mode.copies and header.complete:
-                # Begun again after it had ended well: there is nothing left to do.
+                # Started again after it had succeeded: there is nothing left to do.
                 self.meter.total_bytes = self._total()
                 self.meter.resumed_bytes = self.meter.total_bytes
             else:
@@ -224,7 +224,7 @@ class DiskPass:
     def _map_for_full(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged()
         if found is not None:
-            if self._goes_on(found, target):
+            if self._continues(found, target):
                 return found
             found.close()
         fresh = self._fresh()
@@ -235,15 +235,15 @@ class DiskPass:
         try:
             return self._existing()
         except MapUnusable as error:
-            self._around.notice(f"{error.message}: the disk is gone through from the start")
+            self._around.notice(f"{error.message}: the whole disk is read from the start")
             return None
 
-    def _goes_on(self, found: ChunkMap, target: Endpoint) -> bool:
+    def _continues(self, found: ChunkMap, target: Endpoint) -> bool:
         """Whether a full copy continues with this map; it is bound to the pass when it does."""
         header = found.header
         image = self._compared(found, target)
         if image is Image.ANOTHER:
-            # Nobody knows whose it is.
+            # It may be another machine's.
             raise TargetReplaced(f"{image.value}, the chunk map {found.path}")
         if header.capacity_bytes != self._order.capacity_bytes or header.mode != Mode.FULL:
             return False
@@ -269,23 +269,25 @@ class DiskPass:
         header = found.header
         if header.mode == Mode.RESYNC and not header.complete:
             found.close()
-            raise MapUnusable("changed areas do not do: an earlier re-sync of the disk never ended")
+            raise MapUnusable(
+                "cannot apply changed areas: an earlier re-sync of the disk never ended"
+            )
         self._grow(found)
         image = self._compared(found, target)
         if image is not Image.AS_RECORDED:
             found.close()
-            raise MapUnusable(f"changed areas do not do: {image.value}")
+            raise MapUnusable(f"cannot apply changed areas: {image.value}")
         found.begin_pass(self._key, stale=chunk_runs(self._ranges, header.chunk_bytes))
-        self._areas = self._with_owed(found)
+        self._areas = self._with_pending(found)
         return found
 
-    def _with_owed(self, found: ChunkMap) -> list[Range]:
+    def _with_pending(self, found: ChunkMap) -> list[Range]:
         chunk, capacity = found.header.chunk_bytes, self._order.capacity_bytes
-        owed = [
+        pending = [
             Range(first * chunk, min(stop * chunk, capacity) - first * chunk)
             for first, stop in found.owed()
         ]
-        return united([*self._areas, *owed])
+        return united([*self._areas, *pending])
 
     def _map_for_resync(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged() or self._fresh()
@@ -325,7 +327,7 @@ class DiskPass:
             if found.header.capacity_bytes == self._order.capacity_bytes:
                 return found
             found.close()
-        # Both sides are read, so that an empty map does. It takes the place of no other's.
+        # Both sides are read, so that an empty map is enough. It replaces no other map.
         spare = self._fresh(self._map_path.with_name(f"{self._map_path.name}.spare"))
         spare.path.unlink()
         return spare

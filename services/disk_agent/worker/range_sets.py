@@ -60,7 +60,7 @@ class RangeSets:
         return self._directory / f"{ranges_id}{_SUFFIX}"
 
     def put(self, ranges_id: str, areas: Iterable[Range], capacity_bytes: int) -> RangeSummary:
-        """Check and store a set in place of an earlier one of this name.
+        """Check and store a set, replacing an earlier one of this name.
 
         Raises RangesRefused; nothing is stored then.
         """

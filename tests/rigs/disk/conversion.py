@@ -41,7 +41,7 @@ if "libvirtxml" in sys.argv:
 with open({calls!r}, "a") as calls:
     calls.write(json.dumps({{"disks": disks, "env": dict(os.environ), "pid": os.getpid()}}) + "\\n")
 
-def tell(kind, message):
+def report(kind, message):
     with open(messages, "a") as file:
         file.write(json.dumps({{"message": message, "type": kind}}) + "\\n")
 
@@ -56,14 +56,14 @@ def daemon(script):
 """
 
 CONVERTS = """
-tell("message", "Opening the source")
-tell("message", "Converting Testix 7 to run on KVM")
-tell("warning", "mind the gap")
+report("message", "Opening the source")
+report("message", "Converting Testix 7 to run on KVM")
+report("warning", "mind the gap")
 for disk in disks:
     write(disk)
-tell("info", "This guest has virtio drivers installed.")
-tell("info", "This guest requires UEFI on the target to boot.")
-tell("message", "Finishing off")
+report("info", "This guest has virtio drivers installed.")
+report("info", "This guest requires UEFI on the target to boot.")
+report("message", "Finishing off")
 """
 
 
@@ -196,5 +196,5 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait until something is so; fails the test when it does not become so."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)
