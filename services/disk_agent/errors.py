@@ -41,7 +41,7 @@ class PoolInvalid(ServiceError):
 
 
 class PoolNotFound(ServiceError):
-    """No pool of this id, or around this path, has been made reachable here."""
+    """No pool with this id, or with a directory above this path, was made reachable here."""
 
     code = Code.NOT_FOUND
     reason = "POOL_NOT_FOUND"
@@ -156,7 +156,7 @@ class ImageShrinkRefused(ServiceError):
 
 
 class ConversionInvalid(ServiceError):
-    """The request cannot be a conversion, whatever the state of things. ``field`` names why."""
+    """The request is not valid, whatever state the agent is in. ``field`` names what is wrong."""
 
     code = Code.INVALID_ARGUMENT
     reason = "CONVERSION_INVALID"
@@ -188,7 +188,7 @@ class ConversionEnded(ServiceError):
 
 
 class ConversionBusy(ServiceError):
-    """Another conversion is at work on one of the images, or has its commit left to do."""
+    """Another conversion is at work on one of the images, or has a commit to finish."""
 
     code = Code.ABORTED
     reason = "CONVERSION_BUSY"
@@ -197,7 +197,7 @@ class ConversionBusy(ServiceError):
 
 
 class StateDamaged(ServiceError):
-    """A file in which this agent keeps what it knows cannot be understood. ``path`` names it."""
+    """A state file of this agent cannot be understood. ``path`` names it."""
 
     code = Code.DATA_LOSS
     reason = "STATE_DAMAGED"

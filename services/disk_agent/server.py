@@ -52,8 +52,11 @@ _RUNTIME_PATH_LIMIT = 107 - len("/w-12345678/source.sock")
 
 
 def defaults_from(config: Config) -> TransferDefaults:
-    """What requests may leave out. Raises ConfigError when the password leads nowhere."""
-    # Read at the start, so that one that leads nowhere is found then.
+    """What requests may leave out.
+
+    Raises ConfigError if the variable or file that the password refers to is missing.
+    """
+    # Read at the start, so that a variable or file that is missing is noticed then.
     password = Secret(f"plain:{config.vcenter.password.get_secret_value()}")
     thumbprint = config.vcenter.thumbprint or ""
     return TransferDefaults(
@@ -184,7 +187,7 @@ async def serve(setup: ServiceSetup) -> None:
 
 
 def _host_cache() -> Path:
-    """What is true of the host until it boots again, whichever configuration is used."""
+    """The folder for facts about the host that hold until it boots again, for any configuration."""
     directory = Path(os.environ.get("V2C_CACHE_DIR") or "~/.cache/v2c").expanduser()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
@@ -193,7 +196,7 @@ def _host_cache() -> Path:
 def _conversion_host(
     commands: HostCommands, kvm: KvmProbe, config: Config, short_dir: Path
 ) -> ConversionHost:
-    """What conversions find on this host; asked at each one, so that an installation counts."""
+    """What conversions need of this host: looked up for each, so that a new program is found."""
     return ConversionHost(
         virt_v2v=find_virt_v2v(commands),
         libguestfs=libguestfs_environment(kvm.works(), os.environ, _APPLIANCE_CACHE),
@@ -211,7 +214,7 @@ def _pools(commands: HostCommands, state_dir: Path) -> Pools:
 
 
 def runtime_dir(state_dir: Path) -> Path:
-    """Where workers keep their sockets: below the state, or for a long path in /tmp.
+    """Where workers keep their sockets: below the state folder, or in /tmp if its path is too long.
 
     Raises RuntimeDirUnsafe when the folder in /tmp is somebody else's.
     """
@@ -227,11 +230,11 @@ def runtime_dir(state_dir: Path) -> Path:
 
 
 class RuntimeDirUnsafe(ServiceError):
-    """Sockets would lie where another user reaches them."""
+    """The folder for sockets belongs to another user, who could reach them."""
 
     code = Code.FAILED_PRECONDITION
     reason = "RUNTIME_DIR_UNSAFE"
-    hint = "remove it, or give migration.control_dir a shorter path"
+    hint = "remove the folder, or give migration.control_dir a shorter path"
 
 
 def main() -> int:

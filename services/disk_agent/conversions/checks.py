@@ -1,4 +1,4 @@
-"""What must hold before a conversion starts."""
+"""What is checked before a conversion starts."""
 
 import asyncio
 from pathlib import Path
@@ -23,7 +23,7 @@ class ImageInspector(Protocol):
 
 
 def check_request(request: ConversionRequest) -> None:
-    """Raises ConversionInvalid naming the fields that can never be right."""
+    """Raises ConversionInvalid, naming the fields that cannot be valid."""
     paths = request.image_paths
     problems = {
         "conversion_id": not is_resource_id(request.conversion_id),

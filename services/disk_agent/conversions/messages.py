@@ -90,7 +90,7 @@ def log_tail(path: Path) -> str:
 def inspected_guest(path: Path) -> str:
     """The guest's name from the inspection in the debug log, empty when it has none.
 
-    Of Debian virt-v2v knows no more than "12.11", so the distribution goes before a bare number.
+    For Debian virt-v2v prints only "12.11": the distribution is put before a bare number.
     """
     try:
         text = path.read_text(errors="replace")

@@ -164,7 +164,7 @@ class Conversions:
                 entry.cancelled = True
                 _interrupt(entry)
         if task is not None:
-            # Shielded: a caller who gives up waiting does not take back the cancel.
+            # Shielded: a caller who gives up waiting does not revoke the cancel.
             await asyncio.shield(task)
         return entry.record
 
@@ -309,7 +309,7 @@ class Conversions:
             at_work = other.task is not None or other.record.committing
             if at_work and wanted & set(other.record.request.image_paths):
                 raise ConversionBusy(
-                    f"conversion {other.record.id} has to do with the same images",
+                    f"conversion {other.record.id} uses the same images",
                     metadata={"conversion_id": other.record.id},
                 )
 

@@ -59,7 +59,7 @@ class ConversionHost:
 
 
 class ConversionRun(Protocol):
-    """What a conversion does, apart from its being a resource."""
+    """What a conversion does with images; the registry makes a resource of it."""
 
     async def convert(
         self, request: ConversionRequest, on_change: Callable[[Reported], None]

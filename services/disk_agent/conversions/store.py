@@ -80,7 +80,7 @@ class ConversionStore:
         write_state(self._mark_path(image), wire)
 
     def converted(self, image: Path) -> Converted | None:
-        """The mark of an image; None too when another file has taken its place since."""
+        """The mark of an image; None also when another file has replaced it since."""
         content = read_state(self._mark_path(image))
         if not isinstance(content, dict) or not image.exists():
             return None

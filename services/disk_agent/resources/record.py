@@ -1,4 +1,4 @@
-"""A resource at one moment, and the ports behind which its file and the fences are."""
+"""A resource at one moment, and the ports to its file and to the fences of images."""
 
 import re
 from collections.abc import Iterator

@@ -142,7 +142,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         return pb.DeleteTransferResponse()
 
     async def _refuse_converted(self, order: TransferOrder) -> None:
-        """Blocks of the source in a converted guest would corrupt it."""
+        """Raise TargetConverted: blocks of the source would corrupt a converted guest."""
         converted = await self._conversions.converted(Path(order.target_path))
         if converted is not None:
             raise TargetConverted(

@@ -28,7 +28,7 @@ class TransferEnded(ServiceError):
 
 
 class TransferRunning(ServiceError):
-    """A running transfer cannot be forgotten."""
+    """A transfer is running on what should be removed."""
 
     code = Code.FAILED_PRECONDITION
     reason = "TRANSFER_RUNNING"
@@ -45,7 +45,7 @@ class TargetBusy(ServiceError):
 
 
 class InvalidTransfer(ServiceError):
-    """The request cannot be one, whatever the state of things."""
+    """The request is not valid, whatever state the agent is in."""
 
     code = Code.INVALID_ARGUMENT
     reason = "INVALID_TRANSFER"

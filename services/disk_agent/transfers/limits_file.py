@@ -25,7 +25,7 @@ class LimitsFile:
         self._found = self._version()
 
     def changed(self) -> Limits | None:
-        """The limits if they are others than before, else None. Blocks.
+        """The limits if they have changed, else None. Blocks.
 
         A change counts once two calls in a row found the same file: one that is being written may
         be valid halfway, without its limits. A file that is missing or has a mistake changes

@@ -21,7 +21,7 @@ class TransferEntry(Entry[Transfer]):
 
 
 class RateKeeper:
-    """Divides what the agent may use among what runs now. Works on the event loop's thread."""
+    """Divides the agent's rate among the transfers that run. Works on the event loop's thread."""
 
     def __init__(self, shares: RateShares, clock: Callable[[], float]) -> None:
         self._shares = shares

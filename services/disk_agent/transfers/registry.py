@@ -167,14 +167,14 @@ class Transfers:
             else:
                 entry.cancelled = True
         if task is not None:
-            # Shielded: a caller who gives up waiting does not take back the cancel.
+            # Shielded: a caller who gives up waiting does not revoke the cancel.
             await asyncio.shield(self._end(worker, task))
         return entry.record
 
     async def _end(self, worker: RunningWorker | None, task: asyncio.Task[None]) -> None:
         if worker is not None:
             await worker.stop("cancel")
-        # To a worker that was still being started the command is sent by whoever starts it.
+        # A worker that was still being started gets the command from the supervising task.
         await task
 
     async def set_rate(self, transfer_id: str, bytes_per_second: int) -> Transfer:
@@ -205,8 +205,8 @@ class Transfers:
     async def pause(self, transfer_id: str, *, paused: bool, epoch: int = 0) -> Transfer:
         """Pause a transfer, or resume it; one that has ended stays as it is.
 
-        Epoch 0 is a person's, who knows of none: pausing does no harm, so it is not fenced. Raises
-        TransferNotFound or StaleEpoch.
+        Epoch 0 is a call by a person, who has none; pausing does no harm, so it is not fenced.
+        Raises TransferNotFound or StaleEpoch.
         """
         async with self._registry.commands:
             entry = self._registry.entry(transfer_id)

@@ -24,7 +24,7 @@ class TransferStore:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def map_path(self, target_path: str) -> Path:
-        """The chunk map of an image; its name shows the image's, for whoever looks."""
+        """The chunk map of an image; its name contains the image's, for people."""
         return self._maps / f"{_name_of(target_path)}.map"
 
     def save(self, transfer: Transfer) -> None:

@@ -89,7 +89,7 @@ class ProcessLauncher:
         self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: Secret
     ) -> RunningWorker:
         """Start ``python -m services.disk_agent.worker`` and send it its order."""
-        # Before anything is started: it may lead nowhere.
+        # Before anything is started: its variable or file may be missing.
         revealed = password.get_secret_value()
         folder = await asyncio.to_thread(self._make_folder)
         worker_order = WorkerOrder(

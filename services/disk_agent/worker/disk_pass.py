@@ -41,7 +41,7 @@ _SECTOR_BYTES = 512
 
 @dataclass
 class Surroundings:
-    """What a pass needs beside its order: control, tuning, a clock, and who is informed."""
+    """What a pass needs beside its order: control, tuning, a clock, and receivers of reports."""
 
     control: Control
     tuning: Tuning
@@ -70,7 +70,7 @@ class DiskPass:
         self._around = surroundings
         self.meter = Meter(order.capacity_bytes, surroundings.now)
         self.digest = ""
-        # Which file the image is: another may take its place.
+        # Which file the image is: another may replace it.
         self._image: os.stat_result | None = None
 
     def needs_source(self) -> bool:
@@ -189,7 +189,7 @@ class DiskPass:
         return PassKey(str(order.pass_number), order.snapshot_id, order.mode.value)
 
     def _existing(self) -> ChunkMap | None:
-        """The map at its path if it is this disk's; None when there is none of it."""
+        """The map at its path; None when there is none, or one of another disk."""
         try:
             found = ChunkMap.open(self._map_path)
         except FileNotFoundError:

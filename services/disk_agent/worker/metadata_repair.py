@@ -64,8 +64,8 @@ def is_locked(message: str) -> bool:
 def forget_cached(image: Path) -> None:
     """Have the kernel read the image from its storage again.
 
-    Pages that could not be written stay in the page cache as if they had been (fsync(2)): whoever
-    reads them takes for written what the storage never got.
+    Pages that could not be written stay in the page cache as if they had been (fsync(2)): a reader
+    would take for written what the storage never got.
     """
     # An image that cannot be opened is reported by the check.
     with contextlib.suppress(OSError), image.open("rb", buffering=0) as file:

@@ -24,7 +24,7 @@ _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
 
 
 class RangesRefused(TransferFailure):
-    """The areas cannot belong to this disk, or the set's name cannot be a name."""
+    """The areas do not fit the disk, or the set's id is not valid."""
 
     code = Code.INVALID_ARGUMENT
     reason = "RANGES_REFUSED"
@@ -41,7 +41,7 @@ class RangesMissing(TransferFailure):
 
 @dataclass(frozen=True)
 class RangeSummary:
-    """What a range set amounts to after neighbours were merged."""
+    """The size of a range set after neighbours were merged."""
 
     count: int
     total_bytes: int
@@ -54,9 +54,9 @@ class RangeSets:
         self._directory = directory
 
     def path(self, ranges_id: str) -> Path:
-        """The file of a set. Raises RangesRefused for a name that is none."""
+        """The file of a set. Raises RangesRefused for an id that is not valid."""
         if not _ID.match(ranges_id):
-            raise RangesRefused(f"{ranges_id!r} is no id of a range set")
+            raise RangesRefused(f"{ranges_id!r} cannot be the id of a range set")
         return self._directory / f"{ranges_id}{_SUFFIX}"
 
     def put(self, ranges_id: str, areas: Iterable[Range], capacity_bytes: int) -> RangeSummary:
@@ -86,7 +86,7 @@ class RangeSets:
     def prune(self, keep: Container[str], stored_before: float) -> int:
         """Forget the sets not in ``keep`` that were stored before a time (seconds since the epoch).
 
-        What a crash left of a half-written set counts as that set. Returns how many went.
+        What a crash left of a half-written set counts as that set. Returns how many were removed.
         """
         count = 0
         for path in self._directory.glob(f"*{_SUFFIX}*"):
