@@ -25,7 +25,6 @@ from services.disk_agent.engine.ranges import Range
 from services.disk_agent.failures import (
     HostFailed,
     MapUnusable,
-    RemoteFailure,
     TransferFailure,
 )
 from services.disk_agent.host.commands import HostCommands
@@ -33,6 +32,7 @@ from services.disk_agent.storage.images import Images
 from services.disk_agent.transfers.supervisor import ProcessLauncher, kill_processes_below
 from services.disk_agent.worker.order import Mode, TransferOrder, VddkSpec
 from services.disk_agent.worker.range_sets import RangeSets
+from services.kit.failure import Failure, ReportedError
 
 __all__ = ["base_copy", "delta_sync", "require_expert_commands"]
 
@@ -178,7 +178,7 @@ def _run(transfer: Coroutine[None, None, None]) -> None:
     try:
         with _host_errors_told():
             asyncio.run(interruptible(transfer, _say_stopping))
-    except TransferFailure as exc:
+    except (TransferFailure, ReportedError) as exc:
         hint = _HINTS.get(exc.reason, exc.hint)
         for key, ours in _KEYS.items():
             hint = hint.replace(key, ours)
@@ -295,7 +295,7 @@ def _check_map(map_path: Path, disk_id: str) -> None:
 async def _transfer(
     order: TransferOrder, spec: ExpertSpec, *, ranges: list[Range] | None, shown: Shown
 ) -> None:
-    """Run the worker to its end and say how it went. Raises TransferFailure when it failed."""
+    """Run the worker to its end and say how it went. Raises ReportedError when it failed."""
     target = Path(order.target_path)
     map_path = _map_of(target)
     _check_map(map_path, order.disk_id)
@@ -315,7 +315,7 @@ async def _transfer(
             map_path=map_path,
             ranges_path=ranges_path,
             rate=0,
-            password=spec.vddk.password.get_secret_value(),
+            password=spec.vddk.password,
         )
         running = asyncio.create_task(worker.run(shown.event))
         try:
@@ -326,5 +326,5 @@ async def _transfer(
             await asyncio.gather(running, return_exceptions=True)
             raise
     if end["failure"] is not None:
-        raise RemoteFailure.from_wire(end["failure"])
+        raise ReportedError(Failure.from_wire(end["failure"]))
     shown.end(target, end)

@@ -1,7 +1,7 @@
 """The disk agent's error tree: refusals of calls about pools, images and conversions.
 
-Why a conversion that had started failed is in `conversion_failures`; transfers have their own in
-`transfer_errors` and `engine.failures`. `metadata` holds the values a program needs, as text.
+Why a conversion that had started failed is in `conversions.failures`; transfers have their own in
+`transfers.errors` and `failures`. `metadata` holds the values a program needs, as text.
 """
 
 from services.kit.failure import Code, ServiceError
@@ -12,14 +12,15 @@ class ToolMissing(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "TOOL_MISSING"
+    hint = "install the program on the disk agent's host"
 
 
 class ToolFailed(ServiceError):
-    """A program ended with an error nobody foresaw; ``tool`` is its name, ``detail`` its words."""
+    """A program ended with an unexpected error: ``tool`` is its name, ``detail`` its message."""
 
     code = Code.INTERNAL
     reason = "TOOL_FAILED"
-    hint = "look at what the program said, and at the storage below the pool"
+    hint = "look at the program's message, and at the storage below the pool"
 
 
 class ToolTimeout(ServiceError):
@@ -36,10 +37,11 @@ class PoolInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "POOL_INVALID"
+    hint = "correct the field that the message names, in CloudStack's pool or in the call"
 
 
 class PoolNotFound(ServiceError):
-    """No pool of this id, or around this path, has been made reachable here."""
+    """No pool with this id, or with a directory above this path, was made reachable here."""
 
     code = Code.NOT_FOUND
     reason = "POOL_NOT_FOUND"
@@ -67,6 +69,7 @@ class PoolMissing(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "POOL_MISSING"
+    hint = "run the disk agent on a host that has the pool, or mount it there"
 
 
 class PoolReadOnly(ServiceError):
@@ -78,7 +81,7 @@ class PoolReadOnly(ServiceError):
 
 
 class PoolMountFailed(ServiceError):
-    """mount refused or timed out. ``detail`` is what it said."""
+    """mount refused or timed out. ``detail`` is its message."""
 
     code = Code.UNAVAILABLE
     reason = "POOL_MOUNT_FAILED"
@@ -108,6 +111,7 @@ class ImageInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "IMAGE_INVALID"
+    hint = "correct the name or the size that the message names"
 
 
 class ImageNotFound(ServiceError):
@@ -115,6 +119,7 @@ class ImageNotFound(ServiceError):
 
     code = Code.NOT_FOUND
     reason = "IMAGE_NOT_FOUND"
+    hint = "create the image first, or put the file back where it was"
 
 
 class ImageExists(ServiceError):
@@ -130,6 +135,7 @@ class ImageUnusable(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_UNUSABLE"
+    hint = "delete it and copy the disk again"
 
 
 class ImageLocked(ServiceError):
@@ -150,10 +156,11 @@ class ImageShrinkRefused(ServiceError):
 
 
 class ConversionInvalid(ServiceError):
-    """The request cannot be a conversion, whatever the state of things. ``field`` names why."""
+    """The request is not valid, whatever state the agent is in. ``field`` names what is wrong."""
 
     code = Code.INVALID_ARGUMENT
     reason = "CONVERSION_INVALID"
+    hint = "correct what the message names, then start it again"
 
 
 class ConversionNotFound(ServiceError):
@@ -161,6 +168,7 @@ class ConversionNotFound(ServiceError):
 
     code = Code.NOT_FOUND
     reason = "CONVERSION_NOT_FOUND"
+    hint = "start it; conversions that ended may have been deleted"
 
 
 class ConversionExists(ServiceError):
@@ -180,7 +188,7 @@ class ConversionEnded(ServiceError):
 
 
 class ConversionBusy(ServiceError):
-    """Another conversion is at work on one of the images, or has its commit left to do."""
+    """Another conversion is at work on one of the images, or has a commit to finish."""
 
     code = Code.ABORTED
     reason = "CONVERSION_BUSY"
@@ -189,8 +197,16 @@ class ConversionBusy(ServiceError):
 
 
 class StateDamaged(ServiceError):
-    """A file in which this agent keeps what it knows cannot be understood. ``path`` names it."""
+    """A state file of this agent cannot be understood. ``path`` names it."""
 
     code = Code.DATA_LOSS
     reason = "STATE_DAMAGED"
-    hint = "look at the file; move it away to go on without it"
+    hint = "look at the file; move it away to continue without it"
+
+
+class StaleEpoch(ServiceError):
+    """The command has an older epoch than one that the image has seen: that is a newer attempt."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "STALE_EPOCH"
+    hint = "a newer attempt or another orchestrator continues this migration; let this one end"

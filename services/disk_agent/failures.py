@@ -1,14 +1,12 @@
 """Why a transfer ended: the failures of the engine and of the processes around it.
 
-These cross from the worker process to the agent as JSON (`to_wire`, `from_wire`), so they carry
-values only and know nothing of gRPC.
+A worker process reports its own to the agent as JSON (`services.kit.failure.Failure.to_wire`).
 """
 
 import errno
-from collections.abc import Mapping
 from typing import Self
 
-from services.kit.failure import Code, Failure, ServiceError
+from services.kit.failure import Code, ServiceError
 
 
 class TransferFailure(ServiceError):
@@ -16,18 +14,19 @@ class TransferFailure(ServiceError):
 
     code = Code.ABORTED
     reason = "TRANSFER_FAILED"
-
-    def to_wire(self) -> dict[str, object]:
-        """The failure as a JSON object."""
-        return self.failure.to_wire()
+    hint = "look at the disk agent's log for this transfer"
 
 
 class SourceFailed(TransferFailure):
     """The source answers, but refused a read for good."""
 
+    code = Code.UNAVAILABLE
     reason = "SOURCE_FAILED"
     retryable = True
-    hint = "look at the source's last messages; on the same snapshot a retry goes on at the chunk"
+    hint = (
+        "look at the source's last messages; on the same snapshot a retry resumes at the last "
+        "checkpoint"
+    )
 
 
 class SourceLost(SourceFailed):
@@ -37,14 +36,24 @@ class SourceLost(SourceFailed):
 
 
 class SourceUnusable(TransferFailure):
-    """The source cannot be opened as configured (missing library, credentials, wrong size)."""
+    """The source cannot be opened as configured: its library, address or credentials are wrong."""
 
+    code = Code.FAILED_PRECONDITION
     reason = "SOURCE_UNUSABLE"
+    hint = "check the address, credentials and library of the source, then retry"
+
+
+class SourceSizeMismatch(SourceUnusable):
+    """The source does not have the capacity that the transfer was started with."""
+
+    reason = "SOURCE_SIZE_MISMATCH"
+    hint = "read the disk's capacity again: it may have been resized"
 
 
 class TargetFailed(TransferFailure):
     """The target refused a write or a flush, or its connection is lost."""
 
+    code = Code.UNAVAILABLE
     reason = "TARGET_FAILED"
     retryable = True
     hint = "check the storage below the target image; the chunk map is intact, a retry resumes"
@@ -53,6 +62,7 @@ class TargetFailed(TransferFailure):
 class TargetFull(TransferFailure):
     """The file system below the target has no space left."""
 
+    code = Code.RESOURCE_EXHAUSTED
     reason = "TARGET_FULL"
     hint = "make space on the storage pool, then retry: the copy resumes where it stopped"
 
@@ -60,11 +70,37 @@ class TargetFull(TransferFailure):
 class TargetUnusable(TransferFailure):
     """The target cannot be opened, or does not fit the disk."""
 
+    code = Code.FAILED_PRECONDITION
     reason = "TARGET_UNUSABLE"
+    hint = "check that the image is there, readable and writable for the disk agent, then retry"
+
+
+class TargetSizeMismatch(TargetUnusable):
+    """The image does not have the capacity of the disk."""
+
+    reason = "TARGET_SIZE_MISMATCH"
+    hint = "resize the image to the disk's capacity"
+
+
+class TargetCorrupt(TargetUnusable):
+    """The tables of the QCOW2 image are damaged in a way that is not repaired."""
+
+    code = Code.DATA_LOSS
+    reason = "TARGET_CORRUPT"
+    hint = "cancel the migration and start it anew, which makes a new image"
+
+
+class TargetUnchecked(TargetUnusable):
+    """An image that was not closed cannot be checked, so nothing is written to it."""
+
+    code = Code.UNAVAILABLE
+    reason = "TARGET_UNCHECKED"
+    retryable = True
+    hint = "check that the storage below the image is mounted, writable and free of errors"
 
 
 class TargetReplaced(TargetUnusable):
-    """The image is not the one that its chunk map describes, or not in its place any more."""
+    """The image is not the one that its chunk map describes, or it was moved or removed."""
 
     reason = "TARGET_REPLACED"
     hint = (
@@ -76,13 +112,15 @@ class TargetReplaced(TargetUnusable):
 class TargetLostData(TargetUnusable):
     """Chunks that a pass had written were not on the target at its end."""
 
+    code = Code.DATA_LOSS
     reason = "TARGET_LOST_DATA"
     hint = "retry, which copies them again; if it repeats, look at the storage below the image"
 
 
 class MapUnusable(TransferFailure):
-    """The chunk map is corrupt or belongs to other content than the order says."""
+    """The chunk map is missing or corrupt, or belongs to another disk or pass than the transfer."""
 
+    code = Code.FAILED_PRECONDITION
     reason = "CHUNK_MAP_UNUSABLE"
     hint = (
         "a migration's delta pass compares the whole disk instead, by itself; elsewhere cancel the "
@@ -90,9 +128,17 @@ class MapUnusable(TransferFailure):
     )
 
 
+class DiskShrank(MapUnusable):
+    """The disk is smaller than it was when it was copied first."""
+
+    reason = "DISK_SHRANK"
+    hint = "cancel the migration and start it anew, which makes a new image"
+
+
 class ContentMismatch(TransferFailure):
     """Verification found chunks whose content differs from what was read from the source."""
 
+    code = Code.DATA_LOSS
     reason = "CONTENT_MISMATCH"
     hint = (
         "retry the migration: what differs is read from the source again, written and read back; a "
@@ -101,14 +147,17 @@ class ContentMismatch(TransferFailure):
 
 
 class TransferCancelled(TransferFailure):
-    """The transfer ended because somebody asked for it."""
+    """The transfer was ended by CancelTransfer."""
 
+    code = Code.CANCELLED
     reason = "TRANSFER_CANCELLED"
+    hint = "start a transfer with another id: the chunk map makes it resume"
 
 
 class HostFailed(TransferFailure):
     """The disk agent's host refused the worker a file, a process or memory."""
 
+    code = Code.UNAVAILABLE
     reason = "HOST_FAILED"
     retryable = True
     hint = (
@@ -117,7 +166,7 @@ class HostFailed(TransferFailure):
 
     @classmethod
     def of(cls, error: OSError) -> Self:
-        """What the kernel said, with the file it was about if there is one."""
+        """The kernel's message, with the file it was about if there is one."""
         about = f" {error.filename!r}" if error.filename else ""
         name = errno.errorcode.get(error.errno or 0, "OSError")
         return cls(
@@ -127,20 +176,27 @@ class HostFailed(TransferFailure):
 
 
 class WorkerDied(TransferFailure):
-    """The worker process ended without saying why."""
+    """The worker process ended without reporting a result."""
 
+    code = Code.INTERNAL
     reason = "WORKER_DIED"
     retryable = True
     hint = "a retry resumes at the last checkpoint; look for the out-of-memory killer if it repeats"
 
 
-class RemoteFailure(TransferFailure):
-    """A failure that came as JSON from a worker process or from a state file."""
+class AgentStopped(TransferFailure):
+    """The disk agent was stopped while the transfer was running."""
 
-    def __init__(self, failure: Failure) -> None:
-        self._hold(failure)
+    code = Code.UNAVAILABLE
+    reason = "AGENT_STOPPED"
+    retryable = True
+    hint = "start the transfer again once the agent runs: it resumes at the last checkpoint"
 
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, object]) -> Self:
-        """Rebuild a failure from `to_wire`'s object; raises ValueError when a key is missing."""
-        return cls(Failure.from_wire(wire))
+
+class AgentRestarted(TransferFailure):
+    """The disk agent ended, without stopping the transfer, and was started again."""
+
+    code = Code.UNAVAILABLE
+    reason = "AGENT_RESTARTED"
+    retryable = True
+    hint = "start the transfer again: it resumes at the last checkpoint"

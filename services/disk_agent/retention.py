@@ -1,9 +1,9 @@
-"""How long what has ended is remembered: transfers, their maps and ranges, conversions and logs.
+"""How long records of ended work are kept: transfers, their maps and ranges, conversions and logs.
 
-All that is known of an image goes together, when no migration uses it any more and nothing has
-happened to it for long enough. Of an image in use only the transfers of old passes go: a pass
-begins after the one before it was recorded as durable, and nobody asks for that one's transfers
-again.
+All records of an image are removed together, when no migration uses it any more and nothing has
+happened to it for long enough. Of an image in use only the transfers of old passes are removed: a
+pass begins after the one before it was recorded as durable, and nobody asks for that one's
+transfers again.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from services.disk_agent.transfers.registry import Transfers
 from services.disk_agent.transfers.transfer import Transfer
 from services.disk_agent.worker.range_sets import RangeSets
 
-# Of an image in use, for whoever wants to know how the last passes went.
+# Of an image in use, so that the course of the last passes can be looked up.
 _PASSES_KEPT = 10
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -30,7 +30,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Pruned:
-    """How much was forgotten."""
+    """How many records were removed."""
 
     transfers: int
     conversions: int
@@ -38,7 +38,7 @@ class Pruned:
 
 
 class Retention:
-    """Forgets, over all parts of this agent that remember."""
+    """Removes records from all parts of this agent that keep any."""
 
     def __init__(
         self, transfers: Transfers, conversions: Conversions, ranges: RangeSets, images: Images
@@ -54,7 +54,7 @@ class Retention:
         ranges_in_use: Collection[str],
         ended_before: float,
     ) -> Pruned:
-        """Forget what ended before a time (seconds since the epoch) and is not needed any more.
+        """Remove what ended before a time (seconds since the epoch) and is not needed any more.
 
         ``images_in_use`` are those of migrations that have not ended, ``ranges_in_use`` range sets
         that one of them has stored and may not have started a transfer with.
@@ -99,7 +99,7 @@ class Retention:
 def _recent(
     transfers: Collection[Transfer], conversions: Collection[Conversion], ended_before: float
 ) -> set[str]:
-    """Images that something is at work on, has been lately, or would have to be finished."""
+    """Images with work that runs, ended lately, or has a commit to finish."""
     found: set[str] = set()
     for transfer in transfers:
         if transfer.end_time is None or transfer.end_time >= ended_before:
@@ -116,7 +116,7 @@ def _images_of(conversion: Conversion) -> set[str]:
 
 
 def _superseded(transfers: Collection[Transfer]) -> set[str]:
-    """The ids of transfers of passes that are long past."""
+    """The ids of transfers of passes before the last ones of their image."""
     newest: dict[str, int] = {}
     for transfer in transfers:
         order = transfer.order

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import grpc
 
+from services.config import Secret
 from services.config.config_model import Config
 from services.config.limits_model import DAYS, Limits
 from services.config.service_args import ServiceSetup, service_main
 from services.disk_agent import capabilities
 from services.disk_agent.conversions import leftovers
 from services.disk_agent.conversions.acceleration import KvmProbe, libguestfs_environment
-from services.disk_agent.conversions.conversion import ConversionStore
 from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.conversions.run import ConversionHost, OverlayRun
+from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.conversions.virt_v2v import find_virt_v2v
 from services.disk_agent.host.commands import HostCommands
 from services.disk_agent.retention import Retention
@@ -31,8 +32,8 @@ from services.disk_agent.storage.pools import Pools
 from services.disk_agent.transfers.limits_file import LimitsFile
 from services.disk_agent.transfers.rates import RateShares, RateWindow
 from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import ProcessLauncher
-from services.disk_agent.transfers.transfer import TransferStore
 from services.disk_agent.worker.range_sets import RangeSets
 from services.kit.failure import Code, ServiceError
 from services.kit.server import run_service
@@ -51,14 +52,18 @@ _RUNTIME_PATH_LIMIT = 107 - len("/w-12345678/source.sock")
 
 
 def defaults_from(config: Config) -> TransferDefaults:
-    """What requests may leave out. Raises ConfigError when the password leads nowhere."""
-    password = config.vcenter.password.get_secret_value()
+    """What requests may leave out.
+
+    Raises ConfigError if the variable or file that the password refers to is missing.
+    """
+    # Read at the start, so that a variable or file that is missing is noticed then.
+    password = Secret(f"plain:{config.vcenter.password.get_secret_value()}")
     thumbprint = config.vcenter.thumbprint or ""
     return TransferDefaults(
         server=config.vcenter.host,
         user=config.vcenter.user,
         password=password,
-        # VDDK knows SHA-1 only; the VMware agent tells it when the config has another.
+        # VDDK takes SHA-1 only; where the config has another, the VMware agent reports the SHA-1.
         thumbprint=thumbprint if len(thumbprint) == _SHA1_DIGITS else "",
         port=config.vcenter.port,
         library_dir=str(config.migration.vddk_path),
@@ -91,7 +96,7 @@ def _minutes(time_of_day: str) -> int:
 
 
 async def serve(setup: ServiceSetup) -> None:
-    """Serve until told to stop. Transfers of an earlier process are found again."""
+    """Serve until a signal stops it. Transfers of an earlier process are found again."""
     config = setup.config
     state_dir = config.migration.control_dir / "disk-agent"
     runtime = await asyncio.to_thread(runtime_dir, state_dir)
@@ -182,7 +187,7 @@ async def serve(setup: ServiceSetup) -> None:
 
 
 def _host_cache() -> Path:
-    """What is true of the host until it boots again, whichever configuration is used."""
+    """The folder for facts about the host that hold until it boots again, for any configuration."""
     directory = Path(os.environ.get("V2C_CACHE_DIR") or "~/.cache/v2c").expanduser()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
@@ -191,7 +196,7 @@ def _host_cache() -> Path:
 def _conversion_host(
     commands: HostCommands, kvm: KvmProbe, config: Config, short_dir: Path
 ) -> ConversionHost:
-    """What conversions find on this host; asked at each one, so that an installation counts."""
+    """What conversions need of this host: looked up for each, so that a new program is found."""
     return ConversionHost(
         virt_v2v=find_virt_v2v(commands),
         libguestfs=libguestfs_environment(kvm.works(), os.environ, _APPLIANCE_CACHE),
@@ -209,7 +214,7 @@ def _pools(commands: HostCommands, state_dir: Path) -> Pools:
 
 
 def runtime_dir(state_dir: Path) -> Path:
-    """Where workers keep their sockets: below the state, or for a long path in /tmp.
+    """Where workers keep their sockets: below the state folder, or in /tmp if its path is too long.
 
     Raises RuntimeDirUnsafe when the folder in /tmp is somebody else's.
     """
@@ -225,11 +230,11 @@ def runtime_dir(state_dir: Path) -> Path:
 
 
 class RuntimeDirUnsafe(ServiceError):
-    """Sockets would lie where another user reaches them."""
+    """The folder for sockets belongs to another user, who could reach them."""
 
     code = Code.FAILED_PRECONDITION
     reason = "RUNTIME_DIR_UNSAFE"
-    hint = "remove it, or give migration.control_dir a shorter path"
+    hint = "remove the folder, or give migration.control_dir a shorter path"
 
 
 def main() -> int:

@@ -9,8 +9,8 @@ from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.retention import Retention
 from services.disk_agent.servicers.conversions import ConversionServicer
 from services.disk_agent.servicers.images import ImageServicer
+from services.disk_agent.servicers.messages import MODES
 from services.disk_agent.servicers.transfers import (
-    MODES,
     Context,
     TransferDefaults,
     TransferServicer,

@@ -48,13 +48,13 @@ class EngineWorker:
     processes: Processes
     process: subprocess.Popen[bytes]
 
-    def wish(self, wish: str, **values: int) -> None:
-        """Send a wish."""
+    def command(self, name: str, **values: int) -> None:
+        """Send a command."""
         if self.process.stdin is not None:
-            self.process.stdin.write(json.dumps({"wish": wish, **values}).encode() + b"\n")
+            self.process.stdin.write(json.dumps({"command": name, **values}).encode() + b"\n")
 
     def finish(self) -> Progress:
-        """Hear it to its end. Raises BenchFailed unless the pass succeeded."""
+        """Follow it to its end. Raises BenchFailed unless the pass succeeded."""
         end = self._end()
         if end["failure"] is not None:
             raise BenchFailed(f"the worker failed: {end['failure']['message']}")
@@ -69,7 +69,7 @@ class EngineWorker:
 
     def abandon(self) -> None:
         """Cancel the pass and wait for the worker's end."""
-        self.wish("cancel")
+        self.command("cancel")
         self._end()
 
     def _end(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _one(bench: Bench, rate: int, seconds: float) -> tuple[float, float]:
         time.sleep(seconds)
         pace = (read_so_far(pid) - first) / (time.monotonic() - begun)
         slower = rate * 2 // 5
-        worker.wish("rate", bytes_per_second=slower)
+        worker.command("rate", bytes_per_second=slower)
         change = _seconds_until(slower, lambda: read_so_far(pid))
         worker.abandon()
     copied.image.unlink()

@@ -1,4 +1,4 @@
-"""Limits of a running agent, measured; transfers that are held and let go."""
+"""Limits of a running agent, measured; transfers that are paused and resumed."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ def order(folder: Path, name: str, **changes: object) -> pb.StartTransferRequest
 
 @dataclass
 class Moment:
-    """What a transfer had read when this was heard."""
+    """What a transfer had read when its snapshot was received."""
 
     time: float
     read_bytes: int

@@ -243,7 +243,7 @@ def test_what_cannot_be_opened_is_unusable_in_words(kind: Kind) -> None:
     with pytest.raises(SourceUnusable) as caught, kind.missing.open():
         pass
     assert caught.value.message
-    assert PASSWORD not in str(caught.value.to_wire())
+    assert PASSWORD not in str(caught.value.failure.to_wire())
 
 
 def test_opening_again_and_again_leaves_nothing(kind: Kind, host: Host) -> None:

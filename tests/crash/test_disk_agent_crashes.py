@@ -1,4 +1,4 @@
-"""SIGKILL of worker, agent, nbdkit and qemu-nbd: nothing stays behind, and the copy goes on."""
+"""SIGKILL of worker, agent, nbdkit and qemu-nbd: nothing stays behind, and the copy resumes."""
 
 import asyncio
 import os

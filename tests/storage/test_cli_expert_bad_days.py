@@ -21,7 +21,7 @@ from tests.rigs.disk.expert import MIB, Expert, source_served
     [
         ("cli", signal.SIGTERM, 130, "the same command goes on"),
         ("cli", signal.SIGHUP, 130, "the same command goes on"),
-        ("disk_agent.worker", signal.SIGKILL, 1, "ended without a word (signal 9)"),
+        ("disk_agent.worker", signal.SIGKILL, 1, "exited without reporting a result (signal 9)"),
     ],
 )
 def test_killed_in_mid_copy_it_says_so_and_goes_on(
@@ -167,7 +167,7 @@ def test_a_map_that_the_host_refuses_is_told(expert: Expert) -> None:
 
     assert refused.returncode == 1
     assert "a.qcow2.map.new': Is a directory" in refused.stderr
-    assert "without a word" not in refused.stderr
+    assert "without reporting" not in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.conversions.conversion import ConversionState
 from services.disk_agent.errors import (
     ConversionBusy,
     ConversionEnded,
@@ -19,9 +18,10 @@ from services.disk_agent.errors import (
     ImageLocked,
     ImageNotFound,
     PoolNotFound,
+    StaleEpoch,
 )
 from services.disk_agent.host.commands import Completed, HostCommands
-from services.disk_agent.transfers.errors import StaleEpoch
+from services.disk_agent.resources.record import State
 from tests.rigs.disk.conversion import (
     CONVERTS,
     Rig,
@@ -35,7 +35,7 @@ from tests.rigs.disk.conversion import (
     wait_until,
 )
 
-HANGS = 'write(disks[0])\ntell("message", "Inspecting the source")\ntime.sleep(60)\n'
+HANGS = 'write(disks[0])\nreport("message", "Inspecting the source")\ntime.sleep(60)\n'
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ async def test_a_converted_guest_is_in_the_image_and_nothing_else_is_left(rig: R
         revisions.append(snapshot.revision)
     last = agent.get("vm-1:conversion")
     assert not existed
-    assert first.state is ConversionState.QUEUED
-    assert last.state is ConversionState.SUCCEEDED, last.failure
+    assert first.state is State.QUEUED
+    assert last.state is State.SUCCEEDED, last.failure
     assert last.guest_os == "Testix 7"
     assert last.requires_uefi
     assert last.warnings == ("mind the gap",)
     assert last.end_time is not None
     assert last.log_path.exists()
-    assert (ConversionState.RUNNING, "Committing") in steps
+    assert (State.RUNNING, "Committing") in steps
     assert revisions == sorted(revisions)
     assert pattern_at(image, "0xcc")
     assert pattern_at(image, "0x11", "0")
@@ -75,13 +75,13 @@ async def test_only_the_boot_disk_is_shown_unless_all_are_asked_for(rig: Rig) ->
     before = digest(data)
     agent = await rig.agent()
     await agent.start(request(boot, data))
-    assert (await ended(agent)).state is ConversionState.SUCCEEDED
+    assert (await ended(agent)).state is State.SUCCEEDED
     assert len(rig.calls()[0]["disks"]) == 1  # type: ignore[arg-type]
     assert digest(data) == before
     assert await agent.converted(data) is None
     third, fourth = rig.image("c.qcow2"), rig.image("d.qcow2")
     await agent.start(request(third, fourth, id="all", all_disks=True))
-    assert (await ended(agent, "all")).state is ConversionState.SUCCEEDED
+    assert (await ended(agent, "all")).state is State.SUCCEEDED
     assert pattern_at(third, "0xcc")
     assert pattern_at(fourth, "0xcc")
 
@@ -90,7 +90,7 @@ async def test_only_the_boot_disk_is_shown_unless_all_are_asked_for(rig: Rig) ->
     ("body", "reason", "retryable"),
     [
         (
-            'write(disks[0])\ntell("error", "no bootloader detected")\nsys.exit(1)',
+            'write(disks[0])\nreport("error", "no bootloader detected")\nsys.exit(1)',
             "GUEST_BOOTLOADER_MISSING",
             False,
         ),
@@ -101,8 +101,8 @@ async def test_only_the_boot_disk_is_shown_unless_all_are_asked_for(rig: Rig) ->
             True,
         ),
         (
-            'write(disks[0])\ntell("message", "Converting Windows Server 2022 to run on KVM")\n'
-            'tell("info", "This guest does not have virtio drivers installed.")',
+            'write(disks[0])\nreport("message", "Converting Windows Server 2022 to run on KVM")\n'
+            'report("info", "This guest does not have virtio drivers installed.")',
             "VIRTIO_DRIVERS_MISSING",
             False,
         ),
@@ -118,7 +118,7 @@ async def test_a_failed_conversion_leaves_the_image_bit_by_bit(
     agent = await rig.agent()
     await agent.start(request(image))
     last = await ended(agent)
-    assert last.state is ConversionState.FAILED
+    assert last.state is State.FAILED
     assert last.failure is not None
     assert (last.failure.reason, last.failure.retryable) == (reason, retryable)
     assert digest(image) == before
@@ -127,7 +127,7 @@ async def test_a_failed_conversion_leaves_the_image_bit_by_bit(
     rig.script(CONVERTS)
     _, existed = await agent.start(request(image))
     assert existed
-    assert (await ended(agent)).state is ConversionState.SUCCEEDED
+    assert (await ended(agent)).state is State.SUCCEEDED
 
 
 async def test_a_conversion_that_takes_too_long_is_ended_with_all_its_children(rig: Rig) -> None:
@@ -158,15 +158,15 @@ async def test_cancelling_ends_it_for_good(rig: Rig) -> None:
         if snapshot.step == "Inspecting the source":
             break
     cancelled = await agent.cancel("vm-1:conversion")
-    assert cancelled.state is ConversionState.CANCELLED
+    assert cancelled.state is State.CANCELLED
     assert digest(image) == before
     assert rig.left_over() == []
     with pytest.raises(ConversionEnded):
         await agent.start(request(image))
-    assert (await agent.cancel("vm-1:conversion")).state is ConversionState.CANCELLED
+    assert (await agent.cancel("vm-1:conversion")).state is State.CANCELLED
 
 
-async def test_conversions_wait_for_a_place_and_can_be_cancelled_there(rig: Rig) -> None:
+async def test_conversions_wait_for_a_slot_and_can_be_cancelled_there(rig: Rig) -> None:
     first, second = rig.image("a.qcow2"), rig.image("b.qcow2")
     rig.script(HANGS)
     agent = await rig.agent(parallel=1)
@@ -175,8 +175,8 @@ async def test_conversions_wait_for_a_place_and_can_be_cancelled_there(rig: Rig)
     async for snapshot in agent.watch("a"):
         if snapshot.step:
             break
-    assert agent.get("b").state is ConversionState.QUEUED
-    assert (await agent.cancel("b")).state is ConversionState.CANCELLED
+    assert agent.get("b").state is State.QUEUED
+    assert (await agent.cancel("b")).state is State.CANCELLED
     await agent.cancel("a")
     assert len(rig.calls()) == 1
     assert [each.id for each in agent.list()] == ["b", "a"]
@@ -190,8 +190,8 @@ async def test_an_image_is_converted_once_whoever_asks(rig: Rig) -> None:
     restarted = await rig.agent()
     again, existed = await restarted.start(request(image))
     other, other_existed = await restarted.start(request(image, id="other"))
-    assert (again.state, existed) == (ConversionState.SUCCEEDED, True)
-    assert (other.state, other_existed) == (ConversionState.SUCCEEDED, False)
+    assert (again.state, existed) == (State.SUCCEEDED, True)
+    assert (other.state, other_existed) == (State.SUCCEEDED, False)
     assert (other.guest_os, other.requires_uefi) == ("Testix 7", True)
     assert len(rig.calls()) == 1
     converted = await restarted.converted(image)
@@ -239,14 +239,14 @@ async def test_an_interrupted_commit_is_finished_and_not_converted_again(rig: Ri
     assert await agent.converted(image) is not None
     with pytest.raises(ConversionBusy):
         await agent.start(request(image, id="other"))
-    assert (await agent.cancel("vm-1:conversion")).state is ConversionState.FAILED
+    assert (await agent.cancel("vm-1:conversion")).state is State.FAILED
     restarted = await rig.agent()
     assert await restarted.converted(image) is not None
     await restarted.start(request(image))
-    assert (await ended(restarted)).state is ConversionState.FAILED
+    assert (await ended(restarted)).state is State.FAILED
     await restarted.start(request(image))
     last = await ended(restarted)
-    assert last.state is ConversionState.SUCCEEDED
+    assert last.state is State.SUCCEEDED
     assert last.requires_uefi
     assert pattern_at(image, "0xcc")
     assert len(rig.calls()) == 1
@@ -285,8 +285,8 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("warden_too", [False, True])
-async def test_nothing_survives_a_killed_agent(rig: Rig, warden_too: bool) -> None:
+@pytest.mark.parametrize("reaper_too", [False, True])
+async def test_nothing_survives_a_killed_agent(rig: Rig, reaper_too: bool) -> None:
     image = rig.image()
     before = digest(image)
     stubborn = f"sleep 60; # {rig.root}"
@@ -294,22 +294,22 @@ async def test_nothing_survives_a_killed_agent(rig: Rig, warden_too: bool) -> No
     program = KILLED_AGENT.format(root=str(rig.root), image=str(image))
     with process(sys.executable, "-c", program):
         await asyncio.to_thread(wait_until, lambda: len(rig.calls()) == 1)
-        if warden_too:
-            wardens = [line for line in processes_below(rig.root) if "conversions.reaper" in line]
-            os.kill(int(wardens[0].split()[0]), signal.SIGKILL)
-    if not warden_too:
+        if reaper_too:
+            reapers = [line for line in processes_below(rig.root) if "conversions.reaper" in line]
+            os.kill(int(reapers[0].split()[0]), signal.SIGKILL)
+    if not reaper_too:
         await asyncio.to_thread(wait_until, lambda: processes_below(rig.root) == [])
     rig.script(CONVERTS)
     restarted = await rig.agent()
     last = restarted.get("vm-1:conversion")
-    assert last.state is ConversionState.FAILED
+    assert last.state is State.FAILED
     assert last.failure is not None
     assert (last.failure.reason, last.failure.retryable) == ("CONVERSION_INTERRUPTED", True)
     assert digest(image) == before
     assert processes_below(rig.root) == []
     assert list(rig.store.folders.glob("*/overlay-*")) == []
     await restarted.start(request(image))
-    assert (await ended(restarted)).state is ConversionState.SUCCEEDED
+    assert (await ended(restarted)).state is State.SUCCEEDED
 
 
 async def test_refusals_before_anything_is_started(rig: Rig) -> None:

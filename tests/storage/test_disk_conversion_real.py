@@ -10,15 +10,16 @@ from lab.guest import build_micro_guest
 from lab.guest.appliance import build_appliance
 from lab.guest.boot import boot
 from services.disk_agent.conversions.acceleration import KvmProbe, libguestfs_environment
-from services.disk_agent.conversions.conversion import ConversionState, ConversionStore
 from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.conversions.run import ConversionHost, OverlayRun
+from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.conversions.virt_v2v import find_virt_v2v
 from services.disk_agent.host.commands import HostCommands
+from services.disk_agent.resources.record import State
 from services.disk_agent.storage.images import Images
 from services.disk_agent.storage.pool import PoolMount, PoolType
 from services.disk_agent.storage.pools import Pools
-from services.disk_agent.transfers.transfer import TransferStore
+from services.disk_agent.transfers.store import TransferStore
 from tests.rigs.disk.conversion import check_image, ended, processes_below, request
 
 
@@ -59,7 +60,7 @@ async def test_a_guest_is_really_converted(tmp_path: Path) -> None:
     await agent.start(request(image, id="vm-1:convert"))
     steps = [each.step async for each in agent.watch("vm-1:convert")]
     last = await ended(agent, "vm-1:convert")
-    assert last.state is ConversionState.SUCCEEDED, last.failure
+    assert last.state is State.SUCCEEDED, last.failure
     assert last.guest_os.startswith("Debian 12")
     assert not last.requires_uefi
     assert "Inspecting the source" in steps

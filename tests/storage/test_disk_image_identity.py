@@ -94,7 +94,7 @@ def test_a_thin_disks_little_data_is_what_is_looked_at(tmp_path: Path, snapshot:
 
 
 def test_what_was_written_before_the_first_checkpoint_is_written_over(tmp_path: Path) -> None:
-    """Nothing says whose it is, so that zeroes are written as well."""
+    """Nothing shows which disk it is of, so that zeroes are written as well."""
     rig = Rig(tmp_path, DISK)
     tuning = Tuning(depth=4, report_seconds=0.001, checkpoint_seconds=60.0)
 
@@ -195,7 +195,7 @@ def test_an_image_that_is_taken_away_amid_a_pass_fails_it(
 
 
 def test_what_a_delta_that_never_ended_left_undone_is_in_the_next_one(tmp_path: Path) -> None:
-    """Also where the next one's areas say nothing of it, or only of a part of the chunk."""
+    """Also where the next one's areas leave it out, or hold only a part of the chunk."""
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
     cancelled_delta(rig, 1, [overwrite(rig.source, index, "xy") for index in range(0, 128, 8)])

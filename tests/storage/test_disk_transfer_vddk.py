@@ -101,7 +101,7 @@ def copy(
         ranges_path="" if ranges is None else str(RangeSets(folder).path("changed")),
         runtime_dir=str(folder),
     )
-    told = {"order": order.to_wire(), "password": password, "parent_pid": os.getpid()}
+    message = {"order": order.to_wire(), "password": password, "parent_pid": os.getpid()}
     with subprocess.Popen(
         [sys.executable, "-m", "services.disk_agent.worker"],
         stdin=subprocess.PIPE,
@@ -112,7 +112,7 @@ def copy(
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stderr is not None
-        worker.stdin.write(json.dumps(told) + "\n")
+        worker.stdin.write(json.dumps(message) + "\n")
         worker.stdin.flush()
         events = [json.loads(line) for line in worker.stdout]
         stderr = worker.stderr.read()
@@ -152,7 +152,7 @@ def test_permanent_refusals_end_at_once_with_a_next_step(
     assert PASSWORD not in json.dumps(failure)
 
 
-def test_wrong_password_is_told_and_not_shown(host: Host, tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported_and_not_shown(host: Host, tmp_path: Path) -> None:
     failure = copy(host, tmp_path, host.spec(), password="not-the-password").end["failure"]
     assert failure["reason"] == "VDDK_LOGIN"
     assert "not-the-password" not in json.dumps(failure)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from services.config import load_config, parse_config
+from services.config import Secret, load_config, parse_config
 from services.disk_agent.server import rates_from
 from services.disk_agent.transfers.limits_file import LimitsFile
 from services.disk_agent.transfers.rates import RateShares, RateWindow
 from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import Event
-from services.disk_agent.transfers.transfer import TransferStore
 from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
 
@@ -96,22 +96,22 @@ limits:
 
 
 class _Worker:
-    """Runs until told to stop and keeps what it was told."""
+    """Runs until it is stopped, and keeps the limits it was sent."""
 
     def __init__(self, rate: int) -> None:
         self.rates = [rate]
-        self.wishes: list[str] = []
+        self.commands: list[str] = []
         self._end = asyncio.Event()
 
-    def wish(self, wish: str, **values: int) -> None:
-        self.wishes.append(wish)
+    def command(self, name: str, **values: int) -> None:
+        self.commands.append(name)
         self.rates += values.values()
 
     async def run(self, on_event: Callable[[Event], None]) -> Event:
         await self._end.wait()
         return {"event": "end", "failure": None, "digest": "d", "progress": {}}
 
-    async def stop(self, wish: str = "stop") -> None:
+    async def stop(self, command: str = "stop") -> None:
         self._end.set()
 
 
@@ -120,13 +120,13 @@ class _Launcher:
         self.workers: dict[str, _Worker] = {}
 
     async def launch(
-        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
+        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: Secret
     ) -> _Worker:
         worker = self.workers[order.transfer_id] = _Worker(rate)
         return worker
 
-    async def told(self, **expected: int) -> None:
-        """Wait until every worker was told its limit."""
+    async def limited(self, **expected: int) -> None:
+        """Wait until every worker was sent its limit."""
         for _ in range(500):
             found = {name: worker.rates[-1] for name, worker in self.workers.items()}
             if found == expected:
@@ -149,26 +149,26 @@ async def test_running_transfers_follow_the_calendar_and_each_other(tmp_path: Pa
 
     try:
         await transfers.start(_order("a"))
-        await launcher.told(a=100)
+        await launcher.limited(a=100)
         await transfers.start(_order("b"), rate=30)
-        await launcher.told(a=70, b=30)
+        await launcher.limited(a=70, b=30)
         await transfers.set_rate("b", 10)
-        await launcher.told(a=90, b=10)
+        await launcher.limited(a=90, b=10)
         now[0] = at(0, "08:00")
-        await launcher.told(a=10, b=10)
+        await launcher.limited(a=10, b=10)
         assert transfers.get("a").effective_rate == 10
         await transfers.pause("b", paused=True)
-        await launcher.told(a=20, b=10)
-        assert workers["b"].wishes[-1] == "pause"
+        await launcher.limited(a=20, b=10)
+        assert workers["b"].commands[-1] == "pause"
         await transfers.pause("b", paused=False)
-        await launcher.told(a=10, b=10)
-        assert workers["b"].wishes[-1] == "resume"
-        # Told again, a limit would forgive what was read beyond it.
+        await launcher.limited(a=10, b=10)
+        assert workers["b"].commands[-1] == "resume"
+        # Sent again, a limit would drop the debt of what was read beyond it.
         assert workers["b"].rates == [30, 10]
         now[0] = at(0, "18:00")
-        await launcher.told(a=90, b=10)
+        await launcher.limited(a=90, b=10)
         await transfers.cancel("b")
-        await launcher.told(a=100, b=10)
+        await launcher.limited(a=100, b=10)
     finally:
         keeping.cancel()
         await transfers.stop()
@@ -193,17 +193,17 @@ async def test_changed_limits_are_for_what_runs_too(tmp_path: Path) -> None:
         await transfers.start(_order("own"), rate=40)
         await transfers.start(_order("set"))
         await transfers.set_rate("set", 45)
-        await launcher.told(default=50, own=40, set=45)
+        await launcher.limited(default=50, own=40, set=45)
         others.append(RuntimeError("a defect in reading limits does not stop the calendar"))
         others.append(RateShares(transfer_rate=20))
-        await launcher.told(default=20, own=40, set=45)
+        await launcher.limited(default=20, own=40, set=45)
         assert transfers.get("default").rate_bytes_per_second == 20
         others.append(RateShares(30, transfer_rate=20))
-        await launcher.told(default=10, own=10, set=10)
+        await launcher.limited(default=10, own=10, set=10)
         await transfers.start(_order("late"))
         assert transfers.get("late").rate_bytes_per_second == 20
         others.append(RateShares())
-        await launcher.told(default=0, own=40, set=45, late=0)
+        await launcher.limited(default=0, own=40, set=45, late=0)
     finally:
         keeping.cancel()
         await transfers.stop()

@@ -8,24 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.conversions.conversion import (
-    Conversion,
-    ConversionRequest,
-    ConversionState,
-    ConversionStore,
-    Converted,
-)
+from services.disk_agent.conversions.conversion import Conversion, ConversionRequest, Converted
 from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.conversions.run import ConversionRun
+from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.host.commands import HostCommands
 from services.disk_agent.host.state_file import read_state, write_state
+from services.disk_agent.resources.record import State
 from services.disk_agent.retention import Pruned, Retention
 from services.disk_agent.storage.images import Images
 from services.disk_agent.storage.pools import Pools
 from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import WorkerLauncher
-from services.disk_agent.transfers.transfer import State, Transfer, TransferStore
+from services.disk_agent.transfers.transfer import Transfer
 from services.disk_agent.worker.order import Mode, TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
 
@@ -84,7 +81,7 @@ class Agent:
         self,
         image: str,
         end_time: float,
-        state: ConversionState = ConversionState.SUCCEEDED,
+        state: State = State.SUCCEEDED,
         *,
         committing: bool = False,
     ) -> Path:
@@ -95,8 +92,8 @@ class Agent:
         conversion = Conversion(request, state, 1, end_time - 60, log)
         self.conversion_store.save(replace(conversion, end_time=end_time, committing=committing))
         for name in (log, folder / "domain.xml", folder / "messages.jsonl"):
-            name.write_text("said")
-        if state is ConversionState.SUCCEEDED:
+            name.write_text("a log")
+        if state is State.SUCCEEDED:
             mark = Converted(request.conversion_id, end_time)
             self.conversion_store.mark(Path(image), mark)
         return log
@@ -161,7 +158,7 @@ async def test_nothing_stays_of_an_ended_migration(agent: Agent) -> None:
 async def test_of_an_image_in_use_everything_stays(agent: Agent) -> None:
     image = agent.image("web01")
     agent.transfer(image, 1, OLD, State.FAILED)
-    agent.conversion(image, OLD, ConversionState.FAILED)
+    agent.conversion(image, OLD, State.FAILED)
     before = agent.left()
     assert await agent.prune([image]) == Pruned(0, 0, 0)
     assert agent.left() == before
@@ -174,7 +171,7 @@ async def test_what_ended_lately_keeps_all_that_is_known_of_its_image(agent: Age
     agent.transfer(copied, 2, RECENT)
     agent.conversion(copied, OLD)
     agent.transfer(converted, 1, OLD)
-    log = agent.conversion(converted, RECENT, ConversionState.FAILED)
+    log = agent.conversion(converted, RECENT, State.FAILED)
     before = agent.left()
     await agent.prune()
     assert agent.left() == before
@@ -183,7 +180,7 @@ async def test_what_ended_lately_keeps_all_that_is_known_of_its_image(agent: Age
 
 async def test_a_half_committed_image_keeps_its_overlay(agent: Agent) -> None:
     image = agent.image("web01")
-    log = agent.conversion(image, OLD, ConversionState.FAILED, committing=True)
+    log = agent.conversion(image, OLD, State.FAILED, committing=True)
     overlay = log.with_name("overlay-0.qcow2")
     overlay.touch()
     await agent.prune()

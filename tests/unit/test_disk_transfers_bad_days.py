@@ -9,45 +9,50 @@ from typing import Any
 
 import pytest
 
+from services.config import Secret
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.failures import SourceFailed
+from services.disk_agent.resources.record import State
+from services.disk_agent.servicers.transfers import TransferDefaults, TransferServicer
 from services.disk_agent.transfers.errors import TransferRunning
 from services.disk_agent.transfers.rates import RateShares
 from services.disk_agent.transfers.registry import Transfers
+from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import Event
-from services.disk_agent.transfers.transfer import State, Transfer, TransferStore
+from services.disk_agent.transfers.transfer import Transfer
 from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
+from v2c.disk.v1 import disk_pb2 as pb
 
 IMAGE = "/pool/a.qcow2"
 ORDER = TransferOrder("a", Mode.FULL, NbdSpec("nbd:"), IMAGE, 1 << 20, "vm-1/2000", "s", 0)
 
 
 class Worker:
-    """Runs until it is told how it ends."""
+    """Runs until a test ends it."""
 
     def __init__(self, rate: int) -> None:
         self.rates = [rate]
-        self.wishes: list[str] = []
-        self.heard = False
+        self.commands: list[str] = []
+        self.followed = False
         self._end: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
 
-    def wish(self, wish: str, **values: int) -> None:
-        self.wishes.append(wish)
+    def command(self, name: str, **values: int) -> None:
+        self.commands.append(name)
         self.rates += values.values()
-        if wish in ("stop", "cancel"):
+        if name in ("stop", "cancel"):
             self.fail()
 
     async def run(self, on_event: Callable[[Event], None]) -> Event:
-        self.heard = True
+        self.followed = True
         return await self._end
 
-    async def stop(self, wish: str = "stop") -> None:
-        self.wish(wish)
+    async def stop(self, command: str = "stop") -> None:
+        self.command(command)
 
     def fail(self) -> None:
         if not self._end.done():
-            failure = SourceFailed("gone").to_wire()
+            failure = SourceFailed("gone").failure.to_wire()
             self._end.set_result({"event": "end", "failure": failure, "digest": "", "progress": {}})
 
 
@@ -57,6 +62,7 @@ class Agent:
     def __init__(self, folder: Path) -> None:
         self.store = TransferStore(folder)
         self.workers: list[Worker] = []
+        self.launched: dict[str, Any] = {}
         self.launching = asyncio.Event()
         self.launching.set()
         self.transfers = Transfers(
@@ -67,7 +73,8 @@ class Agent:
         )
         self._save = self.store.save
 
-    async def launch(self, order: TransferOrder, *, rate: int, **_others: Any) -> Worker:
+    async def launch(self, order: TransferOrder, *, rate: int, **others: Any) -> Worker:
+        self.launched = others
         await self.launching.wait()
         self.workers.append(Worker(rate))
         return self.workers[-1]
@@ -110,7 +117,7 @@ async def test_a_state_folder_that_is_full_does_not_lose_the_worker(tmp_path: Pa
     await agent.transfers.start(ORDER)
     await agent.until(State.RUNNING)
     await asyncio.sleep(0.05)
-    assert agent.workers[0].heard
+    assert agent.workers[0].followed
     assert agent.transfers.get("a").state is State.RUNNING
     await agent.transfers.stop()
 
@@ -181,7 +188,7 @@ async def test_a_stop_reaches_a_worker_that_is_being_started(tmp_path: Path) -> 
     agent.launching.set()
     async with asyncio.timeout(5):
         await stop
-    assert agent.workers[0].wishes == ["stop"]
+    assert agent.workers[0].commands == ["stop"]
 
 
 async def test_an_image_that_is_at_work_is_not_forgotten(tmp_path: Path) -> None:
@@ -195,6 +202,29 @@ async def test_an_image_that_is_at_work_is_not_forgotten(tmp_path: Path) -> None
     await agent.transfers.stop()
     await agent.transfers.forget_image(IMAGE)
     assert not map_path.exists()
+
+
+async def test_a_password_travels_in_no_repr(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    await agent.transfers.start(ORDER, password=Secret("plain:a-password"))
+    await agent.until(State.RUNNING)
+    assert agent.launched["password"].get_secret_value() == "a-password"
+    assert "a-password" not in repr(agent.launched)
+    await agent.transfers.stop()
+
+
+def test_a_password_of_a_call_is_no_reference_to_one_of_this_host() -> None:
+    servicer = TransferServicer()  # type: ignore[abstract]
+    servicer._defaults = TransferDefaults(
+        "vc.test", "user", Secret("plain:a-password"), "", 443, "", 4, 1 << 20
+    )
+    assert "a-password" not in repr(servicer._defaults)
+    given = servicer._password(pb.VddkSource(password="env:HOME"))
+    assert given.get_secret_value() == "env:HOME"
+    default = servicer._password(pb.VddkSource())
+    assert default.get_secret_value() == "a-password"
+    elsewhere = servicer._password(pb.VddkSource(server="other.test"))
+    assert elsewhere.get_secret_value() == ""
 
 
 def test_counters_of_another_version_are_left_out() -> None:

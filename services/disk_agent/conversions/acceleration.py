@@ -1,4 +1,4 @@
-"""Whether KVM really works on this host, and what libguestfs is told about it.
+"""Whether KVM really works on this host, and the variables for libguestfs that follow.
 
 ``/dev/kvm`` may exist and open, and guests still hang (nested virtualisation that is switched off
 half-way). So a kernel is booted once: it has no root, panics and reboots, which ends qemu.
@@ -37,7 +37,7 @@ class KvmProbe:
         self._state_file = state_dir / "kvm.json"
         self._device = device
         self._boot = boot
-        # Whoever asks second waits for the first one's answer.
+        # The second caller waits for the answer of the first.
         self._asking = threading.Lock()
 
     def works(self) -> bool:
@@ -84,7 +84,7 @@ def libguestfs_environment(
 
     ``direct``: no libvirt daemon in between, whose qemu runs as a user that cannot read the images.
     Without KVM: emulation, and a kernel without mitigations, which an emulated processor does not
-    need and pays for with 13 % of the boot time. The cache is named because libguestfs looks for
+    need and which cost it 13 % of the boot time. The cache is named because libguestfs looks for
     it in TMPDIR otherwise, and building its appliance anew takes 12 s.
     """
     wanted = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_CACHEDIR": str(cache_dir)}

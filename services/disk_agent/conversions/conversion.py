@@ -1,40 +1,11 @@
-"""A conversion as a resource: its value, and its files on the agent's disk."""
+"""Conversions as values: what is asked for, how one stands, what is known of a converted image."""
 
-import contextlib
-import hashlib
-import re
-import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from services.disk_agent.errors import StateDamaged
-from services.disk_agent.failures import RemoteFailure, TransferFailure
-from services.disk_agent.host.state_file import read_state, write_state
-
-_STATE_FILE = "conversion.json"
-_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
-
-
-class ConversionState(StrEnum):
-    """Where a conversion stands. The last three are ends; FAILED may be started again."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing of it runs any more."""
-        return self in (
-            ConversionState.SUCCEEDED,
-            ConversionState.FAILED,
-            ConversionState.CANCELLED,
-        )
+from services.disk_agent.resources.record import State, next_revision
+from services.kit.failure import Failure
 
 
 @dataclass(frozen=True)
@@ -72,7 +43,7 @@ class Conversion:
     """
 
     request: ConversionRequest
-    state: ConversionState
+    state: State
     revision: int
     create_time: float
     log_path: Path
@@ -81,7 +52,7 @@ class Conversion:
     warnings: tuple[str, ...] = ()
     requires_uefi: bool = False
     guest_os: str = ""
-    failure: TransferFailure | None = None
+    failure: Failure | None = None
     end_time: float | None = None
     committing: bool = False
 
@@ -90,14 +61,19 @@ class Conversion:
         """The id which the caller chose."""
         return self.request.conversion_id
 
+    @property
+    def cancellable(self) -> bool:
+        """Whether it may become CANCELLED if it has failed: not with a commit left to finish."""
+        return not self.committing
+
     def changed(self, now: float, **changes: Any) -> Self:
-        """A copy with changes and a higher revision, which is milliseconds where it can be."""
-        return replace(self, revision=max(self.revision + 1, int(now * 1000)), **changes)
+        """A copy with changes and a higher revision."""
+        return replace(self, revision=next_revision(self.revision, now), **changes)
 
 
 @dataclass(frozen=True)
 class Converted:
-    """The proof that an image holds a converted guest, kept until the image is deleted."""
+    """The record that an image holds a converted guest, kept until the image is deleted."""
 
     conversion_id: str
     time: float
@@ -108,137 +84,8 @@ class Converted:
     def as_changes(self) -> dict[str, Any]:
         """What makes a conversion of this image one that has succeeded."""
         return {
-            "state": ConversionState.SUCCEEDED,
+            "state": State.SUCCEEDED,
             "warnings": self.warnings,
             "guest_os": self.guest_os,
             "requires_uefi": self.requires_uefi,
         }
-
-
-def is_conversion_id(text: str) -> bool:
-    """Whether a text can be the id of a conversion, and so a directory's name."""
-    return bool(_ID.match(text))
-
-
-class ConversionStore:
-    """Conversions below one directory: one folder each, and marks of converted images.
-
-    Methods block.
-    """
-
-    def __init__(self, work_dir: Path, state_dir: Path) -> None:
-        """``work_dir`` takes overlays, up to some hundred MB each; ``state_dir`` small files."""
-        self._folders = work_dir / "conversions"
-        self._marks = state_dir / "converted"
-        for path in (self._folders, self._marks):
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-    @property
-    def folders(self) -> Path:
-        """The directory with a folder per conversion."""
-        return self._folders
-
-    def folder(self, conversion_id: str) -> Path:
-        """A conversion's own directory; made when it is saved first."""
-        return self._folders / conversion_id
-
-    def overlays(self, request: ConversionRequest) -> tuple[Path, ...]:
-        """Where the overlays of the converted images are, in their order."""
-        folder = self.folder(request.conversion_id)
-        return tuple(folder / f"overlay-{n}.qcow2" for n in range(len(request.converted_paths)))
-
-    def save(self, conversion: Conversion) -> None:
-        """Write a conversion, atomically and durably."""
-        write_state(self.folder(conversion.id) / _STATE_FILE, _to_wire(conversion))
-
-    def load(self) -> Iterator[tuple[Path, Conversion | None]]:
-        """All conversions with their files; None for a file that cannot be understood."""
-        for path in sorted(self._folders.glob(f"*/{_STATE_FILE}")):
-            try:
-                content = read_state(path)
-                yield path, _from_wire(content) if isinstance(content, dict) else None
-            except (StateDamaged, ValueError, KeyError, TypeError):
-                yield path, None
-
-    def remove_overlays(self, request: ConversionRequest) -> None:
-        """Remove a conversion's overlays and scratch files; its log stays."""
-        for overlay in self.overlays(request):
-            overlay.unlink(missing_ok=True)
-        shutil.rmtree(self.folder(request.conversion_id) / "tmp", ignore_errors=True)
-
-    def delete(self, request: ConversionRequest) -> None:
-        """Remove a conversion's folder with its log."""
-        self.remove_overlays(request)
-        folder = self.folder(request.conversion_id)
-        for path in folder.glob("*"):
-            # Last: by it the folder is found again if this ends half-way.
-            if path.name != _STATE_FILE and not path.is_dir():
-                path.unlink()
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
-
-    def mark(self, image: Path, converted: Converted) -> None:
-        """Remember that an image holds a converted guest."""
-        wire = {**asdict(converted), "path": str(image), "inode": image.stat().st_ino}
-        write_state(self._mark_path(image), wire)
-
-    def converted(self, image: Path) -> Converted | None:
-        """The mark of an image; None too when another file has taken its place since."""
-        content = read_state(self._mark_path(image))
-        if not isinstance(content, dict) or not image.exists():
-            return None
-        if content.pop("inode") != image.stat().st_ino:
-            return None
-        del content["path"]
-        return Converted(**{**content, "warnings": tuple(content["warnings"])})
-
-    def forget_image(self, image: Path) -> None:
-        """Forget the mark of an image that was deleted."""
-        self._mark_path(image).unlink(missing_ok=True)
-
-    def _mark_path(self, image: Path) -> Path:
-        digest = hashlib.sha256(str(image).encode()).hexdigest()[:16]
-        return self._marks / f"{image.name[:80]}.{digest}.json"
-
-
-def _to_wire(conversion: Conversion) -> dict[str, object]:
-    request = conversion.request
-    return {
-        "request": {
-            "conversion_id": request.conversion_id,
-            "image_paths": [str(path) for path in request.image_paths],
-            "all_disks": request.all_disks,
-            "virtio_iso": str(request.virtio_iso) if request.virtio_iso else None,
-            "timeout_seconds": request.timeout_seconds,
-        },
-        "state": conversion.state.value,
-        "revision": conversion.revision,
-        "create_time": conversion.create_time,
-        "log_path": str(conversion.log_path),
-        "epoch": conversion.epoch,
-        "step": conversion.step,
-        "warnings": list(conversion.warnings),
-        "requires_uefi": conversion.requires_uefi,
-        "guest_os": conversion.guest_os,
-        "failure": conversion.failure.to_wire() if conversion.failure else None,
-        "end_time": conversion.end_time,
-        "committing": conversion.committing,
-    }
-
-
-def _from_wire(wire: Mapping[str, Any]) -> Conversion:
-    fields = dict(wire)
-    request = dict(fields.pop("request"))
-    iso = request.pop("virtio_iso")
-    images = tuple(Path(path) for path in request.pop("image_paths"))
-    failure = fields.pop("failure")
-    return Conversion(
-        request=ConversionRequest(
-            image_paths=images, virtio_iso=Path(iso) if iso else None, **request
-        ),
-        state=ConversionState(fields.pop("state")),
-        log_path=Path(fields.pop("log_path")),
-        warnings=tuple(fields.pop("warnings")),
-        failure=RemoteFailure.from_wire(failure) if failure is not None else None,
-        **fields,
-    )

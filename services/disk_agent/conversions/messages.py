@@ -1,4 +1,4 @@
-"""What virt-v2v-in-place tells while it works: JSON lines of messages, and its debug log."""
+"""What virt-v2v-in-place reports while it works: JSON lines of messages, and its debug log."""
 
 import json
 import re
@@ -15,8 +15,8 @@ _INSPECTED = re.compile(r"^i_(?P<name>distro|product_name) = (?P<value>.+)$", re
 
 
 @dataclass(frozen=True)
-class Told:
-    """What has been told so far."""
+class Reported:
+    """What virt-v2v has reported so far."""
 
     step: str = ""
     warnings: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ class Told:
     drivers_missing: bool = False
 
 
-def hear(told: Told, line: str) -> Told:
+def with_line(reported: Reported, line: str) -> Reported:
     """Add one line of ``--machine-readable`` output; other lines change nothing.
 
     ``{"message": "…", "timestamp": "…", "type": "message|info|warning|error|progress"}``, see
@@ -35,26 +35,26 @@ def hear(told: Told, line: str) -> Told:
     try:
         entry = json.loads(line)
     except ValueError:
-        return told
+        return reported
     if not isinstance(entry, dict) or not isinstance(entry.get("message"), str):
-        return told
+        return reported
     message = entry["message"].strip()
     kind = entry.get("type")
     if kind == "message":
         found = _CONVERTING.match(message)
-        guest_os = found["product"] if found and not told.guest_os else told.guest_os
-        return replace(told, step=message[:_STEP_LIMIT], guest_os=guest_os)
+        guest_os = found["product"] if found and not reported.guest_os else reported.guest_os
+        return replace(reported, step=message[:_STEP_LIMIT], guest_os=guest_os)
     if kind == "warning":
-        return replace(told, warnings=(*told.warnings, message))
+        return replace(reported, warnings=(*reported.warnings, message))
     if kind == "error":
-        return replace(told, errors=(*told.errors, message))
+        return replace(reported, errors=(*reported.errors, message))
     if kind == "info":
         return replace(
-            told,
-            requires_uefi=told.requires_uefi or _NEEDS_UEFI in message,
-            drivers_missing=told.drivers_missing or _NO_DRIVERS in message,
+            reported,
+            requires_uefi=reported.requires_uefi or _NEEDS_UEFI in message,
+            drivers_missing=reported.drivers_missing or _NO_DRIVERS in message,
         )
-    return told
+    return reported
 
 
 class MessageFile:
@@ -88,9 +88,9 @@ def log_tail(path: Path) -> str:
 
 
 def inspected_guest(path: Path) -> str:
-    """The guest's name from the inspection in the debug log, empty when it says none.
+    """The guest's name from the inspection in the debug log, empty when it has none.
 
-    Of Debian virt-v2v knows no more than "12.11", so the distribution goes before a bare number.
+    For Debian virt-v2v prints only "12.11": the distribution is put before a bare number.
     """
     try:
         text = path.read_text(errors="replace")

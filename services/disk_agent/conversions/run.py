@@ -17,38 +17,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from services.disk_agent.conversions.conversion import ConversionRequest, ConversionStore
+from services.disk_agent.conversions.conversion import ConversionRequest
+from services.disk_agent.conversions.diagnosis import classify, el9_warning
 from services.disk_agent.conversions.failures import (
     CommitInterrupted,
-    ConversionFailure,
     ConversionTimeout,
     VirtioDriversMissing,
-    classify,
-    el9_warning,
 )
 from services.disk_agent.conversions.messages import (
     MessageFile,
-    Told,
-    hear,
+    Reported,
     inspected_guest,
     log_tail,
+    with_line,
 )
+from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.conversions.virt_v2v import VirtV2v, conversion_environment, domain_xml
-from services.disk_agent.errors import ToolTimeout
+from services.disk_agent.errors import PoolFull, ToolTimeout
 from services.disk_agent.host.commands import Commands, tool_failed
 
 _CREATE_SECONDS = 60.0
 # Some hundred MB of a Windows guest's drivers, onto slow NFS.
 _COMMIT_SECONDS = 1800.0
-_LISTEN_SECONDS = 0.2
-# The warden gives virt-v2v 2 s to clean up, then kills.
+_READ_SECONDS = 0.2
+# The reaper gives virt-v2v 2 s to clean up, then kills.
 _END_SECONDS = 15.0
 _BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True)
 class ConversionHost:
-    """What this host brings: the program, libguestfs' variables, and a directory.
+    """What conversions need of this host: the program, libguestfs' variables, and a directory.
 
     ``runtime_dir`` has a short path, because unix sockets go below it (107 bytes in all).
     """
@@ -60,12 +59,14 @@ class ConversionHost:
 
 
 class ConversionRun(Protocol):
-    """What a conversion does, apart from its being a resource."""
+    """What a conversion does with images; the registry makes a resource of it."""
 
-    async def convert(self, request: ConversionRequest, on_told: Callable[[Told], None]) -> Told:
-        """Convert overlays of the images; ``on_told`` hears of each change.
+    async def convert(
+        self, request: ConversionRequest, on_change: Callable[[Reported], None]
+    ) -> Reported:
+        """Convert overlays of the images; ``on_change`` is called at each change.
 
-        Raises ConversionFailure or ServiceError; cancelling the task ends virt-v2v. In each case
+        Raises ServiceError; cancelling the task ends virt-v2v. In each case
         nothing of it runs afterwards, and no overlay stays.
         """
         ...
@@ -79,7 +80,7 @@ class ConversionRun(Protocol):
 
 
 class OverlayRun:
-    """Conversions with virt-v2v-in-place on overlays, run below a warden."""
+    """Conversions with virt-v2v-in-place on overlays, run below the reaper."""
 
     def __init__(
         self, store: ConversionStore, commands: Commands, host: Callable[[], ConversionHost]
@@ -89,13 +90,15 @@ class OverlayRun:
         self._commands = commands
         self._host = host
 
-    async def convert(self, request: ConversionRequest, on_told: Callable[[Told], None]) -> Told:
+    async def convert(
+        self, request: ConversionRequest, on_change: Callable[[Reported], None]
+    ) -> Reported:
         """Make the overlays, run virt-v2v on them, and judge what it did."""
         try:
             host = await asyncio.to_thread(self._host)
             await asyncio.to_thread(self._make_overlays, request)
-            status, told = await self._run(request, host, on_told)
-            return await asyncio.to_thread(self._judge, request, host, status, told)
+            status, reported = await self._run(request, host, on_change)
+            return await asyncio.to_thread(self._judge, request, host, status, reported)
         except BaseException:
             # Shielded: a second cancel must not leave the overlays there.
             await asyncio.shield(asyncio.to_thread(self._store.remove_overlays, request))
@@ -121,9 +124,9 @@ class OverlayRun:
         self,
         request: ConversionRequest,
         host: ConversionHost,
-        on_told: Callable[[Told], None],
-    ) -> tuple[int, Told]:
-        """Run virt-v2v to its end; returns its exit status and what it told."""
+        on_change: Callable[[Reported], None],
+    ) -> tuple[int, Reported]:
+        """Run virt-v2v to its end; returns its exit status and what it reported."""
         folder = self._store.folder(request.conversion_id)
         messages = folder / "messages.jsonl"
         await asyncio.to_thread(messages.unlink, missing_ok=True)
@@ -138,36 +141,36 @@ class OverlayRun:
         overlays = self._store.overlays(request)
         command = host.virt_v2v.command(overlays, messages, folder / "domain.xml")
         timeout_seconds = request.timeout_seconds or host.timeout_seconds
-        listener = _Listener(MessageFile(messages), on_told)
+        reader = _MessageReader(MessageFile(messages), on_change)
         try:
-            warden = await _start_warden(command, environment, folder / "virt-v2v.log")
+            reaper = await _start_reaper(command, environment, folder / "virt-v2v.log")
             try:
                 async with asyncio.timeout(timeout_seconds):
-                    await listener.listen_until_ended(warden)
+                    await reader.read_until_ended(reaper)
             finally:
-                await asyncio.shield(asyncio.create_task(_end(warden)))
+                await asyncio.shield(asyncio.create_task(_end(reaper)))
         except TimeoutError as error:
             raise ConversionTimeout(
                 f"virt-v2v-in-place had not ended after {timeout_seconds:.0f} seconds; its last "
-                f"step was: {listener.told.step or 'none'}"
+                f"step was: {reader.reported.step or 'none'}"
             ) from error
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True))
-        await listener.listen()
-        return warden.returncode or 0, listener.told
+        await reader.read()
+        return reaper.returncode or 0, reader.reported
 
     def _judge(
-        self, request: ConversionRequest, host: ConversionHost, status: int, told: Told
-    ) -> Told:
+        self, request: ConversionRequest, host: ConversionHost, status: int, reported: Reported
+    ) -> Reported:
         """Success with what is known of the guest, or the ConversionFailure."""
         log = self._store.folder(request.conversion_id) / "virt-v2v.log"
         version = host.virt_v2v.version
-        guest_os = inspected_guest(log) or told.guest_os
+        guest_os = inspected_guest(log) or reported.guest_os
         if status != 0:
             raise classify(
-                told.errors, log_tail(log), guest_os=guest_os, version=version, status=status
+                reported.errors, log_tail(log), guest_os=guest_os, version=version, status=status
             )
-        if told.drivers_missing:
+        if reported.drivers_missing:
             # The exit status alone would call this a success.
             raise VirtioDriversMissing(
                 f"virt-v2v-in-place found no virtio drivers for {guest_os or 'this guest'}",
@@ -175,8 +178,8 @@ class OverlayRun:
             )
         self._check_space(request)
         warning = el9_warning(guest_os, version)
-        warnings = (*told.warnings, warning) if warning else told.warnings
-        return replace(told, guest_os=guest_os, warnings=warnings)
+        warnings = (*reported.warnings, warning) if warning else reported.warnings
+        return replace(reported, guest_os=guest_os, warnings=warnings)
 
     def _check_space(self, request: ConversionRequest) -> None:
         # A commit that runs out of space leaves the image neither old nor new.
@@ -186,10 +189,9 @@ class OverlayRun:
             status = os.statvfs(image.parent)
             free = status.f_bavail * status.f_frsize
             if needed > free:
-                raise ConversionFailure(
+                raise PoolFull(
                     f"the converted guest needs up to {needed} bytes more on {image.parent}; "
                     f"{free} are free",
-                    reason="POOL_FULL",
                     metadata={"needed_bytes": str(needed), "free_bytes": str(free)},
                     hint="make space on the storage pool, then convert again",
                 )
@@ -212,33 +214,33 @@ class OverlayRun:
                 os.fsync(file.fileno())
 
 
-class _Listener:
-    """Hears what virt-v2v tells, and passes changes on."""
+class _MessageReader:
+    """Reads the messages of virt-v2v, and passes changes on."""
 
-    def __init__(self, file: MessageFile, on_told: Callable[[Told], None]) -> None:
+    def __init__(self, file: MessageFile, on_change: Callable[[Reported], None]) -> None:
         self._file = file
-        self._on_told = on_told
-        self.told = Told()
+        self._on_change = on_change
+        self.reported = Reported()
 
-    async def listen_until_ended(self, process: asyncio.subprocess.Process) -> None:
+    async def read_until_ended(self, process: asyncio.subprocess.Process) -> None:
         ended = asyncio.create_task(process.wait())
         try:
             while not ended.done():
-                await asyncio.wait({ended}, timeout=_LISTEN_SECONDS)
-                await self.listen()
+                await asyncio.wait({ended}, timeout=_READ_SECONDS)
+                await self.read()
         finally:
             ended.cancel()
 
-    async def listen(self) -> None:
-        heard = self.told
+    async def read(self) -> None:
+        found = self.reported
         for line in await asyncio.to_thread(self._file.read):
-            heard = hear(heard, line)
-        if heard != self.told:
-            self.told = heard
-            self._on_told(heard)
+            found = with_line(found, line)
+        if found != self.reported:
+            self.reported = found
+            self._on_change(found)
 
 
-async def _start_warden(
+async def _start_reaper(
     command: list[str], environment: Mapping[str, str], log_path: Path
 ) -> asyncio.subprocess.Process:
     # Created here and not by the child, so that it can be read from the start.
@@ -256,17 +258,17 @@ async def _start_warden(
         log.close()
 
 
-async def _end(warden: asyncio.subprocess.Process) -> None:
-    """Have the warden end everything below it, and wait for that."""
-    if warden.stdin is not None:
-        warden.stdin.close()
+async def _end(reaper: asyncio.subprocess.Process) -> None:
+    """Have the reaper end everything below it, and wait for that."""
+    if reaper.stdin is not None:
+        reaper.stdin.close()
     try:
         async with asyncio.timeout(_END_SECONDS):
-            await warden.wait()
+            await reaper.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(warden.pid, signal.SIGKILL)
-        await warden.wait()
+            os.killpg(reaper.pid, signal.SIGKILL)
+        await reaper.wait()
 
 
 def _make_temporary(runtime_dir: Path) -> Path:

@@ -14,7 +14,7 @@ _TOOL = "virt-v2v-in-place"
 # EL keeps it out of PATH, because it changes disks without a backup.
 _EL_DIRECTORY = "/usr/libexec"
 _PROBE_SECONDS = 30.0
-_HANDED_ON = re.compile(r"^(HOME|PATH|PYTHONPATH|LIBGUESTFS_\w+|SUPERMIN_\w+|VIRT\w+)$")
+_PASSED_ON = re.compile(r"^(HOME|PATH|PYTHONPATH|LIBGUESTFS_\w+|SUPERMIN_\w+|VIRT\w+)$")
 _VERSION = re.compile(r"\b(\d+\.\d+\.\d+)")
 
 
@@ -45,17 +45,17 @@ def find_virt_v2v(commands: Commands, search_path: str | None = None) -> VirtV2v
     """The installed virt-v2v-in-place, with its version and options. Blocks.
 
     ``search_path`` is PATH's form; None is this process's PATH, and /usr/libexec after it. Raises
-    ToolMissing, ToolTimeout, or ToolFailed when it does not even tell its version.
+    ToolMissing, ToolTimeout, or ToolFailed when it does not even print its version.
     """
     if search_path is None:
         search_path = os.pathsep.join([os.environ.get("PATH", os.defpath), _EL_DIRECTORY])
     found = shutil.which(_TOOL, path=search_path)
     if found is None:
         raise tool_missing(_TOOL)
-    told = commands.run([found, "--version"], timeout_seconds=_PROBE_SECONDS)
-    version = _VERSION.search(told.stdout)
-    if told.status != 0 or version is None:
-        raise tool_failed(_TOOL, told)
+    shown = commands.run([found, "--version"], timeout_seconds=_PROBE_SECONDS)
+    version = _VERSION.search(shown.stdout)
+    if shown.status != 0 or version is None:
+        raise tool_failed(_TOOL, shown)
     usage = commands.run([found, "--help"], timeout_seconds=_PROBE_SECONDS)
     options = frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", usage.stdout))
     return VirtV2v(Path(found), version[1], options)
@@ -71,12 +71,12 @@ def conversion_environment(
 ) -> dict[str, str]:
     """The environment of a conversion: texts in English, own temporary directories.
 
-    Of ``base`` only what programs need is handed on: an agent's environment may hold secrets.
+    Of ``base`` only what programs need is passed on: an agent's environment may hold secrets.
     ``temporary`` has a short path: virt-v2v puts unix sockets there. VIRTIO_WIN names the Windows
     drivers (virt-v2v(1)); a file that is not there is left out, since Linux guests need none.
     """
     environment = {
-        **{name: value for name, value in base.items() if _HANDED_ON.match(name)},
+        **{name: value for name, value in base.items() if _PASSED_ON.match(name)},
         **libguestfs,
         "LC_ALL": "C",
         "TMPDIR": str(temporary),

@@ -6,25 +6,13 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from services.disk_agent.conversions.conversion import (
-    Conversion,
-    ConversionRequest,
-    ConversionState,
-)
+from services.disk_agent.conversions.conversion import ConversionRequest
 from services.disk_agent.conversions.registry import Conversions
-from services.disk_agent.servicers.transfers import failure_to_proto, timestamp
+from services.disk_agent.servicers.messages import conversion_to_proto
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-_STATES = {
-    ConversionState.QUEUED: pb.CONVERSION_STATE_QUEUED,
-    ConversionState.RUNNING: pb.CONVERSION_STATE_RUNNING,
-    ConversionState.SUCCEEDED: pb.CONVERSION_STATE_SUCCEEDED,
-    ConversionState.FAILED: pb.CONVERSION_STATE_FAILED,
-    ConversionState.CANCELLED: pb.CONVERSION_STATE_CANCELLED,
-}
 
 
 class ConversionServicer(disk_pb2_grpc.DiskServiceServicer):
@@ -45,28 +33,30 @@ class ConversionServicer(disk_pb2_grpc.DiskServiceServicer):
             timeout_seconds=request.timeout_seconds,
         )
         conversion, existed = await self._conversions.start(wanted, epoch=request.epoch)
-        return pb.StartConversionResponse(conversion=_to_proto(conversion), existed=existed)
+        return pb.StartConversionResponse(
+            conversion=conversion_to_proto(conversion), existed=existed
+        )
 
     async def GetConversion(
         self, request: pb.GetConversionRequest, context: Context
     ) -> pb.GetConversionResponse:
         """Read one."""
         conversion = self._conversions.get(request.conversion_id)
-        return pb.GetConversionResponse(conversion=_to_proto(conversion))
+        return pb.GetConversionResponse(conversion=conversion_to_proto(conversion))
 
     async def ListConversions(
         self, request: pb.ListConversionsRequest, context: Context
     ) -> pb.ListConversionsResponse:
         """Read all."""
         found = self._conversions.list()
-        return pb.ListConversionsResponse(conversions=[_to_proto(each) for each in found])
+        return pb.ListConversionsResponse(conversions=[conversion_to_proto(each) for each in found])
 
     async def CancelConversion(
         self, request: pb.CancelConversionRequest, context: Context
     ) -> pb.CancelConversionResponse:
         """End one; nothing of it runs any more when this answers."""
         conversion = await self._conversions.cancel(request.conversion_id, epoch=request.epoch)
-        return pb.CancelConversionResponse(conversion=_to_proto(conversion))
+        return pb.CancelConversionResponse(conversion=conversion_to_proto(conversion))
 
     async def WatchConversion(
         self, request: pb.WatchConversionRequest, context: Context
@@ -74,20 +64,4 @@ class ConversionServicer(disk_pb2_grpc.DiskServiceServicer):
         """Stream snapshots to the end."""
         watched = self._conversions.watch(request.conversion_id, request.after_revision)
         async for conversion in watched:
-            yield pb.WatchConversionResponse(conversion=_to_proto(conversion))
-
-
-def _to_proto(conversion: Conversion) -> pb.Conversion:
-    return pb.Conversion(
-        conversion_id=conversion.id,
-        state=_STATES[conversion.state],
-        revision=conversion.revision,
-        step=conversion.step,
-        failure=failure_to_proto(conversion.failure),
-        warnings=conversion.warnings,
-        requires_uefi=conversion.requires_uefi,
-        guest_os=conversion.guest_os,
-        log_path=str(conversion.log_path),
-        create_time=timestamp(conversion.create_time),
-        end_time=timestamp(conversion.end_time),
-    )
+            yield pb.WatchConversionResponse(conversion=conversion_to_proto(conversion))

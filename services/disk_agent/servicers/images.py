@@ -50,7 +50,7 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
     async def ReleasePool(
         self, request: pb.ReleasePoolRequest, context: Context
     ) -> pb.ReleasePoolResponse:
-        """Let go of a pool."""
+        """Unmount a pool if this agent mounted it, and forget it."""
         await asyncio.to_thread(self._pools.release, request.id)
         return pb.ReleasePoolResponse()
 

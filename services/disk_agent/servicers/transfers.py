@@ -7,39 +7,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.config import Secret
 from services.disk_agent.conversions.registry import Conversions
-from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import TransferFailure
-from services.disk_agent.transfers.errors import InvalidTransfer, TargetConverted, TransferRefused
+from services.disk_agent.servicers.messages import MODES, transfer_to_proto
+from services.disk_agent.transfers.errors import InvalidTransfer, TargetConverted
 from services.disk_agent.transfers.registry import Transfers
-from services.disk_agent.transfers.transfer import State, Transfer
 from services.disk_agent.worker.order import Mode, NbdSpec, SourceSpec, TransferOrder, VddkSpec
-from services.disk_agent.worker.range_sets import RangeSets, RangesRefused
-from services.kit.failure import Code
+from services.disk_agent.worker.range_sets import RangeSets
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-MODES = {
-    pb.TRANSFER_MODE_FULL: Mode.FULL,
-    pb.TRANSFER_MODE_RANGES: Mode.RANGES,
-    pb.TRANSFER_MODE_RESYNC: Mode.RESYNC,
-    pb.TRANSFER_MODE_VERIFY_TARGET: Mode.VERIFY_TARGET,
-    pb.TRANSFER_MODE_VERIFY_FULL: Mode.VERIFY_FULL,
-    pb.TRANSFER_MODE_REPAIR: Mode.REPAIR,
-}
-_MODE_NAMES = {mode: number for number, mode in MODES.items()}
-_STATES = {
-    State.QUEUED: pb.TRANSFER_STATE_QUEUED,
-    State.RUNNING: pb.TRANSFER_STATE_RUNNING,
-    State.SUCCEEDED: pb.TRANSFER_STATE_SUCCEEDED,
-    State.FAILED: pb.TRANSFER_STATE_FAILED,
-    State.CANCELLED: pb.TRANSFER_STATE_CANCELLED,
-}
 
 
 @dataclass(frozen=True)
@@ -48,16 +28,12 @@ class TransferDefaults:
 
     server: str
     user: str
-    password: str
+    password: Secret
     thumbprint: str
     port: int
     library_dir: str
     queue_depth: int
     chunk_bytes: int
-
-    def __repr__(self) -> str:
-        """Without the password."""
-        return f"TransferDefaults({self.user}@{self.server})"
 
 
 class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
@@ -82,10 +58,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
             if request.capacity_bytes not in (0, capacity):
                 raise InvalidTransfer(message="one stream of areas names two capacities")
             areas.extend(Range(area.offset_bytes, area.length_bytes) for area in request.areas)
-        try:
-            summary = await asyncio.to_thread(self._ranges.put, ranges_id, areas, capacity)
-        except RangesRefused as error:
-            raise TransferRefused.of(error, Code.INVALID_ARGUMENT) from error
+        summary = await asyncio.to_thread(self._ranges.put, ranges_id, areas, capacity)
         return pb.PutRangesResponse(count=summary.count, total_bytes=summary.total_bytes)
 
     async def StartTransfer(
@@ -102,34 +75,36 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
             epoch=request.epoch,
             rate=options.rate_bytes_per_second,
         )
-        return pb.StartTransferResponse(transfer=to_proto(transfer), existed=existed)
+        return pb.StartTransferResponse(transfer=transfer_to_proto(transfer), existed=existed)
 
     async def GetTransfer(
         self, request: pb.GetTransferRequest, context: Context
     ) -> pb.GetTransferResponse:
         """Read one."""
-        return pb.GetTransferResponse(transfer=to_proto(self._transfers.get(request.transfer_id)))
+        return pb.GetTransferResponse(
+            transfer=transfer_to_proto(self._transfers.get(request.transfer_id))
+        )
 
     async def ListTransfers(
         self, request: pb.ListTransfersRequest, context: Context
     ) -> pb.ListTransfersResponse:
         """Read all, or those of one image."""
         found = self._transfers.list(request.target_path)
-        return pb.ListTransfersResponse(transfers=[to_proto(each) for each in found])
+        return pb.ListTransfersResponse(transfers=[transfer_to_proto(each) for each in found])
 
     async def CancelTransfer(
         self, request: pb.CancelTransferRequest, context: Context
     ) -> pb.CancelTransferResponse:
         """End one; nothing of it runs any more when this answers."""
         transfer = await self._transfers.cancel(request.transfer_id, epoch=request.epoch)
-        return pb.CancelTransferResponse(transfer=to_proto(transfer))
+        return pb.CancelTransferResponse(transfer=transfer_to_proto(transfer))
 
     async def WatchTransfer(
         self, request: pb.WatchTransferRequest, context: Context
     ) -> AsyncIterator[pb.WatchTransferResponse]:
         """Stream snapshots to the end."""
         async for transfer in self._transfers.watch(request.transfer_id, request.after_revision):
-            yield pb.WatchTransferResponse(transfer=to_proto(transfer))
+            yield pb.WatchTransferResponse(transfer=transfer_to_proto(transfer))
 
     async def SetTransferRate(
         self, request: pb.SetTransferRateRequest, context: Context
@@ -139,25 +114,25 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         transfer = await self._transfers.set_rate(
             request.transfer_id, request.rate_bytes_per_second
         )
-        return pb.SetTransferRateResponse(transfer=to_proto(transfer))
+        return pb.SetTransferRateResponse(transfer=transfer_to_proto(transfer))
 
     async def PauseTransfer(
         self, request: pb.PauseTransferRequest, context: Context
     ) -> pb.PauseTransferResponse:
-        """Hold one."""
+        """Pause one."""
         transfer = await self._transfers.pause(
             request.transfer_id, paused=True, epoch=request.epoch
         )
-        return pb.PauseTransferResponse(transfer=to_proto(transfer))
+        return pb.PauseTransferResponse(transfer=transfer_to_proto(transfer))
 
     async def ResumeTransfer(
         self, request: pb.ResumeTransferRequest, context: Context
     ) -> pb.ResumeTransferResponse:
-        """Let it go on."""
+        """Resume one."""
         transfer = await self._transfers.pause(
             request.transfer_id, paused=False, epoch=request.epoch
         )
-        return pb.ResumeTransferResponse(transfer=to_proto(transfer))
+        return pb.ResumeTransferResponse(transfer=transfer_to_proto(transfer))
 
     async def DeleteTransfer(
         self, request: pb.DeleteTransferRequest, context: Context
@@ -167,7 +142,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         return pb.DeleteTransferResponse()
 
     async def _refuse_converted(self, order: TransferOrder) -> None:
-        """Blocks of the source in a converted guest would corrupt it."""
+        """Raise TargetConverted: blocks of the source would corrupt a converted guest."""
         converted = await self._conversions.converted(Path(order.target_path))
         if converted is not None:
             raise TargetConverted(
@@ -175,7 +150,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
                 metadata={"conversion_id": converted.conversion_id},
             )
 
-    def _order(self, request: pb.StartTransferRequest) -> tuple[TransferOrder, str]:
+    def _order(self, request: pb.StartTransferRequest) -> tuple[TransferOrder, Secret]:
         mode = MODES.get(request.mode)
         if mode is None:
             raise InvalidTransfer(message="a transfer needs a mode")
@@ -200,10 +175,12 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
         )
         return order, self._password(request.source.vddk)
 
-    def _password(self, vddk: pb.VddkSource) -> str:
-        # The configured one is for the configured server: no other is told it.
+    def _password(self, vddk: pb.VddkSource) -> Secret:
+        if vddk.password:
+            return Secret(f"plain:{vddk.password}")
+        # The configured one is for the configured server: no other server gets it.
         own = vddk.server in ("", self._defaults.server)
-        return vddk.password or (self._defaults.password if own else "")
+        return self._defaults.password if own else Secret("")
 
     def _source(self, source: pb.Source) -> SourceSpec | None:
         match source.WhichOneof("kind"):
@@ -232,68 +209,3 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
 def _check_rate(bytes_per_second: int) -> None:
     if bytes_per_second < 0:
         raise InvalidTransfer(message="a rate cannot be negative")
-
-
-def to_proto(transfer: Transfer) -> pb.Transfer:
-    """A transfer as it goes over the wire."""
-    return pb.Transfer(
-        transfer_id=transfer.id,
-        mode=_MODE_NAMES[transfer.order.mode],
-        state=_STATES[transfer.state],
-        revision=transfer.revision,
-        target_path=transfer.order.target_path,
-        progress=_progress(transfer.progress),
-        failure=failure_to_proto(transfer.failure),
-        attempts=transfer.attempts,
-        create_time=timestamp(transfer.create_time),
-        end_time=timestamp(transfer.end_time),
-        disk_id=transfer.order.disk_id,
-        pass_number=transfer.order.pass_number,
-        digest=transfer.digest,
-        rate_bytes_per_second=transfer.rate_bytes_per_second,
-        paused=transfer.paused,
-        effective_rate_bytes_per_second=transfer.effective_rate,
-    )
-
-
-def timestamp(seconds: float | None) -> Timestamp | None:
-    """Seconds since the epoch as a Timestamp."""
-    if seconds is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromMilliseconds(int(seconds * 1000))
-    return stamp
-
-
-def failure_to_proto(failure: TransferFailure | None) -> pb.Failure | None:
-    """A failure as it goes over the wire."""
-    if failure is None:
-        return None
-    return pb.Failure(
-        reason=failure.reason,
-        message=failure.message,
-        hint=failure.hint,
-        retryable=failure.retryable,
-        metadata=failure.metadata,
-    )
-
-
-def _progress(progress: Progress) -> pb.Progress:
-    eta = progress.eta_seconds
-    return pb.Progress(
-        total_bytes=progress.total_bytes,
-        done_bytes=progress.done_bytes,
-        read_bytes=progress.read_bytes,
-        written_bytes=progress.written_bytes,
-        zero_bytes=progress.zero_bytes,
-        skipped_bytes=progress.skipped_bytes,
-        resumed_bytes=progress.resumed_bytes,
-        rate_bytes_per_second=int(progress.bytes_per_second),
-        eta_seconds=-1 if eta is None else int(eta + 0.5),
-        verified_bytes=progress.verified_bytes,
-        unverified_bytes=progress.unverified_bytes,
-        repaired_bytes=progress.repaired_bytes,
-        current_area=pb.Area(
-            offset_bytes=progress.offset_bytes, length_bytes=progress.length_bytes
-        ),
-    )

@@ -1,21 +1,21 @@
-"""What an order for a transfer must hold, and what may not change when it is started again."""
+"""Checks of a transfer's order, and which of its fields may not differ at another start."""
 
 from dataclasses import replace
 
+from services.disk_agent.resources.record import is_resource_id
 from services.disk_agent.transfers.errors import InvalidTransfer
-from services.disk_agent.transfers.transfer import is_transfer_id
 from services.disk_agent.worker.order import TransferOrder
 
 
 def identity(order: TransferOrder) -> TransferOrder:
-    """What may not differ when a transfer is started again; tuning may."""
+    """What may not differ when a transfer is started again: all but tuning and source."""
     return replace(order, queue_depth=0, chunk_bytes=0, source=None)
 
 
 def check(order: TransferOrder) -> None:
-    """Raise InvalidTransfer naming all fields that cannot be."""
+    """Raise InvalidTransfer, naming all fields that cannot be valid."""
     problems = {
-        "transfer_id": not is_transfer_id(order.transfer_id),
+        "transfer_id": not is_resource_id(order.transfer_id),
         "target_path": not order.target_path.startswith("/"),
         "capacity_bytes": order.capacity_bytes <= 0,
         "disk_id": not order.disk_id,

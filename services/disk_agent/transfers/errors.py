@@ -1,6 +1,5 @@
-"""Refusals of the calls about transfers. Why a transfer itself failed is in `engine.failures`."""
+"""Refusals of the calls about transfers. Why a transfer itself failed is in `failures`."""
 
-from services.disk_agent.failures import TransferFailure
 from services.kit.failure import Code, ServiceError
 
 
@@ -29,7 +28,7 @@ class TransferEnded(ServiceError):
 
 
 class TransferRunning(ServiceError):
-    """A running transfer cannot be forgotten."""
+    """A transfer is running on what should be removed."""
 
     code = Code.FAILED_PRECONDITION
     reason = "TRANSFER_RUNNING"
@@ -45,35 +44,12 @@ class TargetBusy(ServiceError):
     hint = "wait for the other transfer, or cancel it"
 
 
-class StaleEpoch(ServiceError):
-    """The command comes from an orchestrator that has been replaced."""
-
-    code = Code.FAILED_PRECONDITION
-    reason = "STALE_EPOCH"
-    hint = "another orchestrator has taken over this migration; let this one end"
-
-
 class InvalidTransfer(ServiceError):
-    """The request cannot be one, whatever the state of things."""
+    """The request is not valid, whatever state the agent is in."""
 
     code = Code.INVALID_ARGUMENT
     reason = "INVALID_TRANSFER"
-
-
-class TransferRefused(ServiceError):
-    """A failure of the engine that is known before anything was started."""
-
-    @classmethod
-    def of(cls, failure: TransferFailure, code: Code) -> "TransferRefused":
-        """The same reason, text and hint as a refusal of the call."""
-        return cls(
-            code=code,
-            reason=failure.reason,
-            message=failure.message,
-            metadata=failure.metadata,
-            retryable=failure.retryable,
-            hint=failure.hint,
-        )
+    hint = "correct what the message names, then start it again"
 
 
 class TargetConverted(ServiceError):

@@ -14,7 +14,7 @@ _Version = tuple[int, int, int, int]
 
 
 class LimitsFile:
-    """Tells when the limits in a config file have become others."""
+    """Notices when the limits in a config file change."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         """`limits` are those that the file had when it was read last."""
@@ -25,10 +25,10 @@ class LimitsFile:
         self._found = self._version()
 
     def changed(self) -> Limits | None:
-        """The limits if they are others than before, else None. Blocks.
+        """The limits if they have changed, else None. Blocks.
 
         A change counts once two calls in a row found the same file: one that is being written may
-        make sense halfway, without its limits. A file that is missing or has a mistake changes
+        be valid halfway, without its limits. A file that is missing or has a mistake changes
         nothing: the log says why, once.
         """
         before, self._found = self._found, self._version()

@@ -56,7 +56,7 @@ class RateShares:
     def shares(self, own: Mapping[str, int]) -> dict[str, int]:
         """The limit of each transfer, by id, from their own limits.
 
-        All get the same; what a lower limit of its own keeps one from using goes to the others.
+        All get the same; what one cannot use because of a lower limit of its own is for the others.
         """
         ceiling = self.ceiling()
         if not ceiling:

@@ -1,4 +1,4 @@
-"""Starts worker processes, hears them, and sees to it that nothing of them stays behind."""
+"""Starts worker processes, reads what they report, and leaves nothing of them behind."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,13 @@ from typing import Any, Protocol
 
 import structlog
 
+from services.config import Secret
 from services.disk_agent.chunk_map.digests import XXH3_128
 from services.disk_agent.failures import HostFailed, WorkerDied
 from services.disk_agent.host.process import group_is_alive
 from services.disk_agent.worker.order import TransferOrder, WorkerOrder
 
-# nbdkit closes its session with the server when it is told to end: let it, but not for ever.
+# nbdkit closes its session with the server when it is asked to end: let it, but not for ever.
 _GROUP_GRACE_SECONDS = 5.0
 _STEP_SECONDS = 0.05
 _STOP_SECONDS = 20.0
@@ -29,7 +30,7 @@ _LINE_LIMIT_BYTES = 1 << 20
 # unix(7), and what a worker calls its sockets.
 _SOCKET_PATH_BYTES = 107
 _LONGEST_NAME = "target.sock"
-# What a worker starts. It dies with the agent itself; these may be stopped, and hear of nothing.
+# What a worker starts. A worker dies with the agent; these stay if they are stopped just then.
 _SERVERS = (b"qemu-nbd", b"nbdkit")
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -40,15 +41,15 @@ Event = Mapping[str, Any]
 class RunningWorker(Protocol):
     """A worker at work."""
 
-    def wish(self, wish: str, **values: int) -> None:
-        """Send it a wish (see `services.disk_agent.worker`); one that has ended hears nothing."""
+    def command(self, name: str, **values: int) -> None:
+        """Send it a command (see `services.disk_agent.worker`); one that has ended gets nothing."""
         ...
 
     async def run(self, on_event: Callable[[Event], None]) -> Event:
-        """Hear it to its end; returns the end event. Raises WorkerDied when there is none."""
+        """Follow it to its end; returns the end event. Raises WorkerDied when there is none."""
         ...
 
-    async def stop(self, wish: str = "stop") -> None:
+    async def stop(self, command: str = "stop") -> None:
         """Have it checkpoint and end, kill it if it does not; `run` ends then."""
         ...
 
@@ -57,7 +58,7 @@ class WorkerLauncher(Protocol):
     """Starts workers."""
 
     async def launch(
-        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
+        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: Secret
     ) -> RunningWorker:
         """Start the worker of a transfer with a rate limit in bytes a second, 0 for none."""
         ...
@@ -85,9 +86,11 @@ class ProcessLauncher:
         self._digest = digest
 
     async def launch(
-        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: str
+        self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: Secret
     ) -> RunningWorker:
-        """Start ``python -m services.disk_agent.worker`` and hand it its order."""
+        """Start ``python -m services.disk_agent.worker`` and send it its order."""
+        # Before anything is started: its variable or file may be missing.
+        revealed = password.get_secret_value()
         folder = await asyncio.to_thread(self._make_folder)
         worker_order = WorkerOrder(
             transfer=order,
@@ -112,7 +115,11 @@ class ProcessLauncher:
         )
         worker = WorkerProcess(process, folder)
         worker.send(
-            {"order": worker_order.to_wire(), "password": password, "parent_pid": os.getpid()}
+            {
+                "order": worker_order.to_wire(),
+                "password": revealed,
+                "parent_pid": os.getpid(),
+            }
         )
         return worker
 
@@ -131,7 +138,7 @@ class ProcessLauncher:
         return folder
 
     def sweep(self) -> int:
-        """End what workers of an earlier agent left behind. Blocks. Returns how many processes."""
+        """End what workers of an earlier agent left behind; returns how many processes. Blocks."""
         swept = kill_processes_below(self._runtime_dir, "w-")
         for left in self._runtime_dir.glob("w-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -166,7 +173,7 @@ class WorkerProcess:
     def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
         self._process = process
         self._folder = folder
-        self._errors: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._stderr: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def send(self, message: Mapping[str, object]) -> None:
         """Send one JSON line; what cannot arrive any more is dropped."""
@@ -174,14 +181,14 @@ class WorkerProcess:
         if stdin is not None and not stdin.is_closing():
             stdin.write(json.dumps(message).encode() + b"\n")
 
-    def wish(self, wish: str, **values: int) -> None:
-        """Send a wish."""
-        self.send({"wish": wish, **values})
+    def command(self, name: str, **values: int) -> None:
+        """Send a command."""
+        self.send({"command": name, **values})
 
     async def run(self, on_event: Callable[[Event], None]) -> Event:
-        """Hear the worker to its end, then clean up after it."""
+        """Follow the worker to its end, then clean up after it."""
         end: Event | None = None
-        errors = asyncio.create_task(self._hear_errors())
+        reading = asyncio.create_task(self._read_stderr())
         try:
             stdout = self._process.stdout
             if stdout is None:
@@ -193,21 +200,25 @@ class WorkerProcess:
                 else:
                     on_event(event)
             status = await self._process.wait()
-            await errors
+            await reading
         finally:
             await asyncio.shield(asyncio.create_task(self._clean_up()))
         if end is None:
             raise self._death(status)
-        if self._errors:
-            _log.warning("a worker said", action="worker.said", stderr="\n".join(self._errors))
+        if self._stderr:
+            _log.warning(
+                "a worker wrote to stderr",
+                action="worker.said",
+                stderr="\n".join(self._stderr),
+            )
         return end
 
-    async def stop(self, wish: str = "stop") -> None:
+    async def stop(self, command: str = "stop") -> None:
         """Have it checkpoint and end; kill it after a while.
 
-        A worker whose source is being opened hears nothing until the library below gives up.
+        A worker whose source is being opened reads nothing until the library below gives up.
         """
-        self.wish(wish)
+        self.command(command)
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._process.wait()
@@ -215,17 +226,17 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def _hear_errors(self) -> None:
+    async def _read_stderr(self) -> None:
         stderr = self._process.stderr
         if stderr is None:
             raise TypeError("no stderr of the worker")
         async for line in stderr:
-            self._errors.append(line.decode(errors="replace").rstrip())
+            self._stderr.append(line.decode(errors="replace").rstrip())
 
     def _death(self, status: int) -> WorkerDied:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        _log.error("a worker died", action="worker.died", how=how, stderr="\n".join(self._errors))
-        return WorkerDied(f"the worker process ended without a word ({how})")
+        _log.error("a worker died", action="worker.died", how=how, stderr="\n".join(self._stderr))
+        return WorkerDied(f"the worker process exited without reporting a result ({how})")
 
     async def _clean_up(self) -> None:
         """End the worker's whole process group and remove its folder."""

@@ -1,10 +1,10 @@
 """The worker process of one transfer: ``python -m services.disk_agent.worker``.
 
-Reads one JSON line, the order with its secrets, from standard input; wishes (rate, pause, resume,
-cancel) follow there as lines. Progress and the end are lines on standard output::
+Reads one JSON line, the order with its secrets, from standard input; commands (rate, pause, resume,
+cancel, stop) follow there as lines. Progress and the end are lines on standard output::
 
     {"order": {…}, "password": "…", "parent_pid": 1}     ->
-    {"wish": "rate", "bytes_per_second": 0}               ->
+    {"command": "rate", "bytes_per_second": 0}            ->
     <- {"event": "progress", "progress": {…}}
     <- {"event": "notice", "message": "…"}
     <- {"event": "end", "failure": {…} | null, "digest": "…", "progress": {…}}
@@ -29,6 +29,7 @@ from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.failures import (
+    AgentStopped,
     HostFailed,
     SourceFailed,
     SourceUnusable,
@@ -38,13 +39,14 @@ from services.disk_agent.failures import (
 )
 from services.disk_agent.host.process import die_with_parent
 from services.disk_agent.worker.disk_pass import DiskPass, Surroundings
-from services.disk_agent.worker.metadata_repair import mend
+from services.disk_agent.worker.metadata_repair import repair
 from services.disk_agent.worker.order import WorkerOrder
 from services.disk_agent.worker.qemu_nbd import TargetServer
 from services.disk_agent.worker.range_sets import load_ranges
 from services.disk_agent.worker.sources import Source, source_for
 
-# Opening is repeated this often, after so many seconds, doubled each time and at most the last.
+# How often opening is tried, the wait before the second attempt, which doubles with each, and the
+# longest wait.
 _OPEN_ATTEMPTS = 5
 _OPEN_SECONDS = 1.0
 _OPEN_LIMIT_SECONDS = 15.0
@@ -52,7 +54,7 @@ _READ_BYTES = 1 << 16
 
 
 class PipeControl(Control):
-    """Wishes as JSON lines on a pipe. The pipe's end means that the agent is gone."""
+    """Commands as JSON lines on a pipe. The pipe's end means that the agent is gone."""
 
     def __init__(self, limit: RateLimit, fd: int, rest: bytes) -> None:
         super().__init__(limit)
@@ -66,15 +68,13 @@ class PipeControl(Control):
         return self._fd
 
     def receive(self) -> None:
-        """Take the wishes that are there."""
+        """Take the commands that are there."""
         try:
             some = os.read(self._fd, _READ_BYTES)
         except BlockingIOError:
             return
         if not some:
-            self.stop = TransferFailure(
-                "the disk agent is gone", reason="AGENT_STOPPED", retryable=True
-            )
+            self.stop = AgentStopped("the disk agent is gone")
             return
         self._rest += some
         self._take_lines()
@@ -82,20 +82,18 @@ class PipeControl(Control):
     def _take_lines(self) -> None:
         *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
-            wish = json.loads(line)
-            match wish["wish"]:
+            command = json.loads(line)
+            match command["command"]:
                 case "rate":
-                    self.limit.set_rate(int(wish["bytes_per_second"]))
+                    self.limit.set_rate(int(command["bytes_per_second"]))
                 case "pause" | "resume":
-                    self.paused = wish["wish"] == "pause"
+                    self.paused = command["command"] == "pause"
                 case "cancel":
                     self.stop = TransferCancelled("the transfer was cancelled")
                 case "stop":
-                    self.stop = TransferFailure(
-                        "the disk agent is stopping", reason="AGENT_STOPPED", retryable=True
-                    )
+                    self.stop = AgentStopped("the disk agent is stopping")
                 case other:
-                    raise ValueError(f"unknown wish {other!r}")
+                    raise ValueError(f"unknown command {other!r}")
 
 
 class Worker:
@@ -135,7 +133,7 @@ class Worker:
         )
 
     def run(self) -> None:
-        """Run to the end and tell it; only a defect raises."""
+        """Run to the end and report it; only a defect raises."""
         failure: TransferFailure | None = None
         try:
             self._copy()
@@ -152,7 +150,7 @@ class Worker:
         self._emit(
             {
                 "event": "end",
-                "failure": failure.to_wire() if failure is not None else None,
+                "failure": failure.failure.to_wire() if failure is not None else None,
                 "digest": self._pass.digest,
                 "progress": self._pass.meter.snapshot().to_wire(),
             }
@@ -166,7 +164,7 @@ class Worker:
             writable=transfer.mode.writes,
             cache=self._order.cache,
             open_mark=Path(f"{self._order.map_path}.open"),
-            mending=self._mend,
+            mending=self._repair,
         )
         with server:
             if self._source is None or not self._pass.needs_source():
@@ -181,7 +179,7 @@ class Worker:
                         self._run_pass(source, server)
                     return
                 except (SourceFailed, SourceUnusable) as error:
-                    # What only reads begins anew, and must not do so for ever.
+                    # A mode that only reads starts again from the beginning: not for ever.
                     resumes = transfer.mode.copies
                     if resumes and self._pass.meter.snapshot().done_bytes > done_before:
                         attempt = 1
@@ -189,12 +187,12 @@ class Worker:
                         raise
                     self._wait_before_reopening(error, attempt)
 
-    def _mend(self, image: Path) -> None:
+    def _repair(self, image: Path) -> None:
         self._emit({"event": "notice", "message": f"{image} was not closed: it is checked first"})
-        mend(image, self._wait)
+        repair(image, self._wait)
 
     def _wait(self, seconds: float) -> None:
-        """Wait, but for what stops the transfer: that is raised."""
+        """Wait; raises what stops the transfer, if anything does meanwhile."""
         self._control.wait(seconds)
         if self._control.stop is not None:
             raise self._control.stop
@@ -247,12 +245,12 @@ def _read_line(fd: int) -> tuple[bytes, bytes]:
 
 
 def main() -> int:
-    """The process's entry. Exit status 0 when the end was told, whatever it was."""
+    """The process's entry. Exit status 0 when the end was reported, whatever it was."""
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     line, rest = _read_line(stdin)
-    told: dict[str, Any] = json.loads(line)
-    die_with_parent(int(told["parent_pid"]))
-    order = WorkerOrder.from_wire(told["order"])
+    received: dict[str, Any] = json.loads(line)
+    die_with_parent(int(received["parent_pid"]))
+    order = WorkerOrder.from_wire(received["order"])
 
     def emit(event: dict[str, object]) -> None:
         os.write(stdout, json.dumps(event).encode() + b"\n")
@@ -260,10 +258,10 @@ def main() -> int:
     limit = RateLimit(order.rate_bytes_per_second, time.monotonic)
     control = PipeControl(limit, stdin, rest)
     try:
-        worker = Worker(order, str(told.get("password", "")), control, emit)
+        worker = Worker(order, str(received.get("password", "")), control, emit)
     except (TransferFailure, OSError) as error:
         failure = error if isinstance(error, TransferFailure) else HostFailed.of(error)
-        emit({"event": "end", "failure": failure.to_wire(), "digest": "", "progress": {}})
+        emit({"event": "end", "failure": failure.failure.to_wire(), "digest": "", "progress": {}})
         return 0
     worker.run()
     return 0

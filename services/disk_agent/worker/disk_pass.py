@@ -19,10 +19,12 @@ from services.disk_agent.engine.ranges import Range, chunk_runs, total_bytes, un
 from services.disk_agent.engine.repairing import Repair
 from services.disk_agent.engine.verifying import Mismatches, VerifyFull, VerifyTarget
 from services.disk_agent.failures import (
+    DiskShrank,
     MapUnusable,
+    SourceSizeMismatch,
     SourceUnusable,
     TargetReplaced,
-    TargetUnusable,
+    TargetSizeMismatch,
 )
 from services.disk_agent.worker.image_check import (
     Image,
@@ -39,7 +41,7 @@ _SECTOR_BYTES = 512
 
 @dataclass
 class Surroundings:
-    """What a pass needs beside its order: clock, wishes, and who listens."""
+    """What a pass needs beside its order: control, tuning, a clock, and receivers of reports."""
 
     control: Control
     tuning: Tuning
@@ -51,7 +53,7 @@ class Surroundings:
 
 
 class DiskPass:
-    """A pass that may be run several times: each run goes on where the last one ended."""
+    """A pass that may be run several times: each run continues where the last one ended."""
 
     def __init__(
         self,
@@ -63,12 +65,12 @@ class DiskPass:
         self._order = order
         self._map_path = map_path
         self._ranges = ranges
-        # The ranges, with what an earlier pass left undone.
+        # The ranges, and what an earlier pass left pending.
         self._areas = ranges
         self._around = surroundings
         self.meter = Meter(order.capacity_bytes, surroundings.now)
         self.digest = ""
-        # Which file the image is: another may take its place.
+        # Which file the image is: another may replace it.
         self._image: os.stat_result | None = None
 
     def needs_source(self) -> bool:
@@ -92,7 +94,7 @@ class DiskPass:
                 self._around.notice(f"{chunk_map.damaged_pages} pages of the map were damaged")
             header = chunk_map.header
             if self._order.mode.copies and header.complete:
-                # Begun again after it had ended well: there is nothing left to do.
+                # Started again after it had succeeded: there is nothing left to do.
                 self.meter.total_bytes = self._total()
                 self.meter.resumed_bytes = self.meter.total_bytes
             else:
@@ -160,16 +162,12 @@ class DiskPass:
     def _check_sizes(self, source: Endpoint | None, target: Endpoint) -> None:
         capacity = self._order.capacity_bytes
         if source is not None and source.size_bytes != capacity:
-            raise SourceUnusable(
-                f"the source has {source.size_bytes} bytes, the disk should have {capacity}",
-                reason="SOURCE_SIZE_MISMATCH",
-                hint="read the disk's capacity again: it may have been resized",
+            raise SourceSizeMismatch(
+                f"the source has {source.size_bytes} bytes, the disk should have {capacity}"
             )
         if not capacity <= target.size_bytes < capacity + _SECTOR_BYTES:
-            raise TargetUnusable(
-                f"the image has {target.size_bytes} bytes, the disk {capacity}",
-                reason="TARGET_SIZE_MISMATCH",
-                hint="resize the image to the disk's capacity",
+            raise TargetSizeMismatch(
+                f"the image has {target.size_bytes} bytes, the disk {capacity}"
             )
 
     # -- binding the map
@@ -191,7 +189,7 @@ class DiskPass:
         return PassKey(str(order.pass_number), order.snapshot_id, order.mode.value)
 
     def _existing(self) -> ChunkMap | None:
-        """The map at its path if it is this disk's; None when there is none of it."""
+        """The map at its path; None when there is none, or one of another disk."""
         try:
             found = ChunkMap.open(self._map_path)
         except FileNotFoundError:
@@ -226,7 +224,7 @@ class DiskPass:
     def _map_for_full(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged()
         if found is not None:
-            if self._goes_on(found, target):
+            if self._continues(found, target):
                 return found
             found.close()
         fresh = self._fresh()
@@ -237,15 +235,15 @@ class DiskPass:
         try:
             return self._existing()
         except MapUnusable as error:
-            self._around.notice(f"{error.message}: the disk is gone through from the start")
+            self._around.notice(f"{error.message}: the whole disk is read from the start")
             return None
 
-    def _goes_on(self, found: ChunkMap, target: Endpoint) -> bool:
+    def _continues(self, found: ChunkMap, target: Endpoint) -> bool:
         """Whether a full copy continues with this map; it is bound to the pass when it does."""
         header = found.header
         image = self._compared(found, target)
         if image is Image.ANOTHER:
-            # Nobody knows whose it is.
+            # It may be another machine's.
             raise TargetReplaced(f"{image.value}, the chunk map {found.path}")
         if header.capacity_bytes != self._order.capacity_bytes or header.mode != Mode.FULL:
             return False
@@ -271,23 +269,25 @@ class DiskPass:
         header = found.header
         if header.mode == Mode.RESYNC and not header.complete:
             found.close()
-            raise MapUnusable("changed areas do not do: an earlier re-sync of the disk never ended")
+            raise MapUnusable(
+                "cannot apply changed areas: an earlier re-sync of the disk never ended"
+            )
         self._grow(found)
         image = self._compared(found, target)
         if image is not Image.AS_RECORDED:
             found.close()
-            raise MapUnusable(f"changed areas do not do: {image.value}")
+            raise MapUnusable(f"cannot apply changed areas: {image.value}")
         found.begin_pass(self._key, stale=chunk_runs(self._ranges, header.chunk_bytes))
-        self._areas = self._with_owed(found)
+        self._areas = self._with_pending(found)
         return found
 
-    def _with_owed(self, found: ChunkMap) -> list[Range]:
+    def _with_pending(self, found: ChunkMap) -> list[Range]:
         chunk, capacity = found.header.chunk_bytes, self._order.capacity_bytes
-        owed = [
+        pending = [
             Range(first * chunk, min(stop * chunk, capacity) - first * chunk)
             for first, stop in found.owed()
         ]
-        return united([*self._areas, *owed])
+        return united([*self._areas, *pending])
 
     def _map_for_resync(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged() or self._fresh()
@@ -327,7 +327,7 @@ class DiskPass:
             if found.header.capacity_bytes == self._order.capacity_bytes:
                 return found
             found.close()
-        # Both sides are read, so that an empty map does. It takes the place of no other's.
+        # Both sides are read, so that an empty map is enough. It replaces no other map.
         spare = self._fresh(self._map_path.with_name(f"{self._map_path.name}.spare"))
         spare.path.unlink()
         return spare
@@ -344,10 +344,6 @@ class DiskPass:
         if capacity < found.header.capacity_bytes:
             before = found.header.capacity_bytes
             found.close()
-            raise MapUnusable(
-                f"the disk shrank from {before} to {capacity} bytes",
-                reason="DISK_SHRANK",
-                hint="cancel the migration and start it anew, which makes a new image",
-            )
+            raise DiskShrank(f"the disk shrank from {before} to {capacity} bytes")
         if capacity > found.header.capacity_bytes:
             found.grow(capacity)

@@ -1,4 +1,4 @@
-"""Whether the image is the one that its chunk map describes, and still in its place."""
+"""Whether the image is the one that its chunk map describes, and still the file at its path."""
 
 import errno
 import itertools
@@ -15,14 +15,14 @@ from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.extents import is_blank
 from services.disk_agent.failures import TargetLostData, TargetReplaced
 
-# So many chunks are read back.
+# How many chunks are read back.
 _SAMPLES = 8
-# So many that differ are no damage.
+# From this number on, chunks that differ mean another image and no damage.
 _ANOTHER_IMAGE = 2
 
 
 class Image(Enum):
-    """What an image is to its chunk map, in the words of a message."""
+    """How an image compares with its chunk map; the values are for messages."""
 
     # A chunk that differs alone is damage, which verification finds and repairs.
     AS_RECORDED = "the image is what its map says"
@@ -31,7 +31,7 @@ class Image(Enum):
 
 
 def image_file(path: str) -> os.stat_result | None:
-    """Which file a path names; None when there is none."""
+    """The file at a path; None when there is none."""
     try:
         return Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -39,7 +39,7 @@ def image_file(path: str) -> os.stat_result | None:
 
 
 def check_in_place(path: str, expected: os.stat_result | None) -> int:
-    """The length of the image's file; also while it is written it does not get shorter.
+    """Check that a path still names the image, not shortened; returns the length of its file.
 
     Raises TargetReplaced when it was removed, replaced or cut while it was being used.
     """
@@ -57,7 +57,7 @@ def check_in_place(path: str, expected: os.stat_result | None) -> int:
 
 
 def check_kept(chunk_map: ChunkMap, target: Endpoint, samples: Sequence[int]) -> None:
-    """Look at some chunks of a pass at its end.
+    """Read back some chunks that a pass has written, at its end.
 
     Raises TargetLostData when one is not on the target. It is forgotten, so that a retry copies it.
     """
@@ -71,7 +71,7 @@ def check_kept(chunk_map: ChunkMap, target: Endpoint, samples: Sequence[int]) ->
 
 
 def compared(chunk_map: ChunkMap, target: Endpoint, image: Path) -> Image:
-    """What the image is to its map, as far as its length and some chunks of it can tell."""
+    """How the image compares with its map, by its length and a sample of its chunks."""
     # Clusters behind the end of a QCOW2 file read as zeroes.
     cut = image.stat().st_size < chunk_map.header.image_bytes
     data = _some(chunk_map, Kind.DATA)
@@ -84,7 +84,7 @@ def compared(chunk_map: ChunkMap, target: Endpoint, image: Path) -> Image:
 
 
 def _differ(chunk_map: ChunkMap, samples: Sequence[int], target: Endpoint) -> bool:
-    """Whether so many samples differ that it is no damage."""
+    """Whether too many samples differ to be damage of this image."""
     differing = sum(not _is_as_recorded(chunk_map, index, target) for index in samples)
     return bool(differing) and differing >= min(_ANOTHER_IMAGE, len(samples))
 
@@ -118,7 +118,7 @@ def _some(chunk_map: ChunkMap, kind: Kind) -> list[int]:
     for (first, found), count in zip(chunk_map.kinds(), counts, strict=True):
         here = [nth - before for nth in wanted if before <= nth < before + count]
         if here:
-            places = [first + at for at, each in enumerate(found) if each == kind]
-            chosen += [places[nth] for nth in here]
+            indexes = [first + at for at, each in enumerate(found) if each == kind]
+            chosen += [indexes[nth] for nth in here]
         before += count
     return chosen

@@ -1,4 +1,4 @@
-"""Mends an image whose writer was killed, or whose storage failed while it was written."""
+"""Repairs the tables of an image whose writer was killed or whose storage failed meanwhile."""
 
 import contextlib
 import os
@@ -9,36 +9,37 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from services.disk_agent.failures import TargetUnusable
+from services.disk_agent.failures import TargetCorrupt, TargetUnchecked
 from services.disk_agent.host.process import die_with_parent
 
 # qemu-img(1), check: 0 is a consistent image, 1 a check that could not be done.
 _CORRUPT = 2
 _LEAKS = 3
 _ERROR = "ERROR"
-# A cluster in use by one place that is counted as free, and the flags that follow from the count.
+# A cluster that is referenced once and counted as free, and the flags that follow from the count.
 _MISCOUNTED = re.compile(rf"{_ERROR} (cluster \d+ refcount=0 reference=1$|OFLAG_COPIED )")
-_SAID_CHARACTERS = 300
+_SHOWN_CHARACTERS = 300
 
 
 # A check reads all of an image's tables: minutes where it is large and its storage slow.
 _STEP_SECONDS = 0.1
 
 Wait = Callable[[float], None]
-"""Waits for so many seconds; raises when the work is not wanted any more."""
+"""Waits for a number of seconds; raises when the work is not wanted any more."""
 
 
-def mend(image: Path, wait: Wait = time.sleep) -> None:
-    """Make a QCOW2 image fit to be written again. Content that was flushed to it stays.
+def repair(image: Path, wait: Wait = time.sleep) -> None:
+    """Repair the tables of a QCOW2 image so that it can be written again; its content stays.
 
-    - Clusters that were allocated and not yet used are given back. Such leaks are all that a killed
-      qemu-nbd leaves, but they take space for ever.
-    - Clusters in use that are counted as free are counted anew. QEMU leaves those when a flush
-      between two writes failed that must not change places: the next write would put two chunks
-      into one cluster.
+    - Leaked clusters, allocated and not used, are freed. They are all that a killed qemu-nbd
+      leaves, but they take space for ever.
+    - Clusters in use that are counted as free are counted anew. QEMU leaves those when the flush
+      between two writes whose order matters failed: the next write would put two chunks into one
+      cluster.
 
-    Raises TargetUnusable when the image is damaged in any other way, or cannot be checked, and
-    what `wait` raises: the image is left as it was or half mended, for the next call.
+    Raises TargetCorrupt when the image is damaged in any other way, TargetUnchecked when it cannot
+    be checked, and
+    what `wait` raises: the image is as it was or partly repaired, for the next call.
     """
     forget_cached(image)
     found = _check(image, wait)
@@ -46,36 +47,27 @@ def mend(image: Path, wait: Wait = time.sleep) -> None:
         found = _check(image, wait, "-r", "leaks")
     elif found.returncode == _CORRUPT and _only_miscounted(found.stderr):
         found = _check(image, wait, "-r", "all")
-    said = found.stderr.strip()[-_SAID_CHARACTERS:]
+    message = found.stderr.strip()[-_SHOWN_CHARACTERS:]
     if found.returncode == _CORRUPT:
-        raise TargetUnusable(
-            f"the image {image} is damaged: {said}",
-            reason="TARGET_CORRUPT",
-            hint="cancel the migration and start it anew, which makes a new image",
-        )
-    # Whoever has the image open is told by the qemu-nbd that is started next.
-    if found.returncode not in (0, _LEAKS) and not is_locked(said):
-        raise TargetUnusable(
-            f"the image {image} cannot be checked: {said}",
-            reason="TARGET_UNCHECKED",
-            retryable=True,
-            hint="check that the storage below the image is mounted, writable and free of errors",
-        )
+        raise TargetCorrupt(f"the image {image} is damaged: {message}")
+    # An image that is open elsewhere is reported by the qemu-nbd that is started next.
+    if found.returncode not in (0, _LEAKS) and not is_locked(message):
+        raise TargetUnchecked(f"the image {image} cannot be checked: {message}")
 
 
-def is_locked(said: str) -> bool:
-    """Whether QEMU's words say that another process has the image open."""
+def is_locked(message: str) -> bool:
+    """Whether a message of QEMU means that another process has the image open."""
     # qemu, block/file-posix.c: Failed to get "write" lock. Paths have quotes of another kind.
-    return '" lock' in said
+    return '" lock' in message
 
 
 def forget_cached(image: Path) -> None:
     """Have the kernel read the image from its storage again.
 
-    Pages that could not be written stay in the page cache as if they had been (fsync(2)): whoever
-    reads them takes for written what the storage never got.
+    Pages that could not be written stay in the page cache as if they had been (fsync(2)): a reader
+    would take for written what the storage never got.
     """
-    # An image that cannot be opened is told by the check.
+    # An image that cannot be opened is reported by the check.
     with contextlib.suppress(OSError), image.open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -83,13 +75,13 @@ def forget_cached(image: Path) -> None:
 def _check(image: Path, wait: Wait, *repair: str) -> subprocess.CompletedProcess[str]:
     command = ["qemu-img", "check", "-q", "-f", "qcow2", *repair, "--", str(image)]
     # A file holds any number of errors; a pipe that nobody reads would stop the check.
-    with tempfile.TemporaryFile(mode="w+", errors="replace") as said:
+    with tempfile.TemporaryFile(mode="w+", errors="replace") as stderr:
         parent = os.getpid()
-        # Left alone, it would write into an image that somebody else has by then.
+        # It dies with this process: later it could write into an image that another has open.
         checking = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=stderr,
             preexec_fn=lambda: die_with_parent(parent),
         )
         try:
@@ -99,10 +91,10 @@ def _check(image: Path, wait: Wait, *repair: str) -> subprocess.CompletedProcess
             checking.kill()
             checking.wait()
             raise
-        said.seek(0)
-        return subprocess.CompletedProcess(command, checking.returncode, "", said.read())
+        stderr.seek(0)
+        return subprocess.CompletedProcess(command, checking.returncode, "", stderr.read())
 
 
-def _only_miscounted(said: str) -> bool:
-    errors = [line for line in said.splitlines() if line.startswith(_ERROR)]
+def _only_miscounted(report: str) -> bool:
+    errors = [line for line in report.splitlines() if line.startswith(_ERROR)]
     return bool(errors) and all(_MISCOUNTED.match(line) for line in errors)

@@ -1,4 +1,4 @@
-"""What a worker process is told to do, as JSON on its standard input.
+"""What a transfer has to do, as a worker process gets it: JSON on its standard input.
 
 The order is complete: a worker reads no configuration. Secrets travel beside it and are never part
 of what is kept on disk.
@@ -96,7 +96,7 @@ class WorkerOrder:
     """A transfer with everything its worker needs on this host.
 
     `cache` is how qemu-nbd opens the image: "none", "writeback", or "auto" to find out. `digest` is
-    the algorithm for a new chunk map; one that exists goes on with its own.
+    the algorithm for a new chunk map; one that exists keeps its own.
     """
 
     transfer: TransferOrder

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from services.disk_agent.failures import TargetFailed, TargetFull, TargetUnusable
 from services.disk_agent.host import process
-from services.disk_agent.worker.metadata_repair import forget_cached, is_locked, mend
+from services.disk_agent.worker.metadata_repair import forget_cached, is_locked, repair
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
@@ -100,7 +100,7 @@ class TargetServer:
         writable: bool,
         cache: str = "auto",
         open_mark: Path | None = None,
-        mending: Callable[[Path], None] = mend,
+        mending: Callable[[Path], None] = repair,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -14,6 +14,7 @@ import xxhash
 
 from services.disk_agent.engine.ranges import Range, RangeError, checked_ranges, total_bytes
 from services.disk_agent.failures import TransferFailure
+from services.kit.failure import Code
 
 _PAIR = struct.Struct("<QQ")
 _CHECKSUM_BYTES = 16
@@ -23,8 +24,9 @@ _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
 
 
 class RangesRefused(TransferFailure):
-    """The areas cannot belong to this disk, or the set's name cannot be a name."""
+    """The areas do not fit the disk, or the set's id is not valid."""
 
+    code = Code.INVALID_ARGUMENT
     reason = "RANGES_REFUSED"
     hint = "query the changed areas again from the first page; nothing was written"
 
@@ -32,13 +34,14 @@ class RangesRefused(TransferFailure):
 class RangesMissing(TransferFailure):
     """No intact range set has this name."""
 
+    code = Code.NOT_FOUND
     reason = "RANGES_NOT_FOUND"
     hint = "send the range set before starting the transfer"
 
 
 @dataclass(frozen=True)
 class RangeSummary:
-    """What a range set amounts to after neighbours were merged."""
+    """The size of a range set after neighbours were merged."""
 
     count: int
     total_bytes: int
@@ -51,13 +54,13 @@ class RangeSets:
         self._directory = directory
 
     def path(self, ranges_id: str) -> Path:
-        """The file of a set. Raises RangesRefused for a name that is none."""
+        """The file of a set. Raises RangesRefused for an id that is not valid."""
         if not _ID.match(ranges_id):
-            raise RangesRefused(f"{ranges_id!r} is no id of a range set")
+            raise RangesRefused(f"{ranges_id!r} cannot be the id of a range set")
         return self._directory / f"{ranges_id}{_SUFFIX}"
 
     def put(self, ranges_id: str, areas: Iterable[Range], capacity_bytes: int) -> RangeSummary:
-        """Check and store a set in place of an earlier one of this name.
+        """Check and store a set, replacing an earlier one of this name.
 
         Raises RangesRefused; nothing is stored then.
         """
@@ -83,7 +86,7 @@ class RangeSets:
     def prune(self, keep: Container[str], stored_before: float) -> int:
         """Forget the sets not in ``keep`` that were stored before a time (seconds since the epoch).
 
-        What a crash left of a half-written set counts as that set. Returns how many went.
+        What a crash left of a half-written set counts as that set. Returns how many were removed.
         """
         count = 0
         for path in self._directory.glob(f"*{_SUFFIX}*"):

@@ -11,20 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.disk_agent.conversions.conversion import (
-    Conversion,
-    ConversionRequest,
-    ConversionStore,
-)
+from services.disk_agent.conversions.conversion import Conversion, ConversionRequest
 from services.disk_agent.conversions.leftovers import sweep
 from services.disk_agent.conversions.registry import Conversions
 from services.disk_agent.conversions.run import ConversionHost, OverlayRun
+from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.conversions.virt_v2v import find_virt_v2v
 from services.disk_agent.host.commands import Commands, HostCommands
 from services.disk_agent.storage.images import Images
 from services.disk_agent.storage.pool import PoolMount, PoolType
 from services.disk_agent.storage.pools import Pools
-from services.disk_agent.transfers.transfer import TransferStore
+from services.disk_agent.transfers.store import TransferStore
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -44,7 +41,7 @@ if "libvirtxml" in sys.argv:
 with open({calls!r}, "a") as calls:
     calls.write(json.dumps({{"disks": disks, "env": dict(os.environ), "pid": os.getpid()}}) + "\\n")
 
-def tell(kind, message):
+def report(kind, message):
     with open(messages, "a") as file:
         file.write(json.dumps({{"message": message, "type": kind}}) + "\\n")
 
@@ -59,14 +56,14 @@ def daemon(script):
 """
 
 CONVERTS = """
-tell("message", "Opening the source")
-tell("message", "Converting Testix 7 to run on KVM")
-tell("warning", "mind the gap")
+report("message", "Opening the source")
+report("message", "Converting Testix 7 to run on KVM")
+report("warning", "mind the gap")
 for disk in disks:
     write(disk)
-tell("info", "This guest has virtio drivers installed.")
-tell("info", "This guest requires UEFI on the target to boot.")
-tell("message", "Finishing off")
+report("info", "This guest has virtio drivers installed.")
+report("info", "This guest requires UEFI on the target to boot.")
+report("message", "Finishing off")
 """
 
 
@@ -199,5 +196,5 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait until something is so; fails the test when it does not become so."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)

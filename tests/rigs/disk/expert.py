@@ -65,8 +65,8 @@ class Expert:
         self, command: str, section: str, *options: str, enabled: bool = True, **job: Any
     ) -> subprocess.CompletedProcess[str]:
         with self.started(command, section, None, *options, enabled=enabled, **job) as process:
-            said, errors = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(command, process.returncode, said, errors)
+            output, errors = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     def started(
         self,

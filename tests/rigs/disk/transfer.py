@@ -156,7 +156,7 @@ class Rig:
     ) -> Outcome:
         """Run one pass in this process. `server` are nbdkit's arguments instead of the file's.
 
-        With `reopens` it goes on, as a worker's does, when the source was lost.
+        With `reopens` it continues, as a worker's does, when the source was lost.
         """
         control = Control(RateLimit(0, time.monotonic))
         outcome = Outcome(Progress(), "")

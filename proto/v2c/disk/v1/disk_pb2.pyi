@@ -143,7 +143,7 @@ class _ConversionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conve
     CONVERSION_STATE_UNSPECIFIED: _ConversionState.ValueType  # 0
     """Not known."""
     CONVERSION_STATE_QUEUED: _ConversionState.ValueType  # 1
-    """Waiting for a free place."""
+    """Waiting for a free slot."""
     CONVERSION_STATE_RUNNING: _ConversionState.ValueType  # 2
     """virt-v2v-in-place is at work on the overlay."""
     CONVERSION_STATE_SUCCEEDED: _ConversionState.ValueType  # 3
@@ -159,7 +159,7 @@ class ConversionState(_ConversionState, metaclass=_ConversionStateEnumTypeWrappe
 CONVERSION_STATE_UNSPECIFIED: ConversionState.ValueType  # 0
 """Not known."""
 CONVERSION_STATE_QUEUED: ConversionState.ValueType  # 1
-"""Waiting for a free place."""
+"""Waiting for a free slot."""
 CONVERSION_STATE_RUNNING: ConversionState.ValueType  # 2
 """virt-v2v-in-place is at work on the overlay."""
 CONVERSION_STATE_SUCCEEDED: ConversionState.ValueType  # 3
@@ -201,6 +201,7 @@ class Failure(_message.Message):
     HINT_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """UPPER_SNAKE reason."""
     message: _builtins.str
@@ -209,6 +210,10 @@ class Failure(_message.Message):
     """What to do next."""
     retryable: _builtins.bool
     """True when the same call may succeed later."""
+    code: _builtins.str
+    """Name of the google.rpc.Code, for example "RESOURCE_EXHAUSTED"; "UNKNOWN"
+    where an earlier version recorded the failure.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Details, for example "free_bytes"."""
@@ -221,10 +226,11 @@ class Failure(_message.Message):
         hint: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint", b"hint", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "hint", b"hint", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1187,7 +1193,7 @@ class Transfer(_message.Message):
     rate_bytes_per_second: _builtins.int
     """The transfer's own rate limit in bytes per second; 0 means none."""
     paused: _builtins.bool
-    """True while PauseTransfer holds it."""
+    """True while it is paused by PauseTransfer."""
     effective_rate_bytes_per_second: _builtins.int
     """The limit in force: the lowest of its own, the calendar's, and its part of
     the agent's. 0 means none.
@@ -1949,7 +1955,7 @@ Global___WatchConversionResponse: _TypeAlias = WatchConversionResponse  # noqa: 
 @_typing.final
 class PruneRecordsRequest(_message.Message):
     """PruneRecordsRequest says what is still needed. Of every image, transfers of
-    passes before the last ten go in any case.
+    passes before the last ten are removed in any case.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1960,8 +1966,8 @@ class PruneRecordsRequest(_message.Message):
     @_builtins.property
     def image_paths_in_use(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Images of migrations that have not ended, all of them. What is known of
-        these stays; of any other image everything goes, once all of it has ended
-        before ended_before.
+        these stays; of any other image everything is removed, once all of it has
+        ended before ended_before.
         """
 
     @_builtins.property
@@ -1989,7 +1995,7 @@ Global___PruneRecordsRequest: _TypeAlias = PruneRecordsRequest  # noqa: Y015
 
 @_typing.final
 class PruneRecordsResponse(_message.Message):
-    """PruneRecordsResponse says how much went."""
+    """PruneRecordsResponse counts what was removed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

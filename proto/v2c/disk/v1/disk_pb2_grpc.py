@@ -164,7 +164,7 @@ class DiskServiceServicer:
     """
 
     def GetCapabilities(self, request, context):
-        """Says what this host can do.
+        """Reports what this host can do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,7 +185,7 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleasePool(self, request, context):
-        """Lets go of a pool; only what this agent mounted is unmounted.
+        """Forgets a pool; it is unmounted only if this agent mounted it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -271,7 +271,7 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseTransfer(self, request, context):
-        """Holds a running transfer; its connections stay open. One that has ended
+        """Pauses a running transfer; its connections stay open. One that has ended
         stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -279,7 +279,7 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeTransfer(self, request, context):
-        """Lets a held transfer go on.
+        """Resumes a paused transfer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

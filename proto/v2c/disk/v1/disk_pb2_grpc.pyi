@@ -40,13 +40,13 @@ class DiskServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DiskServiceAsyncStub: ...
     GetCapabilities: _grpc.UnaryUnaryMultiCallable[_disk_pb2.GetCapabilitiesRequest, _disk_pb2.GetCapabilitiesResponse]
-    """Says what this host can do."""
+    """Reports what this host can do."""
     EnsurePool: _grpc.UnaryUnaryMultiCallable[_disk_pb2.EnsurePoolRequest, _disk_pb2.EnsurePoolResponse]
     """Makes a primary storage pool reachable on this host."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_disk_pb2.ListPoolsRequest, _disk_pb2.ListPoolsResponse]
     """Lists the pools this agent has made reachable."""
     ReleasePool: _grpc.UnaryUnaryMultiCallable[_disk_pb2.ReleasePoolRequest, _disk_pb2.ReleasePoolResponse]
-    """Lets go of a pool; only what this agent mounted is unmounted."""
+    """Forgets a pool; it is unmounted only if this agent mounted it."""
     CreateImage: _grpc.UnaryUnaryMultiCallable[_disk_pb2.CreateImageRequest, _disk_pb2.CreateImageResponse]
     """Creates an empty QCOW2 that CloudStack's importer accepts."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_disk_pb2.GetImageRequest, _disk_pb2.GetImageResponse]
@@ -74,11 +74,11 @@ class DiskServiceStub:
     SetTransferRate: _grpc.UnaryUnaryMultiCallable[_disk_pb2.SetTransferRateRequest, _disk_pb2.SetTransferRateResponse]
     """Changes the rate limit of a running transfer, within a second."""
     PauseTransfer: _grpc.UnaryUnaryMultiCallable[_disk_pb2.PauseTransferRequest, _disk_pb2.PauseTransferResponse]
-    """Holds a running transfer; its connections stay open. One that has ended
+    """Pauses a running transfer; its connections stay open. One that has ended
     stays as it is.
     """
     ResumeTransfer: _grpc.UnaryUnaryMultiCallable[_disk_pb2.ResumeTransferRequest, _disk_pb2.ResumeTransferResponse]
-    """Lets a held transfer go on."""
+    """Resumes a paused transfer."""
     DeleteTransfer: _grpc.UnaryUnaryMultiCallable[_disk_pb2.DeleteTransferRequest, _disk_pb2.DeleteTransferResponse]
     """Forgets an ended transfer and its checkpoint."""
     StartConversion: _grpc.UnaryUnaryMultiCallable[_disk_pb2.StartConversionRequest, _disk_pb2.StartConversionResponse]
@@ -104,13 +104,13 @@ class DiskServiceAsyncStub(DiskServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCapabilities: _aio.UnaryUnaryMultiCallable[_disk_pb2.GetCapabilitiesRequest, _disk_pb2.GetCapabilitiesResponse]  # type: ignore[assignment]
-    """Says what this host can do."""
+    """Reports what this host can do."""
     EnsurePool: _aio.UnaryUnaryMultiCallable[_disk_pb2.EnsurePoolRequest, _disk_pb2.EnsurePoolResponse]  # type: ignore[assignment]
     """Makes a primary storage pool reachable on this host."""
     ListPools: _aio.UnaryUnaryMultiCallable[_disk_pb2.ListPoolsRequest, _disk_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """Lists the pools this agent has made reachable."""
     ReleasePool: _aio.UnaryUnaryMultiCallable[_disk_pb2.ReleasePoolRequest, _disk_pb2.ReleasePoolResponse]  # type: ignore[assignment]
-    """Lets go of a pool; only what this agent mounted is unmounted."""
+    """Forgets a pool; it is unmounted only if this agent mounted it."""
     CreateImage: _aio.UnaryUnaryMultiCallable[_disk_pb2.CreateImageRequest, _disk_pb2.CreateImageResponse]  # type: ignore[assignment]
     """Creates an empty QCOW2 that CloudStack's importer accepts."""
     GetImage: _aio.UnaryUnaryMultiCallable[_disk_pb2.GetImageRequest, _disk_pb2.GetImageResponse]  # type: ignore[assignment]
@@ -138,11 +138,11 @@ class DiskServiceAsyncStub(DiskServiceStub):
     SetTransferRate: _aio.UnaryUnaryMultiCallable[_disk_pb2.SetTransferRateRequest, _disk_pb2.SetTransferRateResponse]  # type: ignore[assignment]
     """Changes the rate limit of a running transfer, within a second."""
     PauseTransfer: _aio.UnaryUnaryMultiCallable[_disk_pb2.PauseTransferRequest, _disk_pb2.PauseTransferResponse]  # type: ignore[assignment]
-    """Holds a running transfer; its connections stay open. One that has ended
+    """Pauses a running transfer; its connections stay open. One that has ended
     stays as it is.
     """
     ResumeTransfer: _aio.UnaryUnaryMultiCallable[_disk_pb2.ResumeTransferRequest, _disk_pb2.ResumeTransferResponse]  # type: ignore[assignment]
-    """Lets a held transfer go on."""
+    """Resumes a paused transfer."""
     DeleteTransfer: _aio.UnaryUnaryMultiCallable[_disk_pb2.DeleteTransferRequest, _disk_pb2.DeleteTransferResponse]  # type: ignore[assignment]
     """Forgets an ended transfer and its checkpoint."""
     StartConversion: _aio.UnaryUnaryMultiCallable[_disk_pb2.StartConversionRequest, _disk_pb2.StartConversionResponse]  # type: ignore[assignment]
@@ -171,7 +171,7 @@ class DiskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _disk_pb2.GetCapabilitiesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_disk_pb2.GetCapabilitiesResponse, _abc.Awaitable[_disk_pb2.GetCapabilitiesResponse]]:
-        """Says what this host can do."""
+        """Reports what this host can do."""
 
     @_abc_1.abstractmethod
     def EnsurePool(
@@ -195,7 +195,7 @@ class DiskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _disk_pb2.ReleasePoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_disk_pb2.ReleasePoolResponse, _abc.Awaitable[_disk_pb2.ReleasePoolResponse]]:
-        """Lets go of a pool; only what this agent mounted is unmounted."""
+        """Forgets a pool; it is unmounted only if this agent mounted it."""
 
     @_abc_1.abstractmethod
     def CreateImage(
@@ -295,7 +295,7 @@ class DiskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _disk_pb2.PauseTransferRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_disk_pb2.PauseTransferResponse, _abc.Awaitable[_disk_pb2.PauseTransferResponse]]:
-        """Holds a running transfer; its connections stay open. One that has ended
+        """Pauses a running transfer; its connections stay open. One that has ended
         stays as it is.
         """
 
@@ -305,7 +305,7 @@ class DiskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _disk_pb2.ResumeTransferRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_disk_pb2.ResumeTransferResponse, _abc.Awaitable[_disk_pb2.ResumeTransferResponse]]:
-        """Lets a held transfer go on."""
+        """Resumes a paused transfer."""
 
     @_abc_1.abstractmethod
     def DeleteTransfer(

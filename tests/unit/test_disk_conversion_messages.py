@@ -1,4 +1,4 @@
-"""What virt-v2v says, and what becomes of it."""
+"""The messages of virt-v2v, and what becomes of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,14 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.conversions.acceleration import KvmProbe, libguestfs_environment
-from services.disk_agent.conversions.failures import CAUSES, classify, el9_warning
-from services.disk_agent.conversions.messages import MessageFile, Told, hear, inspected_guest
+from services.disk_agent.conversions.diagnosis import classify, el9_warning
+from services.disk_agent.conversions.failures import CAUSES
+from services.disk_agent.conversions.messages import (
+    MessageFile,
+    Reported,
+    inspected_guest,
+    with_line,
+)
 from services.disk_agent.conversions.virt_v2v import (
     conversion_environment,
     domain_xml,
@@ -17,7 +23,7 @@ from services.disk_agent.errors import ToolMissing, ToolTimeout
 from services.disk_agent.host.commands import Completed
 
 # As virt-v2v 2.0 to 2.4 and libguestfs print them.
-SAYINGS = {
+MESSAGES = {
     "NO_OPERATING_SYSTEM": [
         "inspection could not detect the source guest (or physical machine) operating system.",
         "no root device found in this operating system image.",
@@ -56,17 +62,17 @@ SAYINGS = {
 
 
 @pytest.mark.parametrize(
-    ("reason", "saying"), [(reason, text) for reason, texts in SAYINGS.items() for text in texts]
+    ("reason", "message"), [(reason, text) for reason, texts in MESSAGES.items() for text in texts]
 )
-def test_a_known_failure_names_its_cause_and_the_next_step(reason: str, saying: str) -> None:
-    failure = classify([saying], "", guest_os="Debian 12", version="2.2.0", status=1)
+def test_a_known_failure_names_its_cause_and_the_next_step(reason: str, message: str) -> None:
+    failure = classify([message], "", guest_os="Debian 12", version="2.2.0", status=1)
     assert failure.reason == reason
-    assert saying[:40] in failure.message
+    assert message[:40] in failure.message
     assert failure.hint
 
 
 def test_every_cause_is_covered() -> None:
-    assert {cause.reason for cause in CAUSES} == set(SAYINGS)
+    assert {cause.reason for cause in CAUSES} == set(MESSAGES)
 
 
 def test_a_cause_in_the_log_counts_only_where_something_failed() -> None:
@@ -85,7 +91,7 @@ def test_a_cause_in_the_log_counts_only_where_something_failed() -> None:
     assert logged.reason == "GUEST_BOOTLOADER_MISSING"
 
 
-def test_an_unknown_failure_keeps_what_was_said() -> None:
+def test_an_unknown_failure_keeps_the_message() -> None:
     failure = classify(["something new"], "", guest_os="", version="9.9.9", status=137)
     assert failure.reason == "CONVERSION_FAILED"
     assert "something new" in failure.message
@@ -109,7 +115,7 @@ def test_el_9_with_an_old_virt_v2v_is_warned_of(guest: str, version: str, warned
 
 
 def test_messages_become_step_warnings_and_findings() -> None:
-    told = Told()
+    reported = Reported()
     for line in (
         '{ "message": "Setting up the source: -i disk x", "type": "message" }',
         "no JSON",
@@ -120,14 +126,14 @@ def test_messages_become_step_warnings_and_findings() -> None:
         '{ "type": "progress" }',
         '{ "message": "Finishing off", "type": "message" }',
     ):
-        told = hear(told, line)
-    assert told.step == "Finishing off"
-    assert told.warnings == ("mind the gap",)
-    assert told.guest_os == "Fedora 40"
-    assert told.requires_uefi
-    assert not told.drivers_missing
+        reported = with_line(reported, line)
+    assert reported.step == "Finishing off"
+    assert reported.warnings == ("mind the gap",)
+    assert reported.guest_os == "Fedora 40"
+    assert reported.requires_uefi
+    assert not reported.drivers_missing
     info = '{"message": "This guest does not have virtio drivers installed.", "type": "info"}'
-    assert hear(told, info).drivers_missing
+    assert with_line(reported, info).drivers_missing
 
 
 def test_the_message_file_gives_whole_lines_once(tmp_path: Path) -> None:

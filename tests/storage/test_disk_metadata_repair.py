@@ -1,4 +1,4 @@
-"""Images whose writer was killed or whose storage failed: which are mended, and which refused."""
+"""Images whose writer was killed or whose storage failed: which are repaired, and which refused."""
 
 import struct
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.failures import TargetUnusable, TransferCancelled
-from services.disk_agent.worker.metadata_repair import mend
+from services.disk_agent.worker.metadata_repair import repair
 from services.disk_agent.worker.qemu_nbd import TargetServer
 from tests.rigs.disk.transfer import BLOCK, create_image
 
@@ -29,9 +29,9 @@ def image(tmp_path: Path) -> Path:
 
 def test_a_cluster_in_use_that_is_counted_as_free_is_counted_anew(image: Path) -> None:
     _set_refcount(image, _first_entry(image) // BLOCK, 0)
-    mend(image)
+    repair(image)
     assert _checked(image) == 0
-    # A new cluster does not take the place of the one that was lost count of.
+    # A new cluster does not overwrite the one whose count was lost.
     subprocess.run(_qemu_io(image, "write -P 3 128k 64k"), check=True)
     _assert_content(image)
 
@@ -42,7 +42,7 @@ def test_a_cluster_that_nothing_uses_is_given_back(image: Path) -> None:
         file.truncate((unused + 1) * BLOCK)
     _set_refcount(image, unused, 1)
     assert _checked(image) == 3
-    mend(image)
+    repair(image)
     assert _checked(image) == 0
     _assert_content(image)
 
@@ -66,7 +66,7 @@ def test_other_damage_is_refused_and_nothing_is_changed(
     damage(image)
     before = image.read_bytes()
     with pytest.raises(TargetUnusable) as caught:
-        mend(image)
+        repair(image)
     assert caught.value.reason == reason
     assert caught.value.hint
     assert image.read_bytes() == before
@@ -74,7 +74,7 @@ def test_other_damage_is_refused_and_nothing_is_changed(
 
 def test_an_image_in_use_is_left_to_whoever_uses_it(image: Path, tmp_path: Path) -> None:
     with TargetServer(image, tmp_path, writable=True):
-        mend(image)
+        repair(image)
     _assert_content(image)
 
 
@@ -116,7 +116,7 @@ def test_a_check_that_is_not_wanted_any_more_ends(image: Path, tmp_path: Path) -
         raise TransferCancelled("enough")
 
     server = TargetServer(
-        image, tmp_path, writable=True, open_mark=mark, mending=lambda path: mend(path, cancelled)
+        image, tmp_path, writable=True, open_mark=mark, mending=lambda path: repair(path, cancelled)
     )
     with pytest.raises(TransferCancelled):
         server.__enter__()

@@ -1,0 +1,1 @@
+"""Long-running work as resources: what transfers and conversions have in common."""
