@@ -10,6 +10,7 @@ import structlog
 
 from gateway.admin_token import chosen_token
 from gateway.app import create_app
+from services.config import Problem
 from services.kit.channel import connect
 from services.kit.failure import Code, ServiceError
 from tests.rigs.agents.gateway import TOKEN, gateway, problem_of
@@ -160,18 +161,35 @@ async def test_an_unknown_kind_of_placement_names_the_valid_ones(api: httpx.Asyn
     assert "'storage'" in document["message"]
 
 
-async def test_a_spec_is_kept_and_not_started(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+def _mistake(line: int, field: str, message: str, hint: str = "") -> Problem:
+    return Problem("spec", line, 3, field, "", message, hint)
+
+
+async def test_a_spec_is_kept_and_not_started_in_one_call(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("services.config.loader.parse_document", None)  # The service parses.
+    orchestrator.warnings = [
+        Problem("a.yaml", 5, 13, "target.cloudstack.zoneid", "zone1", "is no UUID", "give the id")
+    ]
     text = SPEC + "target:\n  cloudstack:\n    zoneid: zone1\n"
     response = await api.post("/migration/spec", params={"source": "a.yaml"}, content=text)
     assert response.status_code == 201, response.text
-    accepted = response.json()
-    assert accepted["vms"] == [{"vm_name": "web 1", "vm_moref": None, "migration_id": "m1"}]
-    (warning,) = accepted["warnings"]
-    assert (warning["source"], warning["line"]) == ("a.yaml", 5)
-    assert warning["field"] == "target.cloudstack.zoneid"
-    submitted = orchestrator.requests[-1]
+    assert response.json() == {
+        "vms": [{"vm_name": "web 1", "vm_moref": None, "migration_id": "m1"}],
+        "warnings": [
+            {
+                "source": "a.yaml",
+                "line": 5,
+                "column": 13,
+                "field": "target.cloudstack.zoneid",
+                "value": "zone1",
+                "message": "is no UUID",
+                "hint": "give the id",
+            }
+        ],
+    }
+    (submitted,) = orchestrator.requests
     assert (submitted.spec, submitted.source, submitted.start) == (text, "a.yaml", False)
 
 
@@ -179,23 +197,49 @@ async def test_mistakes_in_a_spec_come_with_line_and_field(
     api: httpx.AsyncClient, orchestrator: FakeOrchestrator
 ) -> None:
     orchestrator.problems = [
-        pb.Problem(
-            source="spec",
-            line=3,
-            column=3,
-            field="migration.delta_intervall",
-            message="unknown key",
-            hint="did you mean delta_interval?",
-        ),
-        pb.Problem(source="spec", line=5, field="target", message="is missing"),
+        _mistake(3, "migration.delta_intervall", "unknown key", "did you mean delta_interval?"),
+        _mistake(5, "target", "is missing"),
     ]
     response = await api.post("/migration/spec", json={"vm": {"name": "x"}})
     document = problem_of(response, 422, "SPEC_INVALID")
-    assert "2 mistakes" in document["message"]
-    assert "line 3: migration.delta_intervall: unknown key" in document["message"]
-    assert [error["line"] for error in document["errors"]] == [3, 5]
-    assert document["errors"][0]["hint"] == "did you mean delta_interval?"
+    assert document["message"] == (
+        "spec has 2 mistakes: line 3: migration.delta_intervall: unknown key"
+    )
+    assert document["errors"] == [
+        {
+            "source": "spec",
+            "line": 3,
+            "column": 3,
+            "field": "migration.delta_intervall",
+            "value": "",
+            "message": "unknown key",
+            "hint": "did you mean delta_interval?",
+        },
+        {
+            "source": "spec",
+            "line": 5,
+            "column": 3,
+            "field": "target",
+            "value": "",
+            "message": "is missing",
+            "hint": "",
+        },
+    ]
     assert orchestrator.stored == []
+    assert len(orchestrator.requests) == 1
+
+
+async def test_more_mistakes_than_a_status_holds_are_all_listed(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.problems = [
+        _mistake(line, f"vms[{line}].target.cloudstack.zoneid", "is missing", "Give the zone's id.")
+        for line in range(1, 1001)
+    ]
+    response = await api.post("/migration/spec", content=SPEC)
+    document = problem_of(response, 422, "SPEC_INVALID")
+    assert document["message"].startswith("spec has 1000 mistakes: line 1: vms[1].target")
+    assert [error["line"] for error in document["errors"]] == list(range(1, 1001))
 
 
 @pytest.mark.parametrize(
@@ -223,8 +267,9 @@ async def test_start_all_or_those_named(
     orchestrator.stored = [migration(1, "web 1", "vm-1"), migration(2, "db", "vm-2")]
     named = (await api.post("/migration/start", json={"vms": ["vm-2"], "parallel_vms": 5})).json()
     assert [(job["vm_name"], job["status"]) for job in named["started"]] == [("db", "running")]
-    assert [selector.migration_id for selector in orchestrator.requests[-1].selectors] == ["m2"]
-    assert orchestrator.requests[-1].parallel_vms == 5
+    (started,) = orchestrator.requests
+    assert [selector.any for selector in started.selectors] == ["vm-2"]
+    assert started.parallel_vms == 5
     everything = (await api.post("/migration/start")).json()
     assert everything["count"] == 2
     assert orchestrator.requests[-1].parallel_vms == 0
