@@ -5,7 +5,6 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,9 +26,7 @@ from cli.show.json_output import JsonDisplay
 from cli.show.live import LiveDisplay
 from cli.show.plain import PlainDisplay
 from cli.stack.stack import local_services, running_stack
-from services.config import Config, VmSpec, dump_specs, load_specs, resolve
-from services.config.document import read_text
-from services.config.problems import ConfigError, Problem
+from services.config import Config, SpecFile, dump_specs, load_spec_files, resolve_all
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
@@ -68,14 +65,14 @@ def run(
       v2c finalize --spec web01.yaml --vm web01      cut over, from another terminal
     """
     loaded = config_from(config)
-    files = spec_files(spec, loaded)
-    specs = [load_specs(path) for path in files]
-    every = load_specs(*files)
-    _check(every, loaded)
+    files = load_spec_files(*spec_files(spec, loaded))
+    specs = [each for file in files for each in file.specs]
+    # What is missing in any of the specs is reported before anything starts.
+    resolve_all(specs, loaded)
     with _display(json) as display:
-        for warning in (*loaded.warnings, *(item for vm in every for item in vm.warnings)):
+        for warning in (*loaded.warnings, *(item for each in specs for item in each.warnings)):
             display.note(f"warning: {warning}")
-        job = _Run(loaded, list(zip(files, specs, strict=True)), parallel_vms, server, display)
+        job = _Run(loaded, files, parallel_vms, server, display)
         try:
             migrations = asyncio.run(interruptible(job.run(), job.on_interrupt))
         except Interrupted as exc:
@@ -92,7 +89,7 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        files: list[tuple[Path, tuple[VmSpec, ...]]],
+        files: Sequence[SpecFile],
         parallel_vms: int | None,
         server: str | None,
         display: Display,
@@ -161,10 +158,10 @@ class _Run:
 
     async def _submit(self, stub: Stub, address: str) -> list[pb.Migration]:
         migrations: list[pb.Migration] = []
-        for path, specs in self._files:
+        for file in self._files:
             # A server elsewhere may be in another time zone: its copy names the offset.
-            text = read_text(path) if is_local(address) else dump_specs(specs)
-            request = pb.SubmitSpecRequest(spec=text, source=str(path))
+            text = file.text if is_local(address) else dump_specs(file.specs)
+            request = pb.SubmitSpecRequest(spec=text, source=str(file.path))
             response = await call(stub.SubmitSpec(request, timeout=_SUBMIT_SECONDS), peer=PEER)
             migrations += response.migrations
         return migrations
@@ -207,18 +204,6 @@ def _display(json: bool) -> Iterator[Display]:
         return
     with LiveDisplay(console) as live:
         yield live
-
-
-def _check(specs: Sequence[VmSpec], config: Config) -> None:
-    """Raises ConfigError with what is missing in any of the specs, before anything starts."""
-    problems: list[Problem] = []
-    for spec in specs:
-        try:
-            resolve(spec, config)
-        except ConfigError as exc:
-            problems += exc.problems
-    if problems:
-        raise ConfigError(tuple(problems))
 
 
 def check_vddk(config: Config) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -15,8 +16,10 @@ from services.config.spec_model import VmSpec
 from services.config.validation import validate
 
 __all__ = [
+    "SpecFile",
     "default_config_path",
     "load_config",
+    "load_spec_files",
     "load_specs",
     "parse_config",
     "parse_specs",
@@ -25,6 +28,15 @@ __all__ = [
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _SPEC_KEYS = ("vm", "migration", "target", "disks")
+
+
+@dataclass(frozen=True, slots=True)
+class SpecFile:
+    """A spec file as it was when it was read, and the VMs in it."""
+
+    path: Path
+    text: str
+    specs: tuple[VmSpec, ...]
 
 
 def default_config_path() -> Path:
@@ -53,21 +65,27 @@ def parse_config(text: str, source: str, base_dir: Path | None = None) -> Config
 
 
 def load_specs(*paths: Path | str) -> tuple[VmSpec, ...]:
+    """The VMs of one or more spec files, in order. Raises ConfigError like `load_spec_files`."""
+    return tuple(spec for file in load_spec_files(*paths) for spec in file.specs)
+
+
+def load_spec_files(*paths: Path | str) -> tuple[SpecFile, ...]:
     """Read one or more spec files, in order.
 
     Raises ConfigError with the problems of all files, and for a VM that appears twice.
     """
-    specs: list[VmSpec] = []
+    files: list[SpecFile] = []
     problems: list[Problem] = []
     for path in paths:
         try:
-            specs += _parse(read_text(Path(path)), str(path))
+            text = read_text(Path(path))
+            files.append(SpecFile(Path(path), text, _parse(text, str(path))))
         except ConfigError as exc:
             problems += exc.problems
     if problems:
         raise ConfigError(tuple(problems))
-    refuse_duplicates(specs)
-    return tuple(specs)
+    refuse_duplicates(spec for file in files for spec in file.specs)
+    return tuple(files)
 
 
 def parse_specs(text: str, source: str = "spec") -> tuple[VmSpec, ...]:

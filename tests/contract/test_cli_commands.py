@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ import yaml
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.main import main
+from services.config.document import Document, parse_document
 from services.kit.server import serving
 from tests.rigs.fakes.cli_orchestrator import FakeOrchestrator, register
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -127,6 +129,30 @@ async def test_run_takes_up_what_failed_or_was_paused(v2c: Cli, fake: FakeOrches
 
     assert result.status == 0
     assert fake.calls == ["retry web01", "resume app server 02", "start"]
+
+
+async def test_run_parses_a_spec_once_and_submits_what_it_checked(
+    v2c: Cli, fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def recorded(text: str, source: str) -> Document:
+        # The fake, in the main thread, parses what it is sent, too.
+        if threading.current_thread() is not threading.main_thread():
+            parsed.append(source)
+            if source == "web.yaml":
+                v2c.spec("web.yaml", "vm: {name: changed-meanwhile}\n")
+        return parse_document(text, source)
+
+    monkeypatch.setattr("services.config.loader.parse_document", recorded)
+    # Signals are the main thread's.
+    monkeypatch.setattr("cli.commands.run.interruptible", lambda work, _: work)
+
+    result = await v2c("run", "--spec", "web.yaml")
+
+    assert result.status == 0, result.err
+    assert parsed == ["config.yaml", "web.yaml"]
+    assert fake.specs == ["vms:\n- vm: {name: web01}\n- vm: {name: app server 02}\n"]
 
 
 async def test_run_json_is_lines_of_json(v2c: Cli, fake: FakeOrchestrator) -> None:

@@ -13,6 +13,7 @@ from services.config import (
     dump_spec,
     parse_specs,
     resolve,
+    resolve_all,
 )
 from services.orchestrator.database.store import Store, add_event
 from services.orchestrator.database.views import MigrationView
@@ -46,14 +47,7 @@ class Submission:
     def check(self, text: str, source: str) -> tuple[VmSpec, ...]:
         """The machines of a spec. Raises ConfigError with every mistake in it."""
         specs = parse_specs(text, source)
-        problems: list[Problem] = []
-        for spec in specs:
-            try:
-                resolve(spec, self._config)
-            except ConfigError as exc:
-                problems.extend(exc.problems)
-        if problems:
-            raise ConfigError(tuple(problems))
+        resolve_all(specs, self._config)
         return specs
 
     def submit(self, text: str, source: str) -> Submitted:
