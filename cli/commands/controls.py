@@ -11,7 +11,7 @@ from cli.connection import PEER, Stub, answering, orchestrator, require_server, 
 from cli.errors import UsageMistakeError
 from cli.options import ConfigOption, MorefOption, ServerOption, config_from, spec_files, spec_of_vm
 from cli.runtime_dirs import leave_marker
-from cli.show.words import stage_name, state_name, vm_label
+from cli.show.names import stage_name, state_name, vm_label
 from services.config import Config, load_specs
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb

@@ -13,7 +13,7 @@ from cli.connection import PEER, Stub, orchestrator, require_server
 from cli.errors import UsageMistakeError
 from cli.options import ConfigOption, JsonOption, ServerOption, config_from
 from cli.show.json_output import as_dict
-from cli.show.words import size
+from cli.show.units import size
 from services.config import Config
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb

@@ -3,7 +3,7 @@
 import typer
 
 from cli.options import ConfigOption, SpecsOption, config_from, spec_files
-from cli.show.words import count
+from cli.show.units import count
 from services.config import load_specs, resolve_all
 
 spec_app = typer.Typer(help="Check spec files.", no_args_is_help=True)

@@ -24,8 +24,9 @@ from cli.options import (
 )
 from cli.runtime_dirs import RuntimeDir, find_runtime_dirs, runtime_dirs
 from cli.show.json_output import as_dict
+from cli.show.names import ENDED, speed, state_name
 from cli.show.outcome import outcome
-from cli.show.words import ENDED, duration, speed, state_name
+from cli.show.units import duration
 from services.config import Config, VmSpec, load_specs
 from services.kit.channel import call
 from services.kit.errors import RemoteError

@@ -11,21 +11,18 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from cli.show.outcome import outcome
-from cli.show.words import (
-    COPYING,
+from cli.show.names import (
     ENDED,
+    PASS_STAGES,
     by_state,
-    count,
     delta_passes,
-    duration,
-    rate,
-    size,
     speed,
     stage_name,
     state_name,
     vm_label,
 )
+from cli.show.outcome import outcome
+from cli.show.units import count, duration, rate, size
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["LiveDisplay", "frame"]
@@ -201,7 +198,7 @@ def _downtime(migration: pb.Migration, now: datetime) -> Text:
 
 
 def _disks(migration: pb.Migration) -> list[Text]:
-    if migration.stage not in COPYING or migration.state != pb.STATE_RUNNING:
+    if migration.stage not in PASS_STAGES or migration.state != pb.STATE_RUNNING:
         return []
     # Before a pass has begun its size is not known; "0 B of" the whole disk would be untrue.
     if not any(disk.done_bytes for disk in migration.disks):

@@ -1,6 +1,7 @@
 """How a migration ended, in one line."""
 
-from cli.show.words import ENDED, count, delta_passes, duration, stage_name, state_name, vm_label
+from cli.show.names import ENDED, delta_passes, stage_name, state_name, vm_label
+from cli.show.units import count, duration
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["downtime_parts", "outcome", "parts_in_order"]

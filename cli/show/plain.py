@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TextIO
 
+from cli.show.names import PASS_STAGES, stage_name, state_name, vm_label
 from cli.show.outcome import outcome
-from cli.show.words import COPYING, duration, rate, size, stage_name, state_name, vm_label
+from cli.show.units import duration, rate, size
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["PlainDisplay"]
@@ -105,7 +106,7 @@ def _place(migration: pb.Migration) -> str:
 
 def _progress(migration: pb.Migration, told: _Told) -> list[str]:
     total = sum(disk.total_bytes for disk in migration.disks)
-    if not total or migration.state != pb.STATE_RUNNING or migration.stage not in COPYING:
+    if not total or migration.state != pb.STATE_RUNNING or migration.stage not in PASS_STAGES:
         return []
     percent = 100 * sum(disk.done_bytes for disk in migration.disks) / total
     step = int(percent // _PERCENT_STEP)

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from cli.show.json_output import JsonDisplay, as_dict
 from cli.show.live import LiveDisplay, frame
+from cli.show.names import speed
 from cli.show.outcome import downtime_parts, outcome
 from cli.show.plain import PlainDisplay
-from cli.show.words import count, duration, rate, size, speed
+from cli.show.units import count, duration, rate, size
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 NOW = datetime(2026, 3, 12, 14, 3, 12, tzinfo=UTC)
