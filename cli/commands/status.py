@@ -25,7 +25,7 @@ from cli.options import (
 from cli.runtime_dirs import RuntimeDir, find_runtime_dirs, runtime_dirs
 from cli.show.json_output import as_dict
 from cli.show.names import ENDED, speed, state_name
-from cli.show.outcome import outcome
+from cli.show.outcome import error_values, outcome
 from cli.show.units import duration
 from services.config import Config, VmSpec, load_specs
 from services.kit.channel import call
@@ -145,7 +145,10 @@ def _as_written(found: RuntimeDir) -> dict[str, Any]:
     row["summary"] = "as last written"
     error = found.state.get("error") or {}
     if row["state"] == state_name(pb.STATE_FAILED) and error.get("message"):
-        row["summary"] += f": {error['message'].rstrip('.')}"
+        message = error["message"].rstrip(".")
+        row["summary"] += f": {message}"
+        if values := error_values(message, error.get("metadata") or {}):
+            row["summary"] += f" ({values})"
     if row["state"] not in {state_name(state) for state in ENDED - {pb.STATE_FAILED}}:
         row["summary"] += "; no orchestrator answers, v2c run goes on with it"
     return row

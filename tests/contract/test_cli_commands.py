@@ -325,6 +325,31 @@ async def test_without_a_server_a_failure_still_has_its_reason(v2c: Cli) -> None
     assert "as last written: the pool is full; no orchestrator answers, v2c run" in result.out
 
 
+async def test_the_values_of_an_error_are_shown(v2c: Cli, fake: FakeOrchestrator) -> None:
+    values = {"free_bytes": "1200000000", "needed_bytes": "5000000000", "errno": "ENOSPC"}
+    error = pb.Error(
+        reason="POOL_FULL", message="the pool is too full", hint="free some", metadata=values
+    )
+    fake.add("web01", stage=pb.STAGE_BASE_COPY, state=pb.STATE_FAILED, error=error)
+
+    (row,) = json.loads((await v2c("status", "--json")).out)
+    shown = await v2c("status")
+
+    assert row["error"]["metadata"] == values
+    assert row["error"]["reason"] == "POOL_FULL"
+    assert "the pool is too full (errno ENOSPC, free 1.2 GB, needed 5.0 GB). Free some" in shown.out
+
+
+async def test_without_a_server_the_values_of_an_error_are_shown(v2c: Cli) -> None:
+    error = {"message": "the pool is too full", "metadata": {"free_bytes": "1200000000"}}
+    left_behind(v2c, stage="base_copy", status="failed", error=error)
+
+    (row,) = json.loads((await v2c("status", "--json")).out)
+
+    assert row["error"] == error
+    assert "the pool is too full (free 1.2 GB); no orchestrator" in (await v2c("status")).out
+
+
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [

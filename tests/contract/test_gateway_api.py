@@ -300,13 +300,14 @@ async def test_every_error_of_a_service_is_a_problem_document(
         code=code,
         reason="SOMETHING_WRONG",
         message="something is wrong",
-        hint="mend it",
-        metadata={"field": "vcenter.password"},
+        hint="repair it",
+        metadata={"field": "vcenter.password", "errno": "ECONNRESET"},
         retryable=True,
     )
     document = problem_of(await api.get("/vmware/vms"), status, "SOMETHING_WRONG")
     assert document["message"] == "something is wrong"
-    assert document["hint"] == "mend it"
+    assert document["hint"] == "repair it"
+    assert document["metadata"] == {"field": "vcenter.password", "errno": "ECONNRESET"}
     assert document["retryable"] is True
 
 

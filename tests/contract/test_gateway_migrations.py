@@ -43,7 +43,13 @@ async def test_the_status_of_a_running_migration(
                 pb.DiskProgress(unit=3, percent=41.239, eta_seconds=9, volume_id="v"),
             ],
             passes=[pb.Pass(number=0, kind="base", start_time=Timestamp(seconds=1))],
-            error=pb.Error(reason="SNAPSHOT_LOST", message="gone", retryable=True),
+            error=pb.Error(
+                reason="POOL_FULL",
+                message="too full",
+                hint="free some",
+                retryable=True,
+                metadata={"free_bytes": "12", "needed_bytes": "50", "errno": "ENOSPC"},
+            ),
             delta_passes=3,
             open_debts=1,
             debts=[
@@ -79,7 +85,14 @@ async def test_the_status_of_a_running_migration(
     assert [disk["eta_seconds"] for disk in status["disks"]] == [None, 9]
     assert status["passes"][0]["kind"] == "base"
     assert status["passes"][0]["end_time"] is None
-    assert status["error"]["reason"] == "SNAPSHOT_LOST"
+    assert status["error"] == {
+        "reason": "POOL_FULL",
+        "message": "too full",
+        "hint": "free some",
+        "retryable": True,
+        "metadata": {"free_bytes": "12", "needed_bytes": "50", "errno": "ENOSPC"},
+        "time": None,
+    }
     assert status["open_debts"] == 1
     assert status["debts"] == [
         {

@@ -13,7 +13,7 @@ from rich.console import Console
 from cli.show.json_output import JsonDisplay, as_dict
 from cli.show.live import LiveDisplay, frame
 from cli.show.names import speed
-from cli.show.outcome import downtime_parts, outcome
+from cli.show.outcome import downtime_parts, error_values, outcome
 from cli.show.plain import PlainDisplay
 from cli.show.units import count, duration, rate, size
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -292,7 +292,28 @@ class TestJson:
         assert end == {"type": "end", "ok": False, "states": {"web01": "done", "b": "failed"}}
 
 
-def test_words() -> None:
+@pytest.mark.parametrize(
+    ("message", "metadata", "shown"),
+    [
+        ("the pool is full", {}, ""),
+        ("the pool is full", {"errno": "ENOSPC"}, "errno ENOSPC"),
+        ("full: ENOSPC", {"errno": "ENOSPC"}, ""),
+        (
+            "too full",
+            {"needed_bytes": "5000000000", "free_bytes": "1200000000", "job_id": "7"},
+            "free 1.2 GB, needed 5.0 GB",
+        ),
+        ("differs", {"mismatches": "0:1048576 a b; " * 20, "chunks": "20"}, "chunks 20"),
+        ("see the log", {"log_path": "/c/log"}, "log path /c/log"),
+    ],
+)
+def test_the_values_of_an_error_that_its_message_does_not_have(
+    message: str, metadata: dict[str, str], shown: str
+) -> None:
+    assert error_values(message, metadata) == shown
+
+
+def test_names_and_units() -> None:
     assert [size(n) for n in (0, 999, 1000, 99_949, 159 * MB, 2_500_000_000_000)] == [
         "0 B",
         "999 B",
