@@ -26,11 +26,11 @@ class Display(Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Tell something that is no snapshot."""
+        """Show a message beside the snapshots."""
         ...
 
     def end(self, migrations: list[pb.Migration]) -> None:
-        """Tell how everything ended."""
+        """Show how everything ended."""
         ...
 
 

@@ -80,7 +80,7 @@ class ProblemDocument(BaseModel):
     )
 
     type: str = "about:blank"
-    title: str = Field(description="The HTTP status in words.")
+    title: str = Field(description="The name of the HTTP status.")
     status: int = Field(description="The HTTP status.")
     reason: str = Field(description="UPPER_SNAKE and stable.")
     message: str = Field(description="One paragraph for a person.")

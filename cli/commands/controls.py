@@ -1,4 +1,4 @@
-"""What an operator says to a migration under way."""
+"""What an operator asks of a migration under way."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -32,7 +32,7 @@ def finalize(
     spec: SpecHint = None,
     vm_id: MorefOption = None,
     now: Annotated[
-        bool, typer.Option("--now", help="Without another delta pass; one that runs is finished.")
+        bool, typer.Option("--now", help="Without another delta pass; a running one is finished.")
     ] = False,
     config: ConfigOption = None,
     server: ServerOption = None,
@@ -60,7 +60,7 @@ def shutdown(
     action: Annotated[
         str,
         typer.Option(
-            "--action", help="force: power off now; manual: wait until somebody shut it down."
+            "--action", help="force: power it off now; manual: wait until you have shut it down."
         ),
     ],
     spec: SpecHint = None,
@@ -77,7 +77,7 @@ def shutdown(
     chosen = _SHUTDOWN_ACTIONS.get(action)
     if chosen is None:
         raise UsageMistakeError(
-            f"--action: {action!r} is not a way to shut down", "Say force or manual."
+            f"--action: {action!r} is not a way to shut down", "Give force or manual."
         )
     decision = chosen
 
@@ -96,7 +96,7 @@ def pause(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Hold a migration at its next safe point."""
+    """Pause a migration at its next safe point."""
 
     async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
         request = pb.PauseMigrationRequest(selector=which)
@@ -112,7 +112,7 @@ def resume(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Let a paused migration go on."""
+    """Resume a paused migration where it was paused."""
 
     async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
         request = pb.ResumeMigrationRequest(selector=which)
@@ -128,7 +128,7 @@ def retry(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Take a failed migration up again, at the stage where it failed.
+    """Continue a failed migration at the stage where it failed.
 
     What was copied stays. After a failed verification, what differs in the images is read from the
     source once more, written and read back.
@@ -167,7 +167,7 @@ def rollback(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Undo a cutover: stop and let go the target, start the source.
+    """Undo a cutover: stop and unmanage the target, start the source.
 
     The target's images stay in their pool. Needs running services: v2c serve.
     """
@@ -189,9 +189,10 @@ def _control(
     done: str,
     marker: str = "",
 ) -> None:
-    """Send one control and say where the migration stands.
+    """Send one control and print where the migration stands.
 
-    With a `marker` the wish can wait for the next orchestrator when none answers.
+    When no orchestrator answers, a request with a `marker` is left in the VM's folder for the next
+    one.
     """
     loaded = config_from(config)
     which = chosen(loaded, vm, spec, moref)
@@ -208,10 +209,12 @@ def _control(
 
     migration = asyncio.run(send())
     if migration is None:
-        typer.echo(f"{vm}: {done}; nothing runs now, it counts when v2c run or serve goes on")
+        typer.echo(
+            f"{vm}: {done}; no orchestrator runs now, the next v2c run or v2c serve reads it"
+        )
         return
-    place = f"{stage_name(migration.stage)}, {state_name(migration.state)}"
-    typer.echo(f"{vm_label(migration)}: {done} (now {place})")
+    now = f"{stage_name(migration.stage)}, {state_name(migration.state)}"
+    typer.echo(f"{vm_label(migration)}: {done} (now {now})")
 
 
 def chosen(config: Config, vm: str, spec: list[Path] | None, moref: str | None) -> pb.Selector:

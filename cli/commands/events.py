@@ -30,7 +30,9 @@ def events(
         list[Path] | None, typer.Option("--spec", help="Take the VM's moref from this spec.")
     ] = None,
     vm_id: MorefOption = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with new ones.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep printing new ones as they happen.")
+    ] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
     server: ServerOption = None,

@@ -36,9 +36,9 @@ _TIMEOUT_SECONDS = 120.0
 
 
 def list_inventory(
-    what: Annotated[str, typer.Argument(help=f"vms, {', '.join(_KINDS)}.")],
+    what: Annotated[str, typer.Argument(help=f"What to list: vms, {', '.join(_KINDS)}.")],
     filter_text: Annotated[
-        str, typer.Option("--filter", help="Only names that contain this.")
+        str, typer.Option("--filter", help="Only names that contain this text.")
     ] = "",
     zone: Annotated[str, typer.Option("--zone", help="Only in the zone with this id.")] = "",
     json: JsonOption = False,
@@ -47,7 +47,7 @@ def list_inventory(
 ) -> None:
     """List source VMs, or ids of zones, pools, networks, offerings.
 
-    It asks the services that `v2c serve` or `v2c run` has running.
+    Needs running services: v2c serve or v2c run.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def list_inventory(
       v2c list networks --zone b85761ad-bc7e-5170-92bf-7001d40b491f
     """
     if what != "vms" and what not in _KINDS:
-        raise UsageMistakeError(f"{what!r} cannot be listed", f"Say vms, {', '.join(_KINDS)}.")
+        raise UsageMistakeError(f"{what!r} cannot be listed", f"Give vms, {', '.join(_KINDS)}.")
     loaded = config_from(config)
     if what == "vms":
         vms = asyncio.run(_vms(loaded, server, filter_text))

@@ -30,7 +30,7 @@ from services.config import Config, SpecFile, dump_specs, load_spec_files, resol
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
-# A spec of a thousand machines is one call; starting them is many, so that none takes long.
+# A spec of a thousand machines is submitted in one call and started in several short ones.
 _SUBMIT_SECONDS = 180.0
 _START_AT_ONCE = 50
 
@@ -53,7 +53,7 @@ def run(
 
     Without a server, the services run for the time of this command. With one (v2c serve), the
     migrations run there. Ctrl-C is safe: migrations keep their state, and the same command
-    goes on where they stopped, also after a failure or a crash.
+    continues where they stopped, also after a failure or a crash.
 
     The exit code is 0 only if every VM is done.
 
@@ -118,12 +118,12 @@ class _Run:
     def on_interrupt(self) -> None:
         if self._own_stack:
             self._display.note(
-                "stopping; migrations keep their state: run the same command again to go on"
+                "stopping; migrations keep their state: run the same command again to continue"
             )
         elif self._at_server:
-            self._display.note("no longer watching; the migrations go on at the server")
+            self._display.note("no longer watching; the migrations continue at the server")
 
-    # The display of `follow`: remembers what was shown, for an interrupted run's last words.
+    # The display of `follow`: remembers the last snapshots, for the summary of an interrupted run.
 
     def show(self, migration: pb.Migration) -> None:
         self._latest[migration.id] = migration
@@ -167,18 +167,18 @@ class _Run:
         return migrations
 
     async def _start(self, stub: Stub, migrations: Sequence[pb.Migration]) -> list[pb.Migration]:
-        """Start what is new, take up again what failed or was paused, leave what is done."""
+        """Start what is new, retry what failed, resume what was paused, leave what is done."""
         current = {migration.id: migration for migration in migrations}
         for migration in migrations:
             selector = pb.Selector(migration_id=migration.id)
             label = migration.vm_name
             if migration.state == pb.STATE_FAILED:
-                self._display.note(f"{label}: failed before; trying again")
+                self._display.note(f"{label}: failed before; retrying it")
                 retry = pb.RetryMigrationRequest(selector=selector)
                 taken = await call(stub.RetryMigration(retry), peer=PEER)
                 current[migration.id] = taken.migration
             elif migration.state == pb.STATE_PAUSED:
-                self._display.note(f"{label}: was paused; going on")
+                self._display.note(f"{label}: was paused; resuming it")
                 resume = pb.ResumeMigrationRequest(selector=selector)
                 resumed = await call(stub.ResumeMigration(resume), peer=PEER)
                 current[migration.id] = resumed.migration
@@ -211,8 +211,8 @@ def check_vddk(config: Config) -> None:
     folder = config.migration.vddk_path
     if not is_local(config.agents.disk):
         return
-    places = [*folder.glob("lib64/libvixDiskLib.so*"), *folder.glob("libvixDiskLib.so*")]
-    if not places:
+    libraries = [*folder.glob("lib64/libvixDiskLib.so*"), *folder.glob("libvixDiskLib.so*")]
+    if not libraries:
         raise CommandError(
             f"migration.vddk_path: {folder} has no lib64/libvixDiskLib.so",
             "Unpack VMware's VDDK and give the folder that holds its lib64.",

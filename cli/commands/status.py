@@ -49,7 +49,7 @@ def status(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Show where the VMs stand: all, or those of a spec.
+    """Show how far the VMs are: all, or those of a spec.
 
     Without a running server, the last state written to disk is shown.
 
@@ -150,7 +150,7 @@ def _as_written(found: RuntimeDir) -> dict[str, Any]:
         if values := error_values(message, error.get("metadata") or {}):
             row["summary"] += f" ({values})"
     if row["state"] not in {state_name(state) for state in ENDED - {pb.STATE_FAILED}}:
-        row["summary"] += "; no orchestrator answers, v2c run goes on with it"
+        row["summary"] += "; no orchestrator answers, v2c run continues it"
     return row
 
 
@@ -199,7 +199,7 @@ def _stand(rows: list[dict[str, Any]]) -> Table:
 
 
 def _debts(rows: list[dict[str, Any]], now: datetime) -> Table:
-    """Each VM's debts with their age at `now`; state.json of an older v2c tells less of them."""
+    """Each VM's debts with their age at `now`; state.json of an older v2c has less about them."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("VM", no_wrap=True)
     table.add_column("KIND", no_wrap=True)

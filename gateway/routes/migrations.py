@@ -131,7 +131,7 @@ async def finalize(
         bool, Query(description="Skip the delta passes that would make the final one small.")
     ] = False,
 ) -> models.MigrationStatus:
-    """Ask for cutover. Asking twice does no harm."""
+    """Ask for cutover. Asking again changes nothing."""
     return translation.status(await orchestrator.finalize(vm, now=now))
 
 

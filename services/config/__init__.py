@@ -1,4 +1,4 @@
-"""The two files a user writes: config.yaml, and specs that say which VMs go where.
+"""The two files a user writes: config.yaml, and specs that name the VMs and where they go.
 
 Loading refuses what it does not understand and reports all problems at once, with line numbers.
 The start of a service's process is in `services.config.service_args`.

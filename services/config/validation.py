@@ -21,7 +21,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _SIMILARITY = 0.6
 _TEXT_LIMIT = 60
 
-# What pydantic found wrong, in words that name what was expected. Keys are its error types.
+# What pydantic expected, by its error types.
 _EXPECTED: Mapping[str, str] = {
     "int_parsing": "expected a whole number",
     "int_type": "expected a whole number",
@@ -41,7 +41,7 @@ _EXPECTED: Mapping[str, str] = {
     "tuple_type": "expected a list",
     "is_instance_of": "expected text",
 }
-# A sibling's error already says why these could not be computed.
+# Another field's error already explains why these could not be computed.
 _FOLLOW_UPS = frozenset({"default_factory_not_called"})
 
 
@@ -159,7 +159,7 @@ def _annotation_at(model: type[BaseModel], loc: FieldPath) -> object | None:
             info = _fields(annotation).get(str(part))
             annotation = info.annotation if info else None
         elif annotation is not None:
-            # A mapping's key or a list's index: go on with what it holds.
+            # A mapping's key or a list's index: continue with what it holds.
             annotation = _model_in(annotation) or _item_of(annotation)
         if annotation is None:
             return None

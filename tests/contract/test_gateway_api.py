@@ -75,7 +75,7 @@ async def test_no_other_origin_is_allowed(api: httpx.AsyncClient) -> None:
     assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
-async def test_health_is_open_and_tells_up_or_down(bare: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_health_is_open_and_is_up_or_down(bare: httpx.AsyncClient, tmp_path: Path) -> None:
     up = await bare.get("/health")
     assert (up.status_code, up.json()) == (200, {"status": "ok"})
     nowhere = connect(f"unix:{tmp_path}/none.sock", None, default_timeout_seconds=1, name="x")
@@ -321,7 +321,7 @@ async def test_request_ids_reach_the_service_behind(
     assert forged.headers["x-request-id"] == orchestrator.request_ids[-1] != 'x" y'
 
 
-async def test_a_defect_tells_only_a_log_id(
+async def test_a_defect_gives_away_only_a_log_id(
     api: httpx.AsyncClient, orchestrator: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: object) -> None:

@@ -289,5 +289,5 @@ async def test_logs_continue_where_the_last_ones_ended(
     first = (await api.get("/migration/logs/web?limit=2")).json()
     assert [entry["sequence"] for entry in first["entries"]] == [1, 3]
     assert first["entries"][0]["details"] == {"stage": "delta"}
-    rest = (await api.get("/migration/logs/web?after=3")).json()
-    assert [entry["sequence"] for entry in rest["entries"]] == [5, 7, 9]
+    later = (await api.get("/migration/logs/web?after=3")).json()
+    assert [entry["sequence"] for entry in later["entries"]] == [5, 7, 9]

@@ -62,7 +62,7 @@ def test_show_config_hides_secrets(config: str, capsys: pytest.CaptureFixture[st
     assert "hunter2" not in shown
 
 
-def test_a_wrong_config_is_told_without_a_traceback(
+def test_a_wrong_config_is_reported_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text("vcenter: {hots: x}\n")
@@ -77,7 +77,7 @@ def test_a_wrong_config_is_told_without_a_traceback(
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "expected"),
     [
         (ConfigError((Problem("c", 1, 1, "vcenter.password", "", "is wrong"),)), 78, "c:1:1: vc"),
         (
@@ -92,11 +92,11 @@ def test_errors_while_serving_become_a_line_and_a_status(
     capsys: pytest.CaptureFixture[str],
     error: Exception,
     status: int,
-    told: str,
+    expected: str,
 ) -> None:
     async def serve(setup: ServiceSetup) -> None:
         raise error
 
     arguments = ["--config", config, "--log-format", "none"]
     assert service_main("disk", "", serve, arguments) == status
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err

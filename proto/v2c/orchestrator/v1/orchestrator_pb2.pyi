@@ -49,7 +49,7 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     STAGE_DELTA: _Stage.ValueType  # 9
     """Delta passes while the machine runs."""
     STAGE_AWAITING_SHUTDOWN_ACTION: _Stage.ValueType  # 10
-    """Waiting for an operator to say how the machine is to be shut down."""
+    """Waiting for an operator to choose how the machine is shut down."""
     STAGE_FINAL_SYNC: _Stage.ValueType  # 11
     """Shutdown and the last pass: downtime begins."""
     STAGE_VERIFYING: _Stage.ValueType  # 12
@@ -87,7 +87,7 @@ STAGE_BASE_COPY: Stage.ValueType  # 8
 STAGE_DELTA: Stage.ValueType  # 9
 """Delta passes while the machine runs."""
 STAGE_AWAITING_SHUTDOWN_ACTION: Stage.ValueType  # 10
-"""Waiting for an operator to say how the machine is to be shut down."""
+"""Waiting for an operator to choose how the machine is shut down."""
 STAGE_FINAL_SYNC: Stage.ValueType  # 11
 """Shutdown and the last pass: downtime begins."""
 STAGE_VERIFYING: Stage.ValueType  # 12
@@ -111,13 +111,13 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     STATE_UNSPECIFIED: _State.ValueType  # 0
     """Not known."""
     STATE_QUEUED: _State.ValueType  # 1
-    """Waiting for a place among the running ones."""
+    """Waiting for a slot among the running ones."""
     STATE_RUNNING: _State.ValueType  # 2
     """At work."""
     STATE_WAITING: _State.ValueType  # 3
     """Waiting for time to pass or for an operator."""
     STATE_PAUSED: _State.ValueType  # 4
-    """Held by an operator."""
+    """Paused by an operator."""
     STATE_FAILED: _State.ValueType  # 5
     """Stopped by an error; see error."""
     STATE_CANCELLED: _State.ValueType  # 6
@@ -133,13 +133,13 @@ class State(_State, metaclass=_StateEnumTypeWrapper):
 STATE_UNSPECIFIED: State.ValueType  # 0
 """Not known."""
 STATE_QUEUED: State.ValueType  # 1
-"""Waiting for a place among the running ones."""
+"""Waiting for a slot among the running ones."""
 STATE_RUNNING: State.ValueType  # 2
 """At work."""
 STATE_WAITING: State.ValueType  # 3
 """Waiting for time to pass or for an operator."""
 STATE_PAUSED: State.ValueType  # 4
-"""Held by an operator."""
+"""Paused by an operator."""
 STATE_FAILED: State.ValueType  # 5
 """Stopped by an error; see error."""
 STATE_CANCELLED: State.ValueType  # 6
@@ -423,7 +423,7 @@ class Migration(_message.Message):
 
     @_builtins.property
     def wake_time(self) -> _timestamp_pb2.Timestamp:
-        """When a waiting migration goes on by itself."""
+        """When a waiting migration continues by itself."""
 
     @_builtins.property
     def debts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Debt]:
@@ -632,7 +632,7 @@ Global___Pass: _TypeAlias = Pass  # noqa: Y015
 
 @_typing.final
 class StageTime(_message.Message):
-    """StageTime says when a stage was entered and left."""
+    """StageTime is when a stage was entered and left."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -967,7 +967,7 @@ Global___PlannedVm: _TypeAlias = PlannedVm  # noqa: Y015
 
 @_typing.final
 class CheckSpecResponse(_message.Message):
-    """CheckSpecResponse says what is planned, or what is wrong."""
+    """CheckSpecResponse is what is planned, or what is wrong."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2094,7 +2094,7 @@ class TargetPlacement(_message.Message):
     """Cluster."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What CloudStack says of it, by its own names."""
+        """What CloudStack lists of it, by its own names."""
 
     def __init__(
         self,
