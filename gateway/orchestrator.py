@@ -79,6 +79,8 @@ class Orchestrator:
             problems: Sequence[pb.Problem] = details.problems
             if details.more_count:  # They did not fit into a status.
                 problems = await self._problems(spec, source) or problems
+            if not problems:
+                raise
             errors = [translation.spec_problem(problem) for problem in problems]
             raise SpecRejected(_rejection(source, errors), errors=errors) from exc
         return response.migrations, response.warnings

@@ -21,7 +21,7 @@ __all__ = ["cancel", "finalize", "pause", "resume", "retry", "rollback", "shutdo
 Vm = Annotated[str, typer.Option("--vm", help="The VM, by name or moref.")]
 SpecHint = Annotated[
     list[Path] | None,
-    typer.Option("--spec", help="Take the VM's moref from this spec."),
+    typer.Option("--spec", help="Take the VM's moref from this spec file."),
 ]
 Control = Callable[[Stub, pb.Selector], Awaitable[pb.Migration]]
 _SHUTDOWN_ACTIONS = {"force": pb.SHUTDOWN_ACTION_FORCE, "manual": pb.SHUTDOWN_ACTION_MANUAL}
@@ -69,6 +69,9 @@ def shutdown(
     server: ServerOption = None,
 ) -> None:
     """Answer a migration that waits in awaiting_shutdown_action.
+
+    It waits there when the guest runs no VMware Tools or did not shut down in time, and with
+    shutdown_mode: manual.
 
     \b
     Example:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.connection import PEER, Stub, orchestrator, require_server
+from cli.connection import PAGE_SIZE, PEER, Stub, orchestrator, require_server
 from cli.errors import UsageMistakeError
 from cli.options import ConfigOption, JsonOption, ServerOption, config_from
 from cli.show.json_output import as_dict
@@ -20,7 +20,6 @@ from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["list_inventory"]
 
-_PAGE = 500
 _PIPE_WIDTH = 400
 _KINDS = {
     "zones": pb.PLACEMENT_KIND_ZONE,
@@ -79,7 +78,7 @@ async def _vms(config: Config, server: str | None, filter_text: str) -> list[pb.
 
 
 async def _vm_page(stub: Stub, filter_text: str, token: str) -> pb.ListSourceVmsResponse:
-    request = pb.ListSourceVmsRequest(filter=filter_text, page_size=_PAGE, page_token=token)
+    request = pb.ListSourceVmsRequest(filter=filter_text, page_size=PAGE_SIZE, page_token=token)
     return await call(stub.ListSourceVms(request, timeout=_TIMEOUT_SECONDS), peer=PEER)
 
 

@@ -38,7 +38,11 @@ __all__ = ["check_vddk", "run"]
 
 ParallelVms = Annotated[
     int | None,
-    typer.Option("--parallel-vms", min=1, help="Full copies at a time; otherwise the config's."),
+    typer.Option(
+        "--parallel-vms",
+        min=1,
+        help="How many VMs may be in their full copy; otherwise the config's.",
+    ),
 ]
 
 
@@ -51,8 +55,8 @@ def run(
 ) -> None:
     """Migrate VMs and watch them until every one has ended.
 
-    Without a server, the services run for the time of this command. With one (v2c serve), the
-    migrations run there. Ctrl-C is safe: migrations keep their state, and the same command
+    Where no server runs (v2c serve), the services run as long as this command; otherwise the
+    migrations run at the server. Ctrl-C is safe: migrations keep their state, and the same command
     continues where they stopped, also after a failure or a crash.
 
     The exit code is 0 only if every VM is done.

@@ -13,8 +13,8 @@ spec_app = typer.Typer(help="Check spec files.", no_args_is_help=True)
 def spec_check(spec: SpecsOption, config: ConfigOption = None) -> None:
     """Report the specs' mistakes with their lines, and missing ids.
 
-    Whether a VM and its pools exist is found out by `v2c run` before it copies; the other ids are
-    CloudStack's to check, at the import.
+    Whether a VM and its storage pools exist is checked by `v2c run` before it copies; all other
+    ids are checked by CloudStack, at the import.
 
     \b
     Example:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.connection import PEER, answering, orchestrator, require_server, selector
+from cli.connection import PAGE_SIZE, PEER, answering, orchestrator, require_server, selector
 from cli.errors import CommandError
 from cli.options import (
     ConfigOption,
@@ -35,7 +35,6 @@ from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["status"]
 
-_PAGE = 500
 _PIPE_WIDTH = 400
 
 
@@ -96,7 +95,7 @@ async def _every_row(config: Config, server: str | None) -> list[dict[str, Any]]
     token = ""
     async with orchestrator(config, address) as stub:
         while True:
-            request = pb.ListMigrationsRequest(page_size=_PAGE, page_token=token)
+            request = pb.ListMigrationsRequest(page_size=PAGE_SIZE, page_token=token)
             page = await call(stub.ListMigrations(request), peer=PEER)
             rows += [_row(migration) for migration in page.migrations]
             token = page.next_page_token

@@ -13,7 +13,6 @@ from services.config.loader import (
     load_specs,
     parse_config,
     parse_specs,
-    refuse_duplicates,
 )
 from services.config.problems import ConfigError, Problem
 from services.config.resolve import DiskPlacement, ResolvedVm, resolve, resolve_all
@@ -39,7 +38,6 @@ __all__ = [
     "load_specs",
     "parse_config",
     "parse_specs",
-    "refuse_duplicates",
     "resolve",
     "resolve_all",
     "show_config",

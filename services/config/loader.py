@@ -23,7 +23,6 @@ __all__ = [
     "load_specs",
     "parse_config",
     "parse_specs",
-    "refuse_duplicates",
 ]
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -84,18 +83,18 @@ def load_spec_files(*paths: Path | str) -> tuple[SpecFile, ...]:
             problems += exc.problems
     if problems:
         raise ConfigError(tuple(problems))
-    refuse_duplicates(spec for file in files for spec in file.specs)
+    _refuse_duplicates(spec for file in files for spec in file.specs)
     return tuple(files)
 
 
 def parse_specs(text: str, source: str = "spec") -> tuple[VmSpec, ...]:
     """Like `load_specs` for YAML or JSON text, for example a request's body."""
     specs = _parse(text, source)
-    refuse_duplicates(specs)
+    _refuse_duplicates(specs)
     return specs
 
 
-def refuse_duplicates(specs: Iterable[VmSpec]) -> None:
+def _refuse_duplicates(specs: Iterable[VmSpec]) -> None:
     """Raises ConfigError when one VM appears twice: two migrations would fight over its disks.
 
     VMs of the same name are different VMs only if both name their moref.

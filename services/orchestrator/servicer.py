@@ -86,9 +86,10 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
     ) -> pb.StartMigrationsResponse:
         if request.parallel_vms < 0:
             raise _invalid("parallel_vms", str(request.parallel_vms), "give 1 or more, 0 leaves it")
+        # First: a request that names what is not there changes nothing.
+        ids = await self._ids(request.selectors)
         if request.parallel_vms:
             await _run(self._store.set_setting, "parallel_vms", str(request.parallel_vms))
-        ids = await self._ids(request.selectors)
         if not request.selectors:
             queued = await _run(self._store.list, states=("queued",), limit=_ALL)
             ids = [view.id for view in queued]

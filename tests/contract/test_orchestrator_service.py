@@ -22,6 +22,7 @@ from services.kit.failure import Code
 from services.kit.server import serving
 from services.orchestrator import server
 from services.orchestrator.controls.controls import Controls
+from services.orchestrator.database.store import Store
 from tests.rigs.orchestrator.agents import Memory, content, machine, memory_agents
 from tests.rigs.orchestrator.rig import spec_text
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -345,6 +346,21 @@ async def test_any_of_id_moref_and_name_means_a_migration(client: Client) -> Non
     events = pb.ListEventsRequest(selector=pb.Selector(any="web"), after_sequence=1 << 40)
     answer = await _ask(client.stub.ListEvents(events))
     assert (answer.migration_id, answer.vm_name, len(answer.events)) == (web.id, "web", 0)
+
+
+async def test_a_start_that_names_an_unknown_machine_changes_nothing(
+    client: Client, tmp_path: Path
+) -> None:
+    migration = await client.submit(spec_text("web", "vm-1"), start=False)
+    selectors = [pb.Selector(any="web"), pb.Selector(any="nobody")]
+    request = pb.StartMigrationsRequest(selectors=selectors, parallel_vms=7)
+    with pytest.raises(RemoteError) as caught:
+        await _ask(client.stub.StartMigrations(request))
+    assert caught.value.reason == "MIGRATION_NOT_FOUND"
+    assert (await client.get(migration.id)).activity == "submitted, not started"
+    store = Store(f"sqlite:///{tmp_path}/v2c.sqlite3")
+    assert store.setting("parallel_vms", "unset") == "unset"
+    store.close()
 
 
 async def test_any_means_the_migration_that_has_not_ended(client: Client) -> None:
