@@ -1,10 +1,10 @@
 """The orchestrator's error tree."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from services.config import Problem
 from services.kit.failure import Code, ServiceError
-from services.orchestrator.stages import Stage, State
 
 __all__ = [
     "AmbiguousMigration",
@@ -32,13 +32,13 @@ class MigrationNotFound(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A migration that an ambiguous selector may mean."""
+    """A migration that an ambiguous selector may mean, at a `Stage` and in a `State`."""
 
     id: str
     vm_name: str
     vm_moref: str
-    stage: Stage
-    state: State
+    stage: StrEnum
+    state: StrEnum
 
 
 class AmbiguousMigration(ServiceError):

@@ -187,7 +187,7 @@ def ambiguity_message(exc: AmbiguousMigration) -> pb.AmbiguousMigrationDetails:
             id=c.id,
             vm_name=c.vm_name,
             vm_moref=c.vm_moref,
-            stage=_stage(c.stage),
+            stage=pb.Stage.Value(f"STAGE_{c.stage.name}"),
             state=pb.State.Value(f"STATE_{c.state.name}"),
         )
         for c in exc.candidates
