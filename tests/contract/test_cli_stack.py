@@ -23,7 +23,7 @@ import asyncio, os, sys
 from pathlib import Path
 from services.config import ConfigError, Problem
 from services.config.service_args import service_main
-from services.kit.failure import ServiceError, Code
+from services.kit.failure import Failure, ReportedError
 from services.kit.server import run_service
 
 async def serve(setup):
@@ -34,8 +34,8 @@ async def serve(setup):
     with (control_dir / f"{name}.pids").open("a") as file:
         file.write(f"{os.getpid()}\\n")
     if how == "service error":
-        raise ServiceError(code=Code.UNAVAILABLE, reason="NO_LUCK",
-                           message="vCenter does not answer", hint="check vcenter.host")
+        raise ReportedError(
+            Failure("NO_LUCK", "vCenter does not answer", hint="check vcenter.host"))
     if how == "config error":
         raise ConfigError((Problem("config.yaml", 3, 5, "vcenter.password", "", "is wrong"),))
     if how == "defect":

@@ -12,7 +12,7 @@ from gateway.admin_token import chosen_token
 from gateway.app import create_app
 from services.config import Problem
 from services.kit.channel import connect
-from services.kit.failure import Code, ServiceError
+from services.kit.failure import Code, Failure, ReportedError
 from tests.rigs.agents.gateway import TOKEN, gateway, problem_of
 from tests.rigs.fakes.gateway_orchestrator import FakeOrchestrator, migration
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -296,18 +296,14 @@ async def test_start_all_or_those_named(
 async def test_every_error_of_a_service_is_a_problem_document(
     api: httpx.AsyncClient, orchestrator: FakeOrchestrator, code: Code, status: int
 ) -> None:
-    orchestrator.failure = ServiceError(
-        code=code,
-        reason="SOMETHING_WRONG",
-        message="something is wrong",
-        hint="repair it",
-        metadata={"field": "vcenter.password", "errno": "ECONNRESET"},
-        retryable=True,
+    metadata = {"field": "vcenter.password", "errno": "ECONNRESET"}
+    orchestrator.failure = ReportedError(
+        Failure("SOMETHING_WRONG", "something is wrong", code, "repair it", True, metadata=metadata)
     )
     document = problem_of(await api.get("/vmware/vms"), status, "SOMETHING_WRONG")
     assert document["message"] == "something is wrong"
     assert document["hint"] == "repair it"
-    assert document["metadata"] == {"field": "vcenter.password", "errno": "ECONNRESET"}
+    assert document["metadata"] == metadata
     assert document["retryable"] is True
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from services.config import ConfigError, Problem
 from services.config.service_args import ServiceSetup, service_main
-from services.kit.failure import Code, ServiceError
+from services.kit.failure import Failure, ReportedError
 
 DOCUMENT = {
     "vcenter": {"host": "vc", "user": "root", "password": "hunter2"},
@@ -80,11 +80,7 @@ def test_a_wrong_config_is_reported_without_a_traceback(
     ("error", "status", "expected"),
     [
         (ConfigError((Problem("c", 1, 1, "vcenter.password", "", "is wrong"),)), 78, "c:1:1: vc"),
-        (
-            ServiceError(code=Code.UNAVAILABLE, reason="AWAY", message="vc is away"),
-            1,
-            "vc is away",
-        ),
+        (ReportedError(Failure("AWAY", "vc is away")), 1, "vc is away"),
     ],
 )
 def test_errors_while_serving_become_a_line_and_a_status(
