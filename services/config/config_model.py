@@ -307,7 +307,7 @@ def _checked_address(name: str, address: str, *, secured: bool) -> str:
         return f"unix:{path}"
     match = re.fullmatch(r"(\[[^\]]+\]|[^:\s/]*):(\d{1,5})", address)
     if match is None or not 0 < int(match[2]) < 65536:
-        raise fault(f"{address!r} is no address", "Write unix:/path or host:port.", at=at)
+        raise fault(f"{address!r} is not an address", "Write unix:/path or host:port.", at=at)
     if not secured and match[1] not in {"localhost", "127.0.0.1", "[::1]"}:
         raise fault(
             f"{address!r} is reached over a network without tls",

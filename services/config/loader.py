@@ -120,8 +120,8 @@ def _refuse_duplicates(specs: Iterable[VmSpec]) -> None:
 def _duplicate(spec: VmSpec, first: VmSpec, path: FieldPath, message: str) -> Problem:
     before = first.problem(("vm", "name"), "")
     hint = "Remove one of them; two VMs of one name each need their vm.moref."
-    place = f", first in {before.source} line {before.line}"
-    return spec.problem(path, message + place, value=spec.vm.name, hint=hint)
+    first_at = f", first in {before.source} line {before.line}"
+    return spec.problem(path, message + first_at, value=spec.vm.name, hint=hint)
 
 
 def _parse(text: str, source: str) -> tuple[VmSpec, ...]:
@@ -157,7 +157,12 @@ def _vm_values(document: Document) -> Iterator[tuple[Value, FieldPath]]:
         raise _refused(document, (strays[0],), "cannot stand beside vms", hint)
     vms = top["vms"]
     if not isinstance(vms, list) or not vms:
-        raise _refused(document, ("vms",), "must be a list of at least one VM", "")
+        raise _refused(
+            document,
+            ("vms",),
+            "must be a list of at least one VM",
+            "Write - vm: {name: NAME} for each.",
+        )
     for index, value in enumerate(vms):
         yield value, ("vms", index)
 

@@ -117,22 +117,20 @@ def _required_hint(loc: FieldPath) -> str:
 
 
 def _suggest(model: type[BaseModel], loc: FieldPath) -> str:
-    """The nearest valid key here, the place where the key is valid, or all valid keys."""
+    """The nearest valid key here, the section where the key is valid, or all valid keys."""
     key = str(loc[-1])
     here = _model_at(model, loc[:-1])
     valid = list(_fields(here)) if here else []
     near = difflib.get_close_matches(key.lower(), valid, n=1, cutoff=_SIMILARITY)
-    if near and (near[0] == key.lower() or not _places(model, key)):
+    sections = _sections_with(model, key)
+    if near and (near[0] == key.lower() or not sections):
         return f"Did you mean {near[0]}?"
-    places = _places(model, key)
-    if places:
-        return f"{key} is a key of {' and of '.join(places)}: move it there."
-    if near:
-        return f"Did you mean {near[0]}?"
+    if sections:
+        return f"{key} is a key of {' and of '.join(sections)}: move it there."
     return f"Valid keys here: {', '.join(valid)}."
 
 
-def _places(model: type[BaseModel], key: str) -> list[str]:
+def _sections_with(model: type[BaseModel], key: str) -> list[str]:
     """Where else `key` is valid, as dotted paths below `model`."""
     return [".".join(path) for path, fields in _sections(model, ()) if key in fields and path]
 

@@ -201,8 +201,8 @@ limits:
         ("limits.windows[2].form", 16),
     }
     assert (
-        "'tues' is no day of the week. Did you mean tue?"
+        "'tues' is not a day of the week. Did you mean tue?"
         in reported["limits.windows[0].days[1]", 12]
     )
-    assert "'24:30' is no time of day" in reported["limits.windows[1].to", 14]
+    assert "'24:30' is not a time of day" in reported["limits.windows[1].to", 14]
     assert "Did you mean from?" in reported["limits.windows[2].form", 16]
