@@ -1,4 +1,4 @@
-"""The subcommands of v2c, and how their errors are told."""
+"""The subcommands of v2c, and how their errors are printed."""
 
 import importlib.metadata
 import os
@@ -41,7 +41,7 @@ Every command explains itself: v2c COMMAND --help.
 
 def run_command(given: Sequence[str]) -> int:
     """Run the command line `given`; returns its exit status, as `cli.main.main` has it."""
-    # What happened is told by messages and exit status; services have logs.
+    # A command reports by messages and exit status; only services write logs.
     configure_logging(LogSettings(stderr_format=None), service="cli")
     try:
         command = get_command(_app(given))
@@ -50,16 +50,16 @@ def run_command(given: Sequence[str]) -> int:
         if type(exc).__name__ == "NoArgsIsHelpError":  # Its message is the help itself.
             print(exc, file=sys.stderr)
         else:
-            _tell(_usage(exc))
+            _print_error(_usage(exc))
         return EXIT_USAGE
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         return EXIT_USAGE
     except (CommandError, ServiceError) as exc:
-        _tell(paragraph(exc))
+        _print_error(paragraph(exc))
         return EXIT_USAGE if isinstance(exc, UsageMistakeError) else EXIT_FAILED
     except BrokenPipeError:
-        # `v2c events | head`: nobody listens any more, and Python's last flush must not complain.
+        # `v2c events | head`: nobody reads any more, and Python's last flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except typer.Abort:
@@ -67,7 +67,7 @@ def run_command(given: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _tell(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"v2c: {text}", file=sys.stderr)
 
 
@@ -127,7 +127,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Take what stands before a command."""
+    """Take the options before a command."""
 
 
 def _add_expert_commands(app: typer.Typer, given: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
 __all__ = [
+    "PAGE_SIZE",
     "PEER",
     "Stub",
     "answering",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 PEER = "the orchestrator"
+# Of lists that are read to their end: the most that a page holds unless asked for more.
+PAGE_SIZE = 500
 if TYPE_CHECKING:  # The stubs' type file knows more classes than the module has.
     Stub = pb_grpc.OrchestratorServiceAsyncStub
 else:

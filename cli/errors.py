@@ -1,4 +1,4 @@
-"""What goes wrong in a command, told as one paragraph."""
+"""What goes wrong in a command, printed as one paragraph."""
 
 from services.config import ConfigError
 from services.kit.failure import ServiceError

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Protocol, cast
 
 from cli.connection import PEER, Stub
-from cli.show.words import ENDED
+from cli.show.names import ENDED
 from services.kit.channel import stream
 from services.kit.errors import RemoteError
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -26,11 +26,11 @@ class Display(Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Tell something that is no snapshot."""
+        """Show a message beside the snapshots."""
         ...
 
     def end(self, migrations: list[pb.Migration]) -> None:
-        """Tell how everything ended."""
+        """Show how everything ended."""
         ...
 
 

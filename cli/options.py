@@ -87,6 +87,6 @@ def spec_of_vm(specs: Sequence[VmSpec], vm: str, moref: str | None) -> VmSpec:
     if len(found) > 1:
         morefs = ", ".join(str(spec.vm.moref) for spec in found)
         raise CommandError(
-            f"the spec has {len(found)} VMs named {vm!r}", f"Say which with --vm-id: {morefs}."
+            f"the spec has {len(found)} VMs named {vm!r}", f"Choose one with --vm-id: {morefs}."
         )
     return found[0]

@@ -25,7 +25,7 @@ def runtime_dirs(control_dir: Path) -> Iterator[RuntimeDir]:
         try:
             state = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            continue  # Not ours to judge: somebody else's file, or one we may not read.
+            continue  # Another program's file, or one that this user may not read.
         if isinstance(state, dict) and "vm_name" in state:
             yield RuntimeDir(file.parent, state)
 
@@ -39,7 +39,7 @@ def find_runtime_dirs(control_dir: Path, name: str, moref: str | None) -> Iterat
 
 
 def leave_marker(control_dir: Path, name: str, moref: str | None, marker: str) -> bool:
-    """Leave an operator's wish (``FINALIZE`` …) in the VM's folder, for the next orchestrator.
+    """Leave an operator's request (``FINALIZE`` …) in the VM's folder, for the next orchestrator.
 
     False when there is no such folder. Raises CommandError when several VMs have the name, or
     when the folder cannot be written.
@@ -49,7 +49,9 @@ def leave_marker(control_dir: Path, name: str, moref: str | None, marker: str) -
         return False
     if len(found) > 1:
         morefs = ", ".join(str(item.state.get("vm_moref", "")) for item in found)
-        raise CommandError(f"{len(found)} VMs are named {name!r}", f"Say which: --vm-id {morefs}.")
+        raise CommandError(
+            f"{len(found)} VMs are named {name!r}", f"Choose one with --vm-id: {morefs}."
+        )
     try:
         (found[0].path / marker).touch()
     except OSError as exc:

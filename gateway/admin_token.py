@@ -1,4 +1,4 @@
-"""The admin token: made at the first start, told once, kept as a hash."""
+"""The admin token: made at the first start, printed once, kept as a hash."""
 
 import hashlib
 import hmac
@@ -12,15 +12,16 @@ from services.kit.redact import redactor
 
 _FILE_NAME = "admin_token.sha256"
 _TOKEN_BYTES = 32
-# Whoever chooses a token must not choose one that can be tried out.
+# A token that an operator chooses must be too long to be found by trying.
 _MIN_CHOSEN_LENGTH = 20
 
 
-class TokenUnusableError(ServiceError):
-    """The stored token's file cannot be used, or a chosen token is too weak."""
+class AdminTokenUnusable(ServiceError):
+    """The file with the admin token's hash cannot be used, or the token chosen is too short."""
 
     code = Code.FAILED_PRECONDITION
     reason = "ADMIN_TOKEN_UNUSABLE"
+    hint = "remove the file to have a new token made, or set V2C_ADMIN_TOKEN to one of your own"
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class AdminToken:
 
 
 def chosen_token(token: str) -> AdminToken:
-    """The token an operator chose (V2C_ADMIN_TOKEN). Raises TokenUnusableError when it is weak."""
+    """The token an operator chose (V2C_ADMIN_TOKEN). Raises AdminTokenUnusable when it is weak."""
     if len(token) < _MIN_CHOSEN_LENGTH:
-        raise TokenUnusableError(
-            message=f"V2C_ADMIN_TOKEN has fewer than {_MIN_CHOSEN_LENGTH} characters",
+        raise AdminTokenUnusable(
+            f"V2C_ADMIN_TOKEN has fewer than {_MIN_CHOSEN_LENGTH} characters",
             hint="make one with `openssl rand -base64 32`, or unset it to have one made",
         )
     redactor.register(token)
@@ -50,7 +51,7 @@ def load_or_create_token(directory: Path) -> tuple[AdminToken, str | None]:
 
     Only the hash is stored, in `directory` (0700), file mode 0600. Blocking.
 
-    Raises TokenUnusableError when the file is damaged or cannot be written.
+    Raises AdminTokenUnusable when the file is damaged or cannot be written.
     """
     path = directory / _FILE_NAME
     try:
@@ -64,8 +65,8 @@ def load_or_create_token(directory: Path) -> tuple[AdminToken, str | None]:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(digest.hexdigest() + "\n")
     except OSError as exc:
-        raise TokenUnusableError(
-            message=f"the admin token cannot be kept in {path}: {exc.strerror or exc}",
+        raise AdminTokenUnusable(
+            f"the admin token cannot be kept in {path}: {exc.strerror or exc}",
             hint="give this user the directory (migration.control_dir), or set V2C_ADMIN_TOKEN",
         ) from exc
     return AdminToken(digest.digest()), token
@@ -77,8 +78,8 @@ def _parse(path: Path) -> bytes:
     except ValueError:
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
-        raise TokenUnusableError(
-            message=f"{path} does not hold a token's hash",
+        raise AdminTokenUnusable(
+            f"{path} does not hold a token's hash",
             hint="remove it: a new token is made and printed at the next start",
         )
     return digest

@@ -9,13 +9,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.admin_token import AdminToken
-from gateway.problems import ApiError, problem_response
+from gateway.problems import TokenRefused, TokenRequired, problem_response
 from services.kit.errors import internal_error
 from services.kit.failure import ServiceError
 
 _REQUEST_ID = "x-request-id"
 _ACCEPTED_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,64}$")
-# Probes have no token; the answer tells nothing but up or down.
+# Probes have no token; the answer is up or down and nothing else.
 _OPEN_PATHS = frozenset({"/health"})
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -24,8 +24,8 @@ _log = structlog.stdlib.get_logger(__name__)
 class Edge:
     """ASGI middleware around the whole application, so that no route can forget the token.
 
-    A request's ``X-Request-ID`` is taken over or made, bound to the log context (from where it
-    travels along to the services), and sent back. Nothing is cached by anybody on the way.
+    A request's ``X-Request-ID`` is kept, or one is made. It is bound to the log context, from where
+    it reaches the logs of all services, and sent back. No response may be cached on the way.
     """
 
     def __init__(self, app: ASGIApp, token: AdminToken) -> None:
@@ -90,9 +90,5 @@ class Edge:
                 client=client[0] if client else "",
                 path=scope["path"],
             )
-        raise ApiError(
-            401,
-            "TOKEN_REFUSED" if presented else "TOKEN_REQUIRED",
-            "the token is wrong" if presented else "this needs the admin token",
-            hint="send it as `Authorization: Bearer TOKEN`; it was printed at the first start",
-        )
+            raise TokenRefused("the token is wrong")
+        raise TokenRequired("this needs the admin token")

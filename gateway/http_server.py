@@ -27,7 +27,7 @@ _BACKLOG = 1024
 _GRACE_SECONDS = 10
 
 
-class HttpsFilesError(ServiceError):
+class HttpsFilesInvalid(ServiceError):
     """The certificate or key for HTTPS cannot be used."""
 
     code = Code.FAILED_PRECONDITION
@@ -37,17 +37,17 @@ class HttpsFilesError(ServiceError):
 
 @dataclass(frozen=True)
 class HttpsFiles:
-    """PEM files of the server's certificate chain and key; clients show a token, not a key."""
+    """PEM files of the server's certificate chain and key; clients present the admin token."""
 
     certificate: Path
     key: Path
 
     def check(self) -> None:
-        """Raises HttpsFilesError when the files are missing or do not belong together."""
+        """Raises HttpsFilesInvalid when the files are missing or do not belong together."""
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
         except OSError as exc:  # ssl.SSLError is one
-            raise HttpsFilesError(
+            raise HttpsFilesInvalid(
                 message=f"HTTPS with {self.certificate} and {self.key}: {exc.strerror or exc}",
             ) from exc
 

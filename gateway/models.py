@@ -42,7 +42,7 @@ class SourceVm(BaseModel):
 
     name: str
     moref: str
-    path: str = Field(description="Inventory path; tells machines of the same name apart.")
+    path: str = Field(description="Inventory path; it differs between machines of the same name.")
     power_state: str = Field(description="`on`, `off` or `suspended`.")
     guest: str
     firmware: str = Field(description="`bios` or `uefi`.")
@@ -80,7 +80,7 @@ class Placement(BaseModel):
     name: str
     zoneid: str | None
     clusterid: str | None
-    attributes: dict[str, str] = Field(description="What CloudStack says of it, by its own names.")
+    attributes: dict[str, str] = Field(description="What CloudStack lists of it, by its own names.")
 
 
 class Placements(BaseModel):
@@ -271,7 +271,7 @@ class MigrationStatus(MigrationSummary):
     passes: list[Pass] = Field(description="Oldest first; at most the last hundred.")
     stage_times: list[StageTime]
     downtime: Downtime | None = Field(description="None before cutover.")
-    wake_time: datetime | None = Field(description="When a waiting migration goes on by itself.")
+    wake_time: datetime | None = Field(description="When a waiting migration continues by itself.")
     runtime_dir: str | None = Field(description="state.json and logs, on the orchestrator's host.")
     open_debts: int = Field(description="Number of `debts`.")
     debts: list[Debt] = Field(
@@ -296,7 +296,7 @@ class Started(BaseModel):
 class LogEntry(BaseModel):
     """One entry of a migration's audit trail."""
 
-    sequence: int = Field(description="Grows; pass the last one as `after` to go on from there.")
+    sequence: int = Field(description="Grows; pass the last one as `after` to get the next ones.")
     time: datetime | None
     action: str = Field(description="As `stage.entered` or `operator.finalize`.")
     message: str
@@ -313,7 +313,7 @@ class Logs(BaseModel):
 
 
 class ShutdownAction(StrEnum):
-    """How a machine that cannot be shut down by itself goes off."""
+    """How a machine is switched off that v2c could not shut down."""
 
     FORCE = "force"
     MANUAL = "manual"

@@ -1,26 +1,24 @@
 """The orchestrator as the routes call it; errors arrive as RemoteError."""
 
-import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import grpc
 
 from gateway import translation
 from gateway.models import PlacementKind
-from gateway.problems import ApiError
+from gateway.problems import SpecProblem, SpecRejected, VmAmbiguous
 from services.kit.channel import call
 from services.kit.errors import RemoteError
-from services.kit.failure import Code
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
 PEER = "orchestrator"
-# Lists of vCenter and CloudStack are asked for when they are wanted: they may take this long.
+# Lists of vCenter and CloudStack are read when a caller asks for them; this long may that take.
 _INVENTORY_SECONDS = 90.0
-# Starting may have to look at every machine of a fleet.
+# Both may have to look at every machine of a fleet.
 _SUBMIT_SECONDS = 60.0
 _PAGE_SIZE = 500
-_AMBIGUOUS_REASON = "AMBIGUOUS_MIGRATION"
 
 _KINDS = {
     PlacementKind.ZONES: pb.PLACEMENT_KIND_ZONE,
@@ -34,7 +32,7 @@ _KINDS = {
 
 
 class Orchestrator:
-    """Calls over one channel. Every method raises RemoteError."""
+    """Calls over one channel; every method raises RemoteError. Each of them is one RPC per page."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = pb_grpc.OrchestratorServiceStub(channel)
@@ -62,27 +60,48 @@ class Orchestrator:
         )
         return response.placements
 
-    async def check_spec(self, spec: str, source: str) -> Sequence[pb.Problem]:
-        """What is wrong with a spec."""
+    async def submit_spec(
+        self, spec: str, source: str
+    ) -> tuple[Sequence[pb.Migration], Sequence[pb.Problem]]:
+        """Keep a spec: one migration per machine, not started; and what looks wrong in it.
+
+        Raises SpecRejected for a spec with mistakes.
+        """
+        request = pb.SubmitSpecRequest(spec=spec, source=source)
+        try:
+            response = await call(
+                self._stub.SubmitSpec(request, timeout=_SUBMIT_SECONDS), peer=PEER
+            )
+        except RemoteError as exc:
+            details = exc.detail(pb.SpecInvalidDetails)
+            if details is None:
+                raise
+            problems: Sequence[pb.Problem] = details.problems
+            if details.more_count:  # They did not fit into a status.
+                problems = await self._problems(spec, source) or problems
+            if not problems:
+                raise
+            errors = [translation.spec_problem(problem) for problem in problems]
+            raise SpecRejected(_rejection(source, errors), errors=errors) from exc
+        return response.migrations, response.warnings
+
+    async def _problems(self, spec: str, source: str) -> Sequence[pb.Problem]:
         request = pb.CheckSpecRequest(spec=spec, source=source)
         response = await call(self._stub.CheckSpec(request, timeout=_SUBMIT_SECONDS), peer=PEER)
         return response.problems
 
-    async def submit_spec(self, spec: str, source: str) -> Sequence[pb.Migration]:
-        """Keep a spec: one migration per machine, not started."""
-        request = pb.SubmitSpecRequest(spec=spec, source=source)
-        response = await call(self._stub.SubmitSpec(request, timeout=_SUBMIT_SECONDS), peer=PEER)
-        return response.migrations
+    async def start(self, vms: Sequence[str], parallel_vms: int | None) -> Sequence[pb.Migration]:
+        """Queue the migrations of these machines; all that were never started when none is named.
 
-    async def start(self, ids: Sequence[str], parallel_vms: int | None) -> Sequence[pb.Migration]:
-        """Queue these migrations; all that were never started when `ids` is empty."""
+        A machine is named as in `get`; nothing is started when one of them cannot be found.
+        """
         request = pb.StartMigrationsRequest(
-            selectors=[pb.Selector(migration_id=entry) for entry in ids],
-            parallel_vms=parallel_vms or 0,
+            selectors=[pb.Selector(any=vm) for vm in vms], parallel_vms=parallel_vms or 0
         )
-        response = await call(
-            self._stub.StartMigrations(request, timeout=_SUBMIT_SECONDS), peer=PEER
-        )
+        with _lookup():
+            response = await call(
+                self._stub.StartMigrations(request, timeout=_SUBMIT_SECONDS), peer=PEER
+            )
         return response.migrations
 
     async def migrations(self, states: Sequence[pb.State.ValueType] = ()) -> list[pb.Migration]:
@@ -98,83 +117,62 @@ class Orchestrator:
             if not (token := page.next_page_token):
                 return migrations
 
-    async def events(self, migration_id: str, after: int, limit: int) -> Sequence[pb.Event]:
-        """At most `limit` audit events of a migration with a number above `after`."""
-        request = pb.ListEventsRequest(
-            selector=pb.Selector(migration_id=migration_id), after_sequence=after, page_size=limit
-        )
-        return (await call(self._stub.ListEvents(request), peer=PEER)).events
-
-    async def finalize(self, migration_id: str, *, now: bool) -> pb.Migration:
-        """Ask for cutover."""
-        request = pb.FinalizeMigrationRequest(
-            selector=pb.Selector(migration_id=migration_id), now=now
-        )
-        return (await call(self._stub.FinalizeMigration(request), peer=PEER)).migration
-
-    async def decide_shutdown(
-        self, migration_id: str, action: pb.ShutdownAction.ValueType
-    ) -> pb.Migration:
-        """Answer a migration that waits for a shutdown decision."""
-        request = pb.DecideShutdownRequest(
-            selector=pb.Selector(migration_id=migration_id), action=action
-        )
-        return (await call(self._stub.DecideShutdown(request), peer=PEER)).migration
-
-    async def retry(self, migration_id: str) -> pb.Migration:
-        """Take a failed migration up again."""
-        request = pb.RetryMigrationRequest(selector=pb.Selector(migration_id=migration_id))
-        return (await call(self._stub.RetryMigration(request), peer=PEER)).migration
-
-    async def find(self, vm: str) -> pb.Migration:
+    async def get(self, vm: str) -> pb.Migration:
         """The one migration that `vm` means: its id, or its machine's moref or name.
 
-        Raises ApiError 409 (AMBIGUOUS_VM) with the candidates when it may mean several, and
-        RemoteError NOT_FOUND when it means none.
+        Raises VmAmbiguous with the candidates when it may mean several, and RemoteError
+        MIGRATION_NOT_FOUND when it means none; so do the methods below.
         """
-        by_id, by_moref, by_name = await asyncio.gather(
-            self._lookup(pb.Selector(migration_id=vm)),
-            self._lookup(pb.Selector(vm_moref=vm)),
-            self._lookup(pb.Selector(vm_name=vm)),
-            return_exceptions=True,
-        )
-        found: dict[str, pb.Migration] = {}
-        missing: RemoteError | None = None
-        for result in (by_id, by_moref, by_name):
-            if isinstance(result, pb.Migration):
-                found[result.id] = result
-            elif not isinstance(result, RemoteError):
-                raise result
-            elif result.reason == _AMBIGUOUS_REASON:
-                found |= await self._all_of(vm)
-            elif result.code is Code.NOT_FOUND:
-                missing = result
-            else:
-                raise result
-        if len(found) == 1:
-            return next(iter(found.values()))
-        if found or missing is None:
-            oldest_first = sorted(
-                found.values(), key=lambda entry: entry.create_time.ToNanoseconds()
-            )
-            raise ApiError(
-                409,
-                "AMBIGUOUS_VM",
-                f"{vm!r} may mean {len(found)} migrations",
-                hint="use the moref or the migration id of one of the candidates",
-                candidates=[translation.candidate(entry) for entry in oldest_first],
-            )
-        raise missing
+        request = pb.GetMigrationRequest(selector=pb.Selector(any=vm))
+        with _lookup():
+            return (await call(self._stub.GetMigration(request), peer=PEER)).migration
 
-    async def _lookup(self, selector: pb.Selector) -> pb.Migration:
-        response = await call(
-            self._stub.GetMigration(pb.GetMigrationRequest(selector=selector)), peer=PEER
+    async def events(self, vm: str, after: int, limit: int) -> pb.ListEventsResponse:
+        """At most `limit` audit events of a migration with a number above `after`."""
+        request = pb.ListEventsRequest(
+            selector=pb.Selector(any=vm), after_sequence=after, page_size=limit
         )
-        return response.migration
+        with _lookup():
+            return await call(self._stub.ListEvents(request), peer=PEER)
 
-    async def _all_of(self, vm: str) -> dict[str, pb.Migration]:
-        return {
-            migration.id: migration
-            for migration in await self.migrations()
-            if vm in (migration.vm_name, migration.vm_moref)
-        }
+    async def finalize(self, vm: str, *, now: bool) -> pb.Migration:
+        """Ask for cutover."""
+        request = pb.FinalizeMigrationRequest(selector=pb.Selector(any=vm), now=now)
+        with _lookup():
+            return (await call(self._stub.FinalizeMigration(request), peer=PEER)).migration
+
+    async def decide_shutdown(self, vm: str, action: pb.ShutdownAction.ValueType) -> pb.Migration:
+        """Answer a migration that waits for a shutdown decision."""
+        request = pb.DecideShutdownRequest(selector=pb.Selector(any=vm), action=action)
+        with _lookup():
+            return (await call(self._stub.DecideShutdown(request), peer=PEER)).migration
+
+    async def retry(self, vm: str) -> pb.Migration:
+        """Continue a failed migration."""
+        request = pb.RetryMigrationRequest(selector=pb.Selector(any=vm))
+        with _lookup():
+            return (await call(self._stub.RetryMigration(request), peer=PEER)).migration
+
+
+@contextlib.contextmanager
+def _lookup() -> Iterator[None]:
+    """Raises VmAmbiguous where the orchestrator found several migrations."""
+    try:
+        yield
+    except RemoteError as exc:
+        details = exc.detail(pb.AmbiguousMigrationDetails)
+        if details is None:
+            raise
+        total = len(details.candidates) + details.more_count
+        raise VmAmbiguous(
+            f"{details.selector!r} may mean {total} migrations",
+            [translation.candidate(entry) for entry in details.candidates],
+        ) from exc
+
+
+def _rejection(source: str, errors: Sequence[SpecProblem]) -> str:
+    first = errors[0]
+    place = f"line {first.line}: " if first.line else ""
+    field = f"{first.field}: " if first.field else ""
+    mistakes = "mistake" if len(errors) == 1 else "mistakes"
+    return f"{source} has {len(errors)} {mistakes}: {place}{field}{first.message}"

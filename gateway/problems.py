@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from services.kit.errors import internal_error
-from services.kit.failure import Code, ServiceError
+from services.kit.failure import Code, Failure, ReportedError, ServiceError
 from services.kit.redact import redactor
 
 PROBLEM_TYPE = "application/problem+json"
@@ -80,7 +80,7 @@ class ProblemDocument(BaseModel):
     )
 
     type: str = "about:blank"
-    title: str = Field(description="The HTTP status in words.")
+    title: str = Field(description="The name of the HTTP status.")
     status: int = Field(description="The HTTP status.")
     reason: str = Field(description="UPPER_SNAKE and stable.")
     message: str = Field(description="One paragraph for a person.")
@@ -99,28 +99,94 @@ class ProblemDocument(BaseModel):
 
 
 class ApiError(ServiceError):
-    """An error the gateway itself raises, with the HTTP status it wants and more to tell."""
+    """An error that the gateway itself raises: a class of it stands for each reason."""
+
+    http_status: ClassVar[int]
+    errors: Sequence[SpecProblem] = ()
+    candidates: Sequence[Candidate] = ()
+
+
+class TokenRequired(ApiError):
+    """The request has no admin token."""
+
+    http_status = 401
+    code = Code.UNAUTHENTICATED
+    reason = "TOKEN_REQUIRED"
+    hint = "send it as `Authorization: Bearer TOKEN`; it was printed at the first start"
+
+
+class TokenRefused(ApiError):
+    """The request has a token that is not the admin token."""
+
+    http_status = 401
+    code = Code.UNAUTHENTICATED
+    reason = "TOKEN_REFUSED"
+    hint = TokenRequired.hint
+
+
+class RequestInvalid(ApiError):
+    """A parameter or the body of the request is not what this route takes."""
+
+    http_status = 422
+    code = Code.INVALID_ARGUMENT
+    reason = "REQUEST_INVALID"
+    hint = "GET /openapi.json describes what is accepted"
+
+
+class SpecTooLarge(ApiError):
+    """The spec in the request's body is larger than the gateway reads."""
+
+    http_status = 413
+    code = Code.INVALID_ARGUMENT
+    reason = "SPEC_TOO_LARGE"
+    hint = "submit the machines in several specs"
+
+
+class SpecRejected(ApiError):
+    """The spec has mistakes, listed in `errors` with their lines; or the body is no spec at all."""
+
+    http_status = 422
+    code = Code.INVALID_ARGUMENT
+    reason = "SPEC_INVALID"
+    hint = "correct the lines in errors and submit the spec again"
 
     def __init__(
-        self,
-        http_status: int,
-        reason: str,
-        message: str,
-        *,
-        hint: str = "",
-        errors: Sequence[SpecProblem] = (),
-        candidates: Sequence[Candidate] = (),
+        self, message: str, *, hint: str | None = None, errors: Sequence[SpecProblem] = ()
     ) -> None:
-        super().__init__(code=Code.FAILED_PRECONDITION, reason=reason, message=message, hint=hint)
+        super().__init__(message, hint=hint)
+        self.errors = errors
+
+
+class VmAmbiguous(ApiError):
+    """The name, moref or id in the path fits several migrations, listed in `candidates`."""
+
+    http_status = 409
+    code = Code.FAILED_PRECONDITION
+    reason = "AMBIGUOUS_VM"
+    hint = "use the moref or the migration id of one of the candidates"
+
+    def __init__(self, message: str, candidates: Sequence[Candidate]) -> None:
+        super().__init__(message)
+        self.candidates = candidates
+
+
+class HttpRefusal(ReportedError):
+    """What the HTTP framework refuses by itself; the reason is the name of the HTTP status."""
+
+    def __init__(self, http_status: int, message: str) -> None:
+        reason = _title(http_status).upper().replace(" ", "_").replace("-", "_")
+        hint = "GET /openapi.json describes this API"
+        super().__init__(Failure(reason, message, Code.FAILED_PRECONDITION, hint))
         self.http_status = http_status
-        self.errors = list(errors)
-        self.candidates = list(candidates)
 
 
 def problem_response(error: ServiceError, request_id: str) -> JSONResponse:
     """The problem document of an error, with the HTTP status that fits its code."""
     own = error if isinstance(error, ApiError) else None
-    status = own.http_status if own else _HTTP_STATUS.get(error.code, 500)
+    if isinstance(error, ApiError | HttpRefusal):
+        status = error.http_status
+    else:
+        status = _HTTP_STATUS.get(error.code, 500)
     headers = {}
     if error.retryable and status in (503, 504):
         headers["Retry-After"] = _RETRY_AFTER_SECONDS
@@ -135,8 +201,8 @@ def problem_response(error: ServiceError, request_id: str) -> JSONResponse:
         retryable=error.retryable,
         metadata={key: str(redactor.item(key, value)) for key, value in error.metadata.items()},
         request_id=request_id,
-        errors=own.errors if own else [],
-        candidates=own.candidates if own else [],
+        errors=list(own.errors) if own else [],
+        candidates=list(own.candidates) if own else [],
     )
     return JSONResponse(
         document.model_dump(), status_code=status, headers=headers, media_type=PROBLEM_TYPE
@@ -151,7 +217,7 @@ async def on_service_error(request: Request, exc: Exception) -> JSONResponse:
 
 
 async def on_unexpected(request: Request, exc: Exception) -> JSONResponse:
-    """FastAPI's handler of everything else: logged under an id, told by that id alone."""
+    """FastAPI's handler of everything else: the caller gets the id of its log line, no more."""
     return problem_response(internal_error(exc), request.scope.get("v2c.request_id", ""))
 
 
@@ -159,12 +225,7 @@ async def on_http_exception(request: Request, exc: Exception) -> JSONResponse:
     """FastAPI's handler of its own 404, 405 and the like."""
     if not isinstance(exc, HTTPException):
         raise TypeError(f"not an HTTPException: {type(exc).__name__}") from exc
-    error = ApiError(
-        exc.status_code,
-        _title(exc.status_code).upper().replace(" ", "_").replace("-", "_"),
-        f"{request.method} {request.url.path}: {exc.detail}",
-        hint="GET /openapi.json describes this API",
-    )
+    error = HttpRefusal(exc.status_code, f"{request.method} {request.url.path}: {exc.detail}")
     response = await on_service_error(request, error)
     response.headers.update(exc.headers or {})
     return response
@@ -174,14 +235,11 @@ async def on_invalid_request(request: Request, exc: Exception) -> JSONResponse:
     """FastAPI's handler of parameters and bodies that do not fit their model."""
     if not isinstance(exc, RequestValidationError):
         raise TypeError(f"not a RequestValidationError: {type(exc).__name__}") from exc
-    told = "; ".join(f"{_place(problem)}: {problem['msg']}" for problem in exc.errors())
-    error = ApiError(
-        422, "REQUEST_INVALID", told, hint="GET /openapi.json describes what is accepted"
-    )
-    return await on_service_error(request, error)
+    mistakes = "; ".join(f"{_location(each)}: {each['msg']}" for each in exc.errors())
+    return await on_service_error(request, RequestInvalid(mistakes))
 
 
-def _place(problem: Mapping[str, Any]) -> str:
+def _location(problem: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in problem["loc"])
 
 

@@ -16,7 +16,7 @@ from services.kit.channel import connect
 from services.kit.process import write_ready_file
 
 TOKEN_VARIABLE = "V2C_ADMIN_TOKEN"  # noqa: S105 - the variable's name
-# Reads and wishes are answered from the orchestrator's database.
+# Reads and requests are answered from the orchestrator's database.
 _DEFAULT_TIMEOUT_SECONDS = 15.0
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -62,7 +62,7 @@ def _token(directory: Path) -> AdminToken:
         return chosen_token(chosen)
     token, text = load_or_create_token(directory)
     if text is not None:
-        # To a person, once, past the log: nobody can look it up again.
+        # Printed once, for a person, and never logged: it cannot be read again anywhere.
         sys.stdout.write(
             f"Admin token (shown only now, keep it): {text}\n"
             f"Use it as: curl -H 'Authorization: Bearer {text}' …\n"

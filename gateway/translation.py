@@ -49,19 +49,19 @@ def status(migration: pb.Migration) -> models.MigrationStatus:
     )
 
 
-def candidate(migration: pb.Migration) -> Candidate:
+def candidate(entry: pb.Candidate) -> Candidate:
     """A migration in an ambiguity's list."""
     return Candidate(
-        migration_id=migration.id,
-        vm_name=migration.vm_name,
-        vm_moref=migration.vm_moref,
-        stage=stage_name(migration.stage),
-        status=status_name(migration.state),
+        migration_id=entry.id,
+        vm_name=entry.vm_name,
+        vm_moref=entry.vm_moref,
+        stage=stage_name(entry.stage),
+        status=status_name(entry.state),
     )
 
 
 def spec_problem(problem: pb.Problem) -> SpecProblem:
-    """One mistake in a spec."""
+    """One thing that is wrong, or looks wrong, in a spec."""
     return SpecProblem(
         source=problem.source,
         line=problem.line,

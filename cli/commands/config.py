@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Report the config's mistakes with their lines, and missing secrets.
+    """Report mistakes in a config.yaml, and missing secrets.
 
     \b
     Example:
@@ -46,9 +46,9 @@ def config_check(config: ConfigOption = None) -> None:
     try:
         check_vddk(loaded)
     except CommandError as exc:
-        # No mistake on a host that only has this file to look at it.
+        # No mistake on a host where the file is only written or checked.
         typer.echo(f"warning: {paragraph(exc)}")
-        typer.echo(f"{loaded.path}: good, but nothing can be copied from this host")
+        typer.echo(f"{loaded.path}: good, but this host cannot copy")
         return
     typer.echo(f"{loaded.path}: good")
 

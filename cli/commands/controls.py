@@ -1,4 +1,4 @@
-"""What an operator says to a migration under way."""
+"""What an operator asks of a migration under way."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ from cli.connection import PEER, Stub, answering, orchestrator, require_server, 
 from cli.errors import UsageMistakeError
 from cli.options import ConfigOption, MorefOption, ServerOption, config_from, spec_files, spec_of_vm
 from cli.runtime_dirs import leave_marker
-from cli.show.words import stage_name, state_name, vm_label
+from cli.show.names import stage_name, state_name, vm_label
 from services.config import Config, load_specs
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -21,7 +21,7 @@ __all__ = ["cancel", "finalize", "pause", "resume", "retry", "rollback", "shutdo
 Vm = Annotated[str, typer.Option("--vm", help="The VM, by name or moref.")]
 SpecHint = Annotated[
     list[Path] | None,
-    typer.Option("--spec", help="Take the VM's moref from this spec."),
+    typer.Option("--spec", help="Take the VM's moref from this spec file."),
 ]
 Control = Callable[[Stub, pb.Selector], Awaitable[pb.Migration]]
 _SHUTDOWN_ACTIONS = {"force": pb.SHUTDOWN_ACTION_FORCE, "manual": pb.SHUTDOWN_ACTION_MANUAL}
@@ -32,7 +32,7 @@ def finalize(
     spec: SpecHint = None,
     vm_id: MorefOption = None,
     now: Annotated[
-        bool, typer.Option("--now", help="Without another delta pass; one that runs is finished.")
+        bool, typer.Option("--now", help="Without another delta pass; a running one is finished.")
     ] = False,
     config: ConfigOption = None,
     server: ServerOption = None,
@@ -60,7 +60,7 @@ def shutdown(
     action: Annotated[
         str,
         typer.Option(
-            "--action", help="force: power off now; manual: wait until somebody shut it down."
+            "--action", help="force: power it off now; manual: wait until you have shut it down."
         ),
     ],
     spec: SpecHint = None,
@@ -70,6 +70,9 @@ def shutdown(
 ) -> None:
     """Answer a migration that waits in awaiting_shutdown_action.
 
+    It waits there when the guest runs no VMware Tools or did not shut down in time, and with
+    shutdown_mode: manual.
+
     \b
     Example:
       v2c shutdown --vm web01 --action force
@@ -77,7 +80,7 @@ def shutdown(
     chosen = _SHUTDOWN_ACTIONS.get(action)
     if chosen is None:
         raise UsageMistakeError(
-            f"--action: {action!r} is not a way to shut down", "Say force or manual."
+            f"--action: {action!r} is not a way to shut down", "Give force or manual."
         )
     decision = chosen
 
@@ -96,7 +99,7 @@ def pause(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Hold a migration at its next safe point."""
+    """Pause a migration at its next safe point."""
 
     async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
         request = pb.PauseMigrationRequest(selector=which)
@@ -112,7 +115,7 @@ def resume(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Let a paused migration go on."""
+    """Resume a paused migration where it was paused."""
 
     async def control(stub: Stub, which: pb.Selector) -> pb.Migration:
         request = pb.ResumeMigrationRequest(selector=which)
@@ -128,7 +131,7 @@ def retry(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Take a failed migration up again, at the stage where it failed.
+    """Continue a failed migration at the stage where it failed.
 
     What was copied stays. After a failed verification, what differs in the images is read from the
     source once more, written and read back.
@@ -167,7 +170,7 @@ def rollback(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Undo a cutover: stop and let go the target, start the source.
+    """Undo a cutover: stop and unmanage the target, start the source.
 
     The target's images stay in their pool. Needs running services: v2c serve.
     """
@@ -189,9 +192,10 @@ def _control(
     done: str,
     marker: str = "",
 ) -> None:
-    """Send one control and say where the migration stands.
+    """Send one control and print where the migration stands.
 
-    With a `marker` the wish can wait for the next orchestrator when none answers.
+    When no orchestrator answers, a request with a `marker` is left in the VM's folder for the next
+    one.
     """
     loaded = config_from(config)
     which = chosen(loaded, vm, spec, moref)
@@ -208,10 +212,12 @@ def _control(
 
     migration = asyncio.run(send())
     if migration is None:
-        typer.echo(f"{vm}: {done}; nothing runs now, it counts when v2c run or serve goes on")
+        typer.echo(
+            f"{vm}: {done}; no orchestrator runs now, the next v2c run or v2c serve reads it"
+        )
         return
-    place = f"{stage_name(migration.stage)}, {state_name(migration.state)}"
-    typer.echo(f"{vm_label(migration)}: {done} (now {place})")
+    now = f"{stage_name(migration.stage)}, {state_name(migration.state)}"
+    typer.echo(f"{vm_label(migration)}: {done} (now {now})")
 
 
 def chosen(config: Config, vm: str, spec: list[Path] | None, moref: str | None) -> pb.Selector:

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.commands.controls import chosen
-from cli.commands.status import _PAGE
-from cli.connection import PEER, orchestrator, require_server
+from cli.connection import PAGE_SIZE, PEER, orchestrator, require_server
 from cli.options import (
     ConfigOption,
     JsonOption,
@@ -27,15 +26,19 @@ from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 def events(
     vm: VmOption = None,
     spec: Annotated[
-        list[Path] | None, typer.Option("--spec", help="Take the VM's moref from this spec.")
+        list[Path] | None, typer.Option("--spec", help="Take the VM's moref from this spec file.")
     ] = None,
     vm_id: MorefOption = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with new ones.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep printing new ones as they happen.")
+    ] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
     """Print what was done when and by whom, and what went wrong.
+
+    Needs running services: v2c serve or v2c run.
 
     \b
     Examples:
@@ -58,12 +61,12 @@ async def _print_events(
     last = 0
     async with orchestrator(config, address) as stub:
         while True:
-            request = pb.ListEventsRequest(selector=which, after_sequence=last, page_size=_PAGE)
+            request = pb.ListEventsRequest(selector=which, after_sequence=last, page_size=PAGE_SIZE)
             page = await call(stub.ListEvents(request), peer=PEER)
             for event in page.events:
                 _print_event(event, json=json)
                 last = event.sequence
-            if len(page.events) < _PAGE:
+            if len(page.events) < PAGE_SIZE:
                 break
         if follow:
             watch = pb.WatchEventsRequest(selector=which, after_sequence=last)

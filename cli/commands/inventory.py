@@ -9,18 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.connection import PEER, Stub, orchestrator, require_server
+from cli.connection import PAGE_SIZE, PEER, Stub, orchestrator, require_server
 from cli.errors import UsageMistakeError
 from cli.options import ConfigOption, JsonOption, ServerOption, config_from
 from cli.show.json_output import as_dict
-from cli.show.words import size
+from cli.show.units import size
 from services.config import Config
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["list_inventory"]
 
-_PAGE = 500
 _PIPE_WIDTH = 400
 _KINDS = {
     "zones": pb.PLACEMENT_KIND_ZONE,
@@ -36,9 +35,9 @@ _TIMEOUT_SECONDS = 120.0
 
 
 def list_inventory(
-    what: Annotated[str, typer.Argument(help=f"vms, {', '.join(_KINDS)}.")],
+    what: Annotated[str, typer.Argument(help=f"What to list: vms, {', '.join(_KINDS)}.")],
     filter_text: Annotated[
-        str, typer.Option("--filter", help="Only names that contain this.")
+        str, typer.Option("--filter", help="Only names that contain this text.")
     ] = "",
     zone: Annotated[str, typer.Option("--zone", help="Only in the zone with this id.")] = "",
     json: JsonOption = False,
@@ -47,7 +46,7 @@ def list_inventory(
 ) -> None:
     """List source VMs, or ids of zones, pools, networks, offerings.
 
-    It asks the services that `v2c serve` or `v2c run` has running.
+    Needs running services: v2c serve or v2c run.
 
     \b
     Examples:
@@ -55,7 +54,7 @@ def list_inventory(
       v2c list networks --zone b85761ad-bc7e-5170-92bf-7001d40b491f
     """
     if what != "vms" and what not in _KINDS:
-        raise UsageMistakeError(f"{what!r} cannot be listed", f"Say vms, {', '.join(_KINDS)}.")
+        raise UsageMistakeError(f"{what!r} cannot be listed", f"Give vms, {', '.join(_KINDS)}.")
     loaded = config_from(config)
     if what == "vms":
         vms = asyncio.run(_vms(loaded, server, filter_text))
@@ -79,7 +78,7 @@ async def _vms(config: Config, server: str | None, filter_text: str) -> list[pb.
 
 
 async def _vm_page(stub: Stub, filter_text: str, token: str) -> pb.ListSourceVmsResponse:
-    request = pb.ListSourceVmsRequest(filter=filter_text, page_size=_PAGE, page_token=token)
+    request = pb.ListSourceVmsRequest(filter=filter_text, page_size=PAGE_SIZE, page_token=token)
     return await call(stub.ListSourceVms(request, timeout=_TIMEOUT_SECONDS), peer=PEER)
 
 

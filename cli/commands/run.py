@@ -5,7 +5,6 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,13 +26,11 @@ from cli.show.json_output import JsonDisplay
 from cli.show.live import LiveDisplay
 from cli.show.plain import PlainDisplay
 from cli.stack.stack import local_services, running_stack
-from services.config import Config, VmSpec, dump_specs, load_specs, resolve
-from services.config.document import read_text
-from services.config.problems import ConfigError, Problem
+from services.config import Config, SpecFile, dump_specs, load_spec_files, resolve_all
 from services.kit.channel import call
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
-# A spec of a thousand machines is one call; starting them is many, so that none takes long.
+# A spec of a thousand machines is submitted in one call and started in several short ones.
 _SUBMIT_SECONDS = 180.0
 _START_AT_ONCE = 50
 
@@ -41,7 +38,11 @@ __all__ = ["check_vddk", "run"]
 
 ParallelVms = Annotated[
     int | None,
-    typer.Option("--parallel-vms", min=1, help="Full copies at a time; otherwise the config's."),
+    typer.Option(
+        "--parallel-vms",
+        min=1,
+        help="How many VMs may be in their full copy; otherwise the config's.",
+    ),
 ]
 
 
@@ -54,9 +55,9 @@ def run(
 ) -> None:
     """Migrate VMs and watch them until every one has ended.
 
-    Without a server, the services run for the time of this command. With one (v2c serve), the
-    migrations run there. Ctrl-C is safe: migrations keep their state, and the same command
-    goes on where they stopped, also after a failure or a crash.
+    Where no server runs (v2c serve), the services run as long as this command; otherwise the
+    migrations run at the server. Ctrl-C is safe: migrations keep their state, and the same command
+    continues where they stopped, also after a failure or a crash.
 
     The exit code is 0 only if every VM is done.
 
@@ -68,14 +69,14 @@ def run(
       v2c finalize --spec web01.yaml --vm web01      cut over, from another terminal
     """
     loaded = config_from(config)
-    files = spec_files(spec, loaded)
-    specs = [load_specs(path) for path in files]
-    every = load_specs(*files)
-    _check(every, loaded)
+    files = load_spec_files(*spec_files(spec, loaded))
+    specs = [each for file in files for each in file.specs]
+    # What is missing in any of the specs is reported before anything starts.
+    resolve_all(specs, loaded)
     with _display(json) as display:
-        for warning in (*loaded.warnings, *(item for vm in every for item in vm.warnings)):
+        for warning in (*loaded.warnings, *(item for each in specs for item in each.warnings)):
             display.note(f"warning: {warning}")
-        job = _Run(loaded, list(zip(files, specs, strict=True)), parallel_vms, server, display)
+        job = _Run(loaded, files, parallel_vms, server, display)
         try:
             migrations = asyncio.run(interruptible(job.run(), job.on_interrupt))
         except Interrupted as exc:
@@ -92,7 +93,7 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        files: list[tuple[Path, tuple[VmSpec, ...]]],
+        files: Sequence[SpecFile],
         parallel_vms: int | None,
         server: str | None,
         display: Display,
@@ -121,12 +122,12 @@ class _Run:
     def on_interrupt(self) -> None:
         if self._own_stack:
             self._display.note(
-                "stopping; migrations keep their state: run the same command again to go on"
+                "stopping; migrations keep their state: run the same command again to continue"
             )
         elif self._at_server:
-            self._display.note("no longer watching; the migrations go on at the server")
+            self._display.note("no longer watching; the migrations continue at the server")
 
-    # The display of `follow`: remembers what was shown, for an interrupted run's last words.
+    # The display of `follow`: remembers the last snapshots, for the summary of an interrupted run.
 
     def show(self, migration: pb.Migration) -> None:
         self._latest[migration.id] = migration
@@ -161,27 +162,27 @@ class _Run:
 
     async def _submit(self, stub: Stub, address: str) -> list[pb.Migration]:
         migrations: list[pb.Migration] = []
-        for path, specs in self._files:
+        for file in self._files:
             # A server elsewhere may be in another time zone: its copy names the offset.
-            text = read_text(path) if is_local(address) else dump_specs(specs)
-            request = pb.SubmitSpecRequest(spec=text, source=str(path))
+            text = file.text if is_local(address) else dump_specs(file.specs)
+            request = pb.SubmitSpecRequest(spec=text, source=str(file.path))
             response = await call(stub.SubmitSpec(request, timeout=_SUBMIT_SECONDS), peer=PEER)
             migrations += response.migrations
         return migrations
 
     async def _start(self, stub: Stub, migrations: Sequence[pb.Migration]) -> list[pb.Migration]:
-        """Start what is new, take up again what failed or was paused, leave what is done."""
+        """Start what is new, retry what failed, resume what was paused, leave what is done."""
         current = {migration.id: migration for migration in migrations}
         for migration in migrations:
             selector = pb.Selector(migration_id=migration.id)
             label = migration.vm_name
             if migration.state == pb.STATE_FAILED:
-                self._display.note(f"{label}: failed before; trying again")
+                self._display.note(f"{label}: failed before; retrying it")
                 retry = pb.RetryMigrationRequest(selector=selector)
                 taken = await call(stub.RetryMigration(retry), peer=PEER)
                 current[migration.id] = taken.migration
             elif migration.state == pb.STATE_PAUSED:
-                self._display.note(f"{label}: was paused; going on")
+                self._display.note(f"{label}: was paused; resuming it")
                 resume = pb.ResumeMigrationRequest(selector=selector)
                 resumed = await call(stub.ResumeMigration(resume), peer=PEER)
                 current[migration.id] = resumed.migration
@@ -209,25 +210,13 @@ def _display(json: bool) -> Iterator[Display]:
         yield live
 
 
-def _check(specs: Sequence[VmSpec], config: Config) -> None:
-    """Raises ConfigError with what is missing in any of the specs, before anything starts."""
-    problems: list[Problem] = []
-    for spec in specs:
-        try:
-            resolve(spec, config)
-        except ConfigError as exc:
-            problems += exc.problems
-    if problems:
-        raise ConfigError(tuple(problems))
-
-
 def check_vddk(config: Config) -> None:
     """Raises CommandError unless the disk agent to be started here can find the library."""
     folder = config.migration.vddk_path
     if not is_local(config.agents.disk):
         return
-    places = [*folder.glob("lib64/libvixDiskLib.so*"), *folder.glob("libvixDiskLib.so*")]
-    if not places:
+    libraries = [*folder.glob("lib64/libvixDiskLib.so*"), *folder.glob("libvixDiskLib.so*")]
+    if not libraries:
         raise CommandError(
             f"migration.vddk_path: {folder} has no lib64/libvixDiskLib.so",
             "Unpack VMware's VDDK and give the folder that holds its lib64.",

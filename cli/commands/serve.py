@@ -1,4 +1,4 @@
-"""``v2c serve``: all services of this host, until told to stop."""
+"""``v2c serve``: all services of this host, until a signal stops them."""
 
 import asyncio
 import sys
@@ -25,8 +25,8 @@ def serve(
     """Run this host's services: agents, orchestrator and REST API.
 
     Services whose address in the config is another host's are not started here. A service that
-    ends is started again. SIGTERM and Ctrl-C stop all; migrations keep their state and go on
-    with the next start.
+    ends is started again. SIGTERM and Ctrl-C stop all; migrations keep their state and
+    continue with the next start.
 
     \b
     Examples:
@@ -36,28 +36,28 @@ def serve(
     loaded = config_from(config)
     address = listen or loaded.gateway.listen
     try:
-        asyncio.run(interruptible(_serve(loaded, address), lambda: _tell("stopping")))
+        asyncio.run(interruptible(_serve(loaded, address), lambda: _print("stopping")))
     except Interrupted:
-        _tell("stopped")
+        _print("stopped")
 
 
 async def _serve(config: Config, listen: str) -> None:
     commands = local_services(config, gateway_listen=listen)
     names = ", ".join(command.name for command in commands)
-    _tell(f"starting {names}")
-    async with running_stack(config, commands, _tell) as addresses:
+    _print(f"starting {names}")
+    async with running_stack(config, commands, _print) as addresses:
         logs = config.migration.control_dir / "logs"
-        _tell(f"ready; REST API at {_url(addresses['gateway'])}, logs in {logs}")
+        _print(f"ready; REST API at {_url(addresses['gateway'])}, logs in {logs}")
         await asyncio.Event().wait()
 
 
 def _url(address: str) -> str:
-    """Where the REST API is reached; an address without a host is every one of this host's."""
+    """Where the REST API is reached; an address without a host is all of this host's."""
     host, _, port = address.rpartition(":")
-    if host in {"", "0.0.0.0", "[::]"}:  # noqa: S104 - only read, to say so
+    if host in {"", "0.0.0.0", "[::]"}:  # noqa: S104 - only compared
         return f"http://127.0.0.1:{port} (and all other addresses of this host, unencrypted)"
     return f"http://{address}"
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     print(f"{datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)

@@ -3,9 +3,8 @@
 import typer
 
 from cli.options import ConfigOption, SpecsOption, config_from, spec_files
-from cli.show.words import count
-from services.config import ConfigError, load_specs, resolve
-from services.config.problems import Problem
+from cli.show.units import count
+from services.config import load_specs, resolve_all
 
 spec_app = typer.Typer(help="Check spec files.", no_args_is_help=True)
 
@@ -14,8 +13,8 @@ spec_app = typer.Typer(help="Check spec files.", no_args_is_help=True)
 def spec_check(spec: SpecsOption, config: ConfigOption = None) -> None:
     """Report the specs' mistakes with their lines, and missing ids.
 
-    Whether a VM and its pools exist is found out by `v2c run` before it copies; the other ids are
-    CloudStack's to check, at the import.
+    Whether a VM and its storage pools exist is checked by `v2c run` before it copies; all other
+    ids are checked by CloudStack, at the import.
 
     \b
     Example:
@@ -23,14 +22,7 @@ def spec_check(spec: SpecsOption, config: ConfigOption = None) -> None:
     """
     loaded = config_from(config)
     specs = load_specs(*spec_files(spec, loaded))
-    problems: list[Problem] = []
-    for vm in specs:
-        try:
-            resolve(vm, loaded)
-        except ConfigError as exc:
-            problems += exc.problems
-    if problems:
-        raise ConfigError(tuple(problems))
+    resolve_all(specs, loaded)
     for vm in specs:
         for warning in vm.warnings:
             typer.echo(f"warning: {warning}")

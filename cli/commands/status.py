@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.connection import PEER, answering, orchestrator, require_server, selector
+from cli.connection import PAGE_SIZE, PEER, answering, orchestrator, require_server, selector
 from cli.errors import CommandError
 from cli.options import (
     ConfigOption,
@@ -24,8 +24,9 @@ from cli.options import (
 )
 from cli.runtime_dirs import RuntimeDir, find_runtime_dirs, runtime_dirs
 from cli.show.json_output import as_dict
-from cli.show.outcome import outcome
-from cli.show.words import ENDED, duration, speed, state_name
+from cli.show.names import ENDED, speed, state_name
+from cli.show.outcome import error_values, outcome
+from cli.show.units import duration
 from services.config import Config, VmSpec, load_specs
 from services.kit.channel import call
 from services.kit.errors import RemoteError
@@ -34,7 +35,6 @@ from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["status"]
 
-_PAGE = 500
 _PIPE_WIDTH = 400
 
 
@@ -48,7 +48,7 @@ def status(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Show where the VMs stand: all, or those of a spec.
+    """Show how far the VMs are: all, or those of a spec.
 
     Without a running server, the last state written to disk is shown.
 
@@ -95,7 +95,7 @@ async def _every_row(config: Config, server: str | None) -> list[dict[str, Any]]
     token = ""
     async with orchestrator(config, address) as stub:
         while True:
-            request = pb.ListMigrationsRequest(page_size=_PAGE, page_token=token)
+            request = pb.ListMigrationsRequest(page_size=PAGE_SIZE, page_token=token)
             page = await call(stub.ListMigrations(request), peer=PEER)
             rows += [_row(migration) for migration in page.migrations]
             token = page.next_page_token
@@ -144,9 +144,12 @@ def _as_written(found: RuntimeDir) -> dict[str, Any]:
     row["summary"] = "as last written"
     error = found.state.get("error") or {}
     if row["state"] == state_name(pb.STATE_FAILED) and error.get("message"):
-        row["summary"] += f": {error['message'].rstrip('.')}"
+        message = error["message"].rstrip(".")
+        row["summary"] += f": {message}"
+        if values := error_values(message, error.get("metadata") or {}):
+            row["summary"] += f" ({values})"
     if row["state"] not in {state_name(state) for state in ENDED - {pb.STATE_FAILED}}:
-        row["summary"] += "; no orchestrator answers, v2c run goes on with it"
+        row["summary"] += "; no orchestrator answers, v2c run continues it"
     return row
 
 
@@ -195,7 +198,7 @@ def _stand(rows: list[dict[str, Any]]) -> Table:
 
 
 def _debts(rows: list[dict[str, Any]], now: datetime) -> Table:
-    """Each VM's debts with their age at `now`; state.json of an older v2c tells less of them."""
+    """Each VM's debts with their age at `now`; state.json of an older v2c has less about them."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("VM", no_wrap=True)
     table.add_column("KIND", no_wrap=True)

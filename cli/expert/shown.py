@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import typer
 
 from cli.errors import CommandError
-from cli.show.words import rate, size
+from cli.show.units import rate, size
 
 __all__ = ["Shown", "say", "shown"]
 

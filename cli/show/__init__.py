@@ -1,1 +1,1 @@
-"""What commands print: the live table, plain lines, summaries, JSON; and its words."""
+"""What commands print: the live table, plain lines, summaries, JSON."""

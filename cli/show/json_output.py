@@ -11,7 +11,7 @@ from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["JsonDisplay", "as_dict"]
 
-_ENUM_PREFIXES = {"Stage": "STAGE_", "State": "STATE_", "ShutdownAction": "SHUTDOWN_ACTION_"}
+_ENUM_PREFIXES = {"Stage": "STAGE_", "State": "STATE_"}
 
 
 def as_dict(message: Message) -> dict[str, Any]:

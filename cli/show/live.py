@@ -11,21 +11,18 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from cli.show.outcome import outcome
-from cli.show.words import (
-    COPYING,
+from cli.show.names import (
     ENDED,
+    PASS_STAGES,
     by_state,
-    count,
     delta_passes,
-    duration,
-    rate,
-    size,
     speed,
     stage_name,
     state_name,
     vm_label,
 )
+from cli.show.outcome import outcome
+from cli.show.units import count, duration, rate, size
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["LiveDisplay", "frame"]
@@ -94,7 +91,7 @@ class LiveDisplay:
         )
 
     def show(self, migration: pb.Migration) -> None:
-        """Take over a snapshot."""
+        """Keep a snapshot for the next redraw."""
         self._migrations[migration.id] = migration
 
     def note(self, text: str) -> None:
@@ -125,7 +122,7 @@ def frame(
     hidden = 0
     for migration in sorted(every, key=_priority):
         block = _block(migration, now)
-        # Keep a line to say how many are not shown.
+        # Keep a line for the number of those not shown.
         if len(block) > room - 1 and len(block) > 1:
             block = block[:1]
         if len(block) > room - 1 and len(shown) < len(every) - 1:
@@ -182,7 +179,7 @@ def _where(migration: pb.Migration) -> str:
         return "done"
     if migration.state == pb.STATE_QUEUED:
         return "queued"
-    # The mark says that it failed; this stage's name says that it waits.
+    # The mark shows that it failed; this stage's name implies that it waits.
     if migration.state in {pb.STATE_RUNNING, pb.STATE_FAILED}:
         return stage
     if migration.stage == pb.STAGE_AWAITING_SHUTDOWN_ACTION:
@@ -201,9 +198,9 @@ def _downtime(migration: pb.Migration, now: datetime) -> Text:
 
 
 def _disks(migration: pb.Migration) -> list[Text]:
-    if migration.stage not in COPYING or migration.state != pb.STATE_RUNNING:
+    if migration.stage not in PASS_STAGES or migration.state != pb.STATE_RUNNING:
         return []
-    # Before a pass has begun its size is not known; "0 B of" the whole disk would be untrue.
+    # Before a pass has begun its size is not known: "0 B of" the whole disk would be wrong.
     if not any(disk.done_bytes for disk in migration.disks):
         return []
     return [_disk(disk) for disk in migration.disks if disk.total_bytes]

@@ -1,9 +1,14 @@
 """How a migration ended, in one line."""
 
-from cli.show.words import ENDED, count, delta_passes, duration, stage_name, state_name, vm_label
+from collections.abc import Mapping
+
+from cli.show.names import ENDED, delta_passes, stage_name, state_name, vm_label
+from cli.show.units import count, duration, size
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
-__all__ = ["downtime_parts", "outcome", "parts_in_order"]
+__all__ = ["downtime_parts", "error_values", "outcome", "parts_in_order"]
+
+_LONGEST_VALUE = 100
 
 
 def outcome(migration: pb.Migration) -> str:
@@ -24,6 +29,8 @@ def outcome(migration: pb.Migration) -> str:
     if migration.state == pb.STATE_FAILED:
         error = migration.error
         text = f"{label}: failed in {stage}: {error.message.rstrip('.')}"
+        if values := error_values(error.message, error.metadata):
+            text += f" ({values})"
         if error.hint:
             text += f". {error.hint[0].upper()}{error.hint[1:].rstrip('.')}"
         text += f". Then v2c run again, or, where v2c serve runs, v2c retry --vm {_quoted(label)}"
@@ -33,6 +40,21 @@ def outcome(migration: pb.Migration) -> str:
     if migration.state in ENDED:
         return f"{label}: {state_name(migration.state)} in {stage}" + _debts(migration)
     return f"{label}: left in {stage}; its state is kept"
+
+
+def error_values(message: str, metadata: Mapping[str, str]) -> str:
+    """``free 1.2 GB, needed 5.0 GB, errno ENOSPC``: what the message does not have already.
+
+    Ids of internal things and long lists are left to ``--json``.
+    """
+    shown = []
+    for key, value in sorted(metadata.items()):
+        if key.endswith("_bytes") and value.isdecimal():
+            key, value = key.removesuffix("_bytes"), size(int(value))
+        if key.endswith("_id") or not 0 < len(value) <= _LONGEST_VALUE or value in message:
+            continue
+        shown.append(f"{key.replace('_', ' ')} {value}")
+    return ", ".join(shown)
 
 
 def downtime_parts(downtime: pb.Downtime) -> str:
@@ -47,9 +69,9 @@ def parts_in_order(downtime: pb.Downtime) -> list[tuple[str, float]]:
 
 
 def _when(part: str) -> int:
-    """A part's place in time; a stage of a newer server comes last."""
-    places = {stage_name(stage): stage for stage in pb.Stage.values()}
-    return 0 if part == "shutdown" else places.get(part, len(places))
+    """When a part comes; a stage of a newer server comes last."""
+    order = {stage_name(stage): stage for stage in pb.Stage.values()}
+    return 0 if part == "shutdown" else order.get(part, len(order))
 
 
 def _debts(migration: pb.Migration) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TextIO
 
+from cli.show.names import PASS_STAGES, stage_name, state_name, vm_label
 from cli.show.outcome import outcome
-from cli.show.words import COPYING, duration, rate, size, stage_name, state_name, vm_label
+from cli.show.units import duration, rate, size
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = ["PlainDisplay"]
@@ -17,8 +18,8 @@ _NAMELESS = frozenset({pb.STATE_RUNNING, pb.STATE_WAITING, pb.STATE_UNSPECIFIED}
 
 
 @dataclass
-class _Told:
-    """What was already said of one migration."""
+class _Shown:
+    """What was already printed about one migration."""
 
     stage: pb.Stage.ValueType = pb.STAGE_UNSPECIFIED
     state: pb.State.ValueType = pb.STATE_UNSPECIFIED
@@ -35,17 +36,17 @@ class PlainDisplay:
     def __init__(self, out: TextIO, now: Callable[[], datetime] = datetime.now) -> None:
         self._out = out
         self._now = now
-        self._told: dict[str, _Told] = {}
+        self._shown: dict[str, _Shown] = {}
 
     def show(self, migration: pb.Migration) -> None:
-        """Say what is new in this snapshot; nothing when there is nothing new."""
-        told = self._told.get(migration.id)
-        if told is None:
-            # What was done before anybody watched is no news.
+        """Print what is new in this snapshot; nothing when there is nothing new."""
+        shown = self._shown.get(migration.id)
+        if shown is None:
+            # What was done before anybody watched is not new.
             ended = {each.number for each in migration.passes if each.HasField("end_time")}
-            told = self._told[migration.id] = _Told(passes=ended)
+            shown = self._shown[migration.id] = _Shown(passes=ended)
         label = vm_label(migration)
-        for change in _changes(migration, told):
+        for change in _changes(migration, shown):
             self.note(f"{label}: {change}")
 
     def note(self, text: str) -> None:
@@ -58,42 +59,42 @@ class PlainDisplay:
             print(outcome(migration), file=self._out, flush=True)
 
 
-def _changes(migration: pb.Migration, told: _Told) -> list[str]:
+def _changes(migration: pb.Migration, shown: _Shown) -> list[str]:
     found: list[str] = []
-    if _is_news(migration, told):
-        found.append(_place(migration))
-    told.stage, told.state, told.activity = migration.stage, migration.state, migration.activity
-    if (migration.finalize_requested or migration.finalize_now_requested) and not told.finalize:
-        told.finalize = True
+    if _is_new(migration, shown):
+        found.append(_position(migration))
+    shown.stage, shown.state, shown.activity = migration.stage, migration.state, migration.activity
+    if (migration.finalize_requested or migration.finalize_now_requested) and not shown.finalize:
+        shown.finalize = True
         found.append("finalize requested")
-    found += _progress(migration, told)
+    found += _progress(migration, shown)
     for done in migration.passes:
-        if done.HasField("end_time") and done.number not in told.passes:
-            told.passes.add(done.number)
+        if done.HasField("end_time") and done.number not in shown.passes:
+            shown.passes.add(done.number)
             found.append(_pass(done))
     error = migration.error.message
-    if error and error != told.error and migration.state != pb.STATE_FAILED:
+    if error and error != shown.error and migration.state != pb.STATE_FAILED:
         found.append(f"{error.rstrip('.')}; trying again")
-    told.error = error
+    shown.error = error
     return found
 
 
-def _is_news(migration: pb.Migration, told: _Told) -> bool:
+def _is_new(migration: pb.Migration, shown: _Shown) -> bool:
     """Whether stage and state are worth a line.
 
-    A delta stage alternates between running and waiting for as long as it lasts: its passes are
-    told when they are done, and when the next one is due.
+    A delta stage alternates between running and waiting for as long as it lasts: printed are its
+    passes when they are done, and when the next one is due.
     """
-    if migration.stage != told.stage:
+    if migration.stage != shown.stage:
         return True
     if migration.state == pb.STATE_WAITING:
-        return migration.activity not in {"", told.activity}
+        return migration.activity not in {"", shown.activity}
     if migration.state == pb.STATE_RUNNING:
-        return told.state not in {pb.STATE_RUNNING, pb.STATE_WAITING}
-    return migration.state != told.state
+        return shown.state not in {pb.STATE_RUNNING, pb.STATE_WAITING}
+    return migration.state != shown.state
 
 
-def _place(migration: pb.Migration) -> str:
+def _position(migration: pb.Migration) -> str:
     stage, state = stage_name(migration.stage), state_name(migration.state)
     if migration.state in {pb.STATE_DONE, pb.STATE_QUEUED}:
         return state
@@ -103,13 +104,13 @@ def _place(migration: pb.Migration) -> str:
     return f"{text}: {migration.activity}" if migration.activity else text
 
 
-def _progress(migration: pb.Migration, told: _Told) -> list[str]:
+def _progress(migration: pb.Migration, shown: _Shown) -> list[str]:
     total = sum(disk.total_bytes for disk in migration.disks)
-    if not total or migration.state != pb.STATE_RUNNING or migration.stage not in COPYING:
+    if not total or migration.state != pb.STATE_RUNNING or migration.stage not in PASS_STAGES:
         return []
     percent = 100 * sum(disk.done_bytes for disk in migration.disks) / total
     step = int(percent // _PERCENT_STEP)
-    before, told.step = told.step, step
+    before, shown.step = shown.step, step
     # The first numbers seen of a pass may still be those of the pass before.
     if before is None or step <= before:
         return []

@@ -15,14 +15,14 @@ __all__ = ["stack_lock"]
 def stack_lock(control_dir: Path) -> Iterator[None]:
     """Hold ``control_dir/run/stack.lock`` while the block runs; it holds this process' id.
 
-    The kernel lets go of it when the process ends, however it ends. Raises CommandError when
+    The kernel releases it when the process ends, however it ends. Raises CommandError when
     another process holds it, naming its id, and when the folder cannot be written.
     """
     run = control_dir / "run"
     try:
         # Its files name internal systems: for this user only.
         control_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Sockets and ready files of this user's services are nobody else's business.
+        # Sockets and ready files of this user's services are for this user only.
         run.mkdir(mode=0o700, exist_ok=True)
         (control_dir / "logs").mkdir(exist_ok=True)
         file = os.open(run / "stack.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

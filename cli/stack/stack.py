@@ -37,7 +37,7 @@ class StackTimes:
     grace: float = 40.0
     first_backoff: float = 1.0
     longest_backoff: float = 30.0
-    # Who ran this long did not fail because of how it was started.
+    # A service that ran this long did not fail because of how it was started.
     stable: float = 60.0
 
 
@@ -61,19 +61,19 @@ def local_services(config: Config, *, gateway_listen: str | None) -> tuple[Servi
 async def running_stack(
     config: Config,
     commands: Sequence[ServiceCommand],
-    tell: Callable[[str], None],
+    note: Callable[[str], None],
     times: StackTimes | None = None,
 ) -> AsyncIterator[Mapping[str, str]]:
     """Run the services while the block runs; yields the address each is bound to, by its name.
 
-    A service that ends is started again with a growing delay; `tell` hears of it. On the way out
-    they are stopped in reverse order, the agents last. Raises CommandError when another stack uses
-    the same control_dir or when a service does not start; everything is stopped then.
+    A service that ends is started again with a growing delay; `note` gets a line about it. When the
+    block ends they are stopped in reverse order, the agents last. Raises CommandError when another
+    stack uses the same control_dir or when a service does not start; everything is stopped then.
     """
     if config.path is None:
         raise ValueError("services read their config from a file")
     with stack_lock(config.migration.control_dir):
-        stack = _Stack(config, config.path, tell, times or StackTimes())
+        stack = _Stack(config, config.path, note, times or StackTimes())
         try:
             await stack.start(commands)
             yield stack.addresses
@@ -86,12 +86,12 @@ class _Stack:
     """The children and the tasks that watch over them."""
 
     def __init__(
-        self, config: Config, config_path: Path, tell: Callable[[str], None], times: StackTimes
+        self, config: Config, config_path: Path, note: Callable[[str], None], times: StackTimes
     ) -> None:
         self._control_dir = config.migration.control_dir
         self._config_path = config_path
         self._tls: TlsFiles | None = tls_files(config)
-        self._tell = tell
+        self._note = note
         self._times = times
         self._running: dict[str, ServiceProcess] = {}
         self.addresses: dict[str, str] = {}
@@ -146,14 +146,14 @@ class _Stack:
             if loop.time() - started > self._times.stable:
                 delay = self._times.first_backoff
             why = why_it_ended(command.name, status, self._control_dir)
-            self._tell(f"{why}; starting it again in {delay:.0f} s")
+            self._note(f"{why}; starting it again in {delay:.0f} s")
             await asyncio.sleep(delay)
             delay = min(2 * delay, self._times.longest_backoff)
             try:
                 await self._spawn(command)
             except ServiceFailed as exc:
-                # It is told again, and tried again, when the loop sees the process' end.
-                self._tell(str(exc))
+                # The loop sees the process' end, reports it, and starts it once more.
+                self._note(str(exc))
                 await self._running[command.name].kill()
             else:
-                self._tell(f"{command.name} is back")
+                self._note(f"{command.name} is back")

@@ -1,14 +1,12 @@
 """Submit, start, follow and control migrations."""
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 
 from gateway import models, translation
-from gateway.problems import ApiError, SpecProblem
+from gateway.problems import SpecRejected, SpecTooLarge
 from gateway.routes import FromOrchestrator, problems
-from services.config import ConfigError, parse_specs
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 router = APIRouter(prefix="/migration", tags=["migrations"])
@@ -67,17 +65,7 @@ async def submit_spec(
 
     Submitting a spec again changes the settings of its migrations where their stage allows it.
     """
-    text = await _body_text(request)
-    if mistakes := await orchestrator.check_spec(text, source):
-        errors = [translation.spec_problem(mistake) for mistake in mistakes]
-        raise ApiError(
-            422,
-            "SPEC_INVALID",
-            f"{source} has {len(errors)} mistake{'s' * (len(errors) > 1)}: {_first_line(errors)}",
-            hint="mend the lines in errors and submit the spec again",
-            errors=errors,
-        )
-    migrations = await orchestrator.submit_spec(text, source)
+    migrations, warnings = await orchestrator.submit_spec(await _body_text(request), source)
     return models.SpecAccepted(
         vms=[
             models.SubmittedVm(
@@ -85,7 +73,7 @@ async def submit_spec(
             )
             for entry in migrations
         ],
-        warnings=await asyncio.to_thread(_warnings, text, source),
+        warnings=[translation.spec_problem(warning) for warning in warnings],
     )
 
 
@@ -95,10 +83,8 @@ async def start(
 ) -> models.Started:
     """Put migrations into the queue: those named, or all that were never started."""
     wanted = wanted or models.StartRequest()
-    ids = [(await orchestrator.find(vm)).id for vm in wanted.vms]
-    started = [
-        translation.summary(entry) for entry in await orchestrator.start(ids, wanted.parallel_vms)
-    ]
+    migrations = await orchestrator.start(wanted.vms, wanted.parallel_vms)
+    started = [translation.summary(entry) for entry in migrations]
     return models.Started(count=len(started), started=started)
 
 
@@ -118,7 +104,7 @@ async def list_jobs(
 @router.get("/status/{vm:path}", responses=problems(**_FOUND))
 async def get_status(orchestrator: FromOrchestrator, vm: Vm) -> models.MigrationStatus:
     """Read everything about one migration."""
-    return translation.status(await orchestrator.find(vm))
+    return translation.status(await orchestrator.get(vm))
 
 
 @router.get("/logs/{vm:path}", responses=problems(**_FOUND))
@@ -129,12 +115,11 @@ async def get_logs(
     limit: Annotated[int, Query(ge=1, le=5000, description="At most this many.")] = 500,
 ) -> models.Logs:
     """Read a migration's audit trail, oldest first."""
-    migration = await orchestrator.find(vm)
-    events = await orchestrator.events(migration.id, after, limit)
+    found = await orchestrator.events(vm, after, limit)
     return models.Logs(
-        migration_id=migration.id,
-        vm_name=migration.vm_name,
-        entries=[translation.log_entry(event) for event in events],
+        migration_id=found.migration_id,
+        vm_name=found.vm_name,
+        entries=[translation.log_entry(event) for event in found.events],
     )
 
 
@@ -146,9 +131,8 @@ async def finalize(
         bool, Query(description="Skip the delta passes that would make the final one small.")
     ] = False,
 ) -> models.MigrationStatus:
-    """Ask for cutover. Asking twice does no harm."""
-    migration = await orchestrator.find(vm)
-    return translation.status(await orchestrator.finalize(migration.id, now=now))
+    """Ask for cutover. Asking again changes nothing."""
+    return translation.status(await orchestrator.finalize(vm, now=now))
 
 
 @router.post("/shutdown/{vm:path}", responses=problems(**_FOUND))
@@ -165,15 +149,13 @@ async def decide_shutdown(
         models.ShutdownAction.FORCE: pb.SHUTDOWN_ACTION_FORCE,
         models.ShutdownAction.MANUAL: pb.SHUTDOWN_ACTION_MANUAL,
     }[action]
-    migration = await orchestrator.find(vm)
-    return translation.status(await orchestrator.decide_shutdown(migration.id, chosen))
+    return translation.status(await orchestrator.decide_shutdown(vm, chosen))
 
 
 @router.post("/retry/{vm:path}", responses=problems(**_FOUND))
 async def retry(orchestrator: FromOrchestrator, vm: Vm) -> models.MigrationStatus:
-    """Take a failed migration up again at the stage where it stopped."""
-    migration = await orchestrator.find(vm)
-    return translation.status(await orchestrator.retry(migration.id))
+    """Continue a failed migration at the stage where it stopped."""
+    return translation.status(await orchestrator.retry(vm))
 
 
 async def _body_text(request: Request) -> str:
@@ -181,51 +163,14 @@ async def _body_text(request: Request) -> str:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _SPEC_LIMIT_BYTES:
-            raise ApiError(
-                413,
-                "SPEC_TOO_LARGE",
-                f"a spec has at most {_SPEC_LIMIT_BYTES} bytes",
-                hint="submit the machines in several specs",
-            )
+            raise SpecTooLarge(f"a spec has at most {_SPEC_LIMIT_BYTES} bytes")
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as exc:
-        raise ApiError(
-            422, "SPEC_INVALID", f"the spec is not UTF-8: {exc}", hint="save it as UTF-8"
-        ) from exc
+        raise SpecRejected(f"the spec is not UTF-8: {exc}", hint="save it as UTF-8") from exc
     if not text.strip():
-        raise ApiError(
-            422,
-            "SPEC_INVALID",
+        raise SpecRejected(
             "the request has no body",
             hint="send the spec's text, for example with curl --data-binary @spec.yaml",
         )
     return text
-
-
-def _first_line(errors: list[SpecProblem]) -> str:
-    first = errors[0]
-    place = f"line {first.line}: " if first.line else ""
-    field = f"{first.field}: " if first.field else ""
-    return f"{place}{field}{first.message}"
-
-
-def _warnings(text: str, source: str) -> list[SpecProblem]:
-    """What looks wrong in a spec that the orchestrator accepted. Parses: not on the event loop."""
-    try:
-        specs = parse_specs(text, source)
-    except ConfigError:
-        return []  # Accepted by an orchestrator of another version: its word counts.
-    return [
-        SpecProblem(
-            source=warning.source,
-            line=warning.line,
-            column=warning.column,
-            field=warning.field,
-            value=warning.value,
-            message=warning.message,
-            hint=warning.hint,
-        )
-        for spec in specs
-        for warning in spec.warnings
-    ]

@@ -53,7 +53,7 @@ _CONTROL_DIR = "{control_dir}"
 
 
 class VCenter(Section):
-    """Where the source VMs are. `thumbprint` or `ca_file` say which certificate is trusted."""
+    """Where the source VMs are. `thumbprint` or `ca_file` names the certificate to trust."""
 
     host: str
     user: str
@@ -66,7 +66,7 @@ class VCenter(Section):
     # None: the certificate is verified with ca_file, or with the system's CAs.
     thumbprint: Thumbprint | None = None
     ca_file: AbsolutePath | None = None
-    # Off: whoever can answer in vCenter's place gets its administrator's password.
+    # Off: whoever can answer instead of vCenter gets its administrator's password.
     insecure: Boolean = False
 
     @model_validator(mode="before")
@@ -95,11 +95,11 @@ class VCenter(Section):
 
 
 class Migration(Section):
-    """How VMs are migrated unless their spec says otherwise, and where this host keeps what."""
+    """How VMs are migrated unless their spec says otherwise, and where this host keeps files."""
 
     # The unpacked VDDK: the folder that holds lib64/libvixDiskLib.so.*.
     vddk_path: AbsolutePath
-    # auto: quiesce where VMware Tools can, go on without where they cannot.
+    # auto: quiesce where VMware Tools can, otherwise take the snapshot without.
     snapshot_quiesce: Quiesce = "auto"
     # auto: ask the guest to shut down, and ask the operator where there are no Tools.
     shutdown_mode: ShutdownMode = "auto"
@@ -108,7 +108,7 @@ class Migration(Section):
     # Four disks at a time keep one ESXi host below its NFC connection limit with three VMs.
     parallel_disks: Annotated[int, ZeroIsUnset, Field(ge=1, le=64)] = 4
     parallel_vms: Annotated[int, ZeroIsUnset, Field(ge=1, le=256)] = 3
-    # The reference tool's folder: running migrations' state is looked for in one place.
+    # The reference tool's folder, where people look for the state of migrations.
     control_dir: AbsolutePath = Path("/var/lib/vm-migrator")
     # Long enough to look into a migration that went wrong; a large disk's chunk map takes 20 MB.
     retention_days: int = Field(default=30, ge=1, le=3650)
@@ -307,7 +307,7 @@ def _checked_address(name: str, address: str, *, secured: bool) -> str:
         return f"unix:{path}"
     match = re.fullmatch(r"(\[[^\]]+\]|[^:\s/]*):(\d{1,5})", address)
     if match is None or not 0 < int(match[2]) < 65536:
-        raise fault(f"{address!r} is no address", "Write unix:/path or host:port.", at=at)
+        raise fault(f"{address!r} is not an address", "Write unix:/path or host:port.", at=at)
     if not secured and match[1] not in {"localhost", "127.0.0.1", "[::1]"}:
         raise fault(
             f"{address!r} is reached over a network without tls",

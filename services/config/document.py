@@ -139,7 +139,9 @@ def parse_document(text: str, source: str) -> Document:
     if builder.problems:
         raise ConfigError(tuple(builder.problems))
     if value is None or value == {}:
-        raise _whole_file(source, "the file is empty")
+        raise _whole_file(
+            source, "the file is empty", "See `v2c config example list` for what to begin with."
+        )
     return Document(source, value, builder.value_marks, builder.key_marks)
 
 
@@ -191,7 +193,7 @@ class _Builder:
         merged: dict[str, Value] = {}
         for key_node, value_node in node.pairs:
             if not isinstance(key_node, ScalarNode):
-                self._problem(key_node, path, "has a key that is not text", "")
+                self._problem(key_node, path, "has a key that is not text", "Write key: value.")
                 continue
             key, key_path = key_node.text, (*path, key_node.text)
             if key == "<<" and key_node.plain:

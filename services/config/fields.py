@@ -54,7 +54,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both say the same; where they were read from does not count."""
+        """Whether both have the same values; where they were read from does not count."""
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     @model_validator(mode="before")

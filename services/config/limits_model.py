@@ -18,7 +18,7 @@ _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)|24:00")
 
 def _time_of_day(value: Any) -> Any:
     if not isinstance(value, str) or not _TIME.fullmatch(value.strip()):
-        raise fault("is no time of day", "Write hours and minutes, from 00:00 to 24:00.")
+        raise fault("is not a time of day", "Write hours and minutes, from 00:00 to 24:00.")
     return value.strip().zfill(5)
 
 
@@ -29,7 +29,7 @@ def _day(value: Any) -> Any:
         return known[text]
     near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
     hint = f"Did you mean {known[near[0]]}?" if near else f"Days are {', '.join(DAYS)}."
-    raise fault("is no day of the week", hint)
+    raise fault("is not a day of the week", hint)
 
 
 TimeOfDay = Annotated[str, BeforeValidator(_time_of_day)]

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -15,16 +16,26 @@ from services.config.spec_model import VmSpec
 from services.config.validation import validate
 
 __all__ = [
+    "SpecFile",
     "default_config_path",
     "load_config",
+    "load_spec_files",
     "load_specs",
     "parse_config",
     "parse_specs",
-    "refuse_duplicates",
 ]
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _SPEC_KEYS = ("vm", "migration", "target", "disks")
+
+
+@dataclass(frozen=True, slots=True)
+class SpecFile:
+    """A spec file as it was when it was read, and the VMs in it."""
+
+    path: Path
+    text: str
+    specs: tuple[VmSpec, ...]
 
 
 def default_config_path() -> Path:
@@ -53,31 +64,37 @@ def parse_config(text: str, source: str, base_dir: Path | None = None) -> Config
 
 
 def load_specs(*paths: Path | str) -> tuple[VmSpec, ...]:
+    """The VMs of one or more spec files, in order. Raises ConfigError like `load_spec_files`."""
+    return tuple(spec for file in load_spec_files(*paths) for spec in file.specs)
+
+
+def load_spec_files(*paths: Path | str) -> tuple[SpecFile, ...]:
     """Read one or more spec files, in order.
 
     Raises ConfigError with the problems of all files, and for a VM that appears twice.
     """
-    specs: list[VmSpec] = []
+    files: list[SpecFile] = []
     problems: list[Problem] = []
     for path in paths:
         try:
-            specs += _parse(read_text(Path(path)), str(path))
+            text = read_text(Path(path))
+            files.append(SpecFile(Path(path), text, _parse(text, str(path))))
         except ConfigError as exc:
             problems += exc.problems
     if problems:
         raise ConfigError(tuple(problems))
-    refuse_duplicates(specs)
-    return tuple(specs)
+    _refuse_duplicates(spec for file in files for spec in file.specs)
+    return tuple(files)
 
 
 def parse_specs(text: str, source: str = "spec") -> tuple[VmSpec, ...]:
     """Like `load_specs` for YAML or JSON text, for example a request's body."""
     specs = _parse(text, source)
-    refuse_duplicates(specs)
+    _refuse_duplicates(specs)
     return specs
 
 
-def refuse_duplicates(specs: Iterable[VmSpec]) -> None:
+def _refuse_duplicates(specs: Iterable[VmSpec]) -> None:
     """Raises ConfigError when one VM appears twice: two migrations would fight over its disks.
 
     VMs of the same name are different VMs only if both name their moref.
@@ -103,8 +120,8 @@ def refuse_duplicates(specs: Iterable[VmSpec]) -> None:
 def _duplicate(spec: VmSpec, first: VmSpec, path: FieldPath, message: str) -> Problem:
     before = first.problem(("vm", "name"), "")
     hint = "Remove one of them; two VMs of one name each need their vm.moref."
-    place = f", first in {before.source} line {before.line}"
-    return spec.problem(path, message + place, value=spec.vm.name, hint=hint)
+    first_at = f", first in {before.source} line {before.line}"
+    return spec.problem(path, message + first_at, value=spec.vm.name, hint=hint)
 
 
 def _parse(text: str, source: str) -> tuple[VmSpec, ...]:
@@ -140,7 +157,12 @@ def _vm_values(document: Document) -> Iterator[tuple[Value, FieldPath]]:
         raise _refused(document, (strays[0],), "cannot stand beside vms", hint)
     vms = top["vms"]
     if not isinstance(vms, list) or not vms:
-        raise _refused(document, ("vms",), "must be a list of at least one VM", "")
+        raise _refused(
+            document,
+            ("vms",),
+            "must be a list of at least one VM",
+            "Write - vm: {name: NAME} for each.",
+        )
     for index, value in enumerate(vms):
         yield value, ("vms", index)
 

@@ -7,7 +7,7 @@ __all__ = ["ConfigError", "Problem"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake in a config or spec file, told so that the user can mend it.
+    """One mistake in a config or spec file, with all that a user needs to correct it.
 
     `line` and `column` count from 1; 0 means that the problem has no position (a missing file).
     `field` is the key's path, as ``vms[1].migration.delta_interval``; "" is the file as a whole.
@@ -24,8 +24,8 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.source}:{self.line}:{self.column}" if self.line else self.source
-        where = f"{place}: {self.field}" if self.field else place
+        position = f"{self.source}:{self.line}:{self.column}" if self.line else self.source
+        where = f"{position}: {self.field}" if self.field else position
         text = f"{where}: {self.message}"
         if not self.hint:
             return text

@@ -1,6 +1,6 @@
 """One VM's effective settings: its spec, completed by config.yaml and the built-in defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from services.config.document import FieldPath
 from services.config.problems import ConfigError, Problem
 from services.config.spec_model import DiskTarget, NicMapping, VmSpec
 
-__all__ = ["DiskPlacement", "ResolvedVm", "resolve"]
+__all__ = ["DiskPlacement", "ResolvedVm", "resolve", "resolve_all"]
 
 # What the reference tool waits after power-off, by guest family.
 _SETTLE_WINDOWS_SECONDS = 30
@@ -159,6 +159,20 @@ def resolve(spec: VmSpec, config: Config) -> ResolvedVm:
         disks=spec.disks,
         spec=spec,
     )
+
+
+def resolve_all(specs: Iterable[VmSpec], config: Config) -> tuple[ResolvedVm, ...]:
+    """Complete each of `specs`. Raises ConfigError with what is missing in any of them."""
+    resolved: list[ResolvedVm] = []
+    problems: list[Problem] = []
+    for spec in specs:
+        try:
+            resolved.append(resolve(spec, config))
+        except ConfigError as exc:
+            problems += exc.problems
+    if problems:
+        raise ConfigError(tuple(problems))
+    return tuple(resolved)
 
 
 def _missing(spec: VmSpec, name: str, elsewhere: str) -> Problem:

@@ -117,7 +117,7 @@ class SecretUrl(Secret):
 def mask_secrets(section: BaseModel) -> None:
     """Have this process mask every secret below `section` in all it writes.
 
-    A secret whose variable or file this process does not have is left out: it cannot tell it.
+    A secret whose variable or file this process does not have is left out: it cannot leak here.
     """
     for _, value in section:
         if isinstance(value, Secret):

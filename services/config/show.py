@@ -23,7 +23,7 @@ def show_config(config: Config) -> str:
 def dump_spec(spec: VmSpec) -> str:
     """One VM as a spec file that `parse_specs` reads back to the same values.
 
-    Holds no defaults, so that config.yaml goes on deciding what the spec leaves open.
+    Holds no defaults: what the spec leaves open is decided by config.yaml, now and later.
     """
     return _dump(_plain(spec, only_set=True))
 

@@ -39,7 +39,7 @@ class VmRef(Section):
 
 
 class MigrationSpec(Section):
-    """How this VM is migrated. None means: as config.yaml or the built-in default says."""
+    """How this VM is migrated. None means: as in config.yaml, or the built-in default."""
 
     # Five minutes: short enough for a small final sync, long enough to spare the datastore.
     delta_interval: Annotated[int, ZeroIsUnset, Field(ge=1, le=604800)] = 300
@@ -144,7 +144,7 @@ class VmSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _no_disks(cls, data: Any) -> Any:
-        """``disks: []`` is a way to say "none" that JSON writers use."""
+        """JSON writers put ``disks: []`` where there are none."""
         if isinstance(data, dict) and data.get("disks") == []:
             return {key: value for key, value in data.items() if key != "disks"}
         return data

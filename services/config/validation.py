@@ -21,7 +21,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _SIMILARITY = 0.6
 _TEXT_LIMIT = 60
 
-# What pydantic found wrong, in words that name what was expected. Keys are its error types.
+# What pydantic expected, by its error types.
 _EXPECTED: Mapping[str, str] = {
     "int_parsing": "expected a whole number",
     "int_type": "expected a whole number",
@@ -41,7 +41,7 @@ _EXPECTED: Mapping[str, str] = {
     "tuple_type": "expected a list",
     "is_instance_of": "expected text",
 }
-# A sibling's error already says why these could not be computed.
+# Another field's error already explains why these could not be computed.
 _FOLLOW_UPS = frozenset({"default_factory_not_called"})
 
 
@@ -117,22 +117,20 @@ def _required_hint(loc: FieldPath) -> str:
 
 
 def _suggest(model: type[BaseModel], loc: FieldPath) -> str:
-    """The nearest valid key here, the place where the key is valid, or all valid keys."""
+    """The nearest valid key here, the section where the key is valid, or all valid keys."""
     key = str(loc[-1])
     here = _model_at(model, loc[:-1])
     valid = list(_fields(here)) if here else []
     near = difflib.get_close_matches(key.lower(), valid, n=1, cutoff=_SIMILARITY)
-    if near and (near[0] == key.lower() or not _places(model, key)):
+    sections = _sections_with(model, key)
+    if near and (near[0] == key.lower() or not sections):
         return f"Did you mean {near[0]}?"
-    places = _places(model, key)
-    if places:
-        return f"{key} is a key of {' and of '.join(places)}: move it there."
-    if near:
-        return f"Did you mean {near[0]}?"
+    if sections:
+        return f"{key} is a key of {' and of '.join(sections)}: move it there."
     return f"Valid keys here: {', '.join(valid)}."
 
 
-def _places(model: type[BaseModel], key: str) -> list[str]:
+def _sections_with(model: type[BaseModel], key: str) -> list[str]:
     """Where else `key` is valid, as dotted paths below `model`."""
     return [".".join(path) for path, fields in _sections(model, ()) if key in fields and path]
 
@@ -159,7 +157,7 @@ def _annotation_at(model: type[BaseModel], loc: FieldPath) -> object | None:
             info = _fields(annotation).get(str(part))
             annotation = info.annotation if info else None
         elif annotation is not None:
-            # A mapping's key or a list's index: go on with what it holds.
+            # A mapping's key or a list's index: continue with what it holds.
             annotation = _model_in(annotation) or _item_of(annotation)
         if annotation is None:
             return None

@@ -10,12 +10,12 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import grpc
 import structlog
 from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
@@ -28,6 +28,7 @@ __all__ = [
     "TRANSIENT_CODES",
     "TRANSPORT_HINTS",
     "CallCancelled",
+    "DetailedError",
     "ErrorStatus",
     "InternalError",
     "RemoteError",
@@ -59,6 +60,7 @@ _RETRYABLE_KEY = "retryable"
 _HINT_KEY = "hint"
 
 _log = structlog.stdlib.get_logger(__name__)
+_M = TypeVar("_M", bound=Message)
 
 
 class InternalError(ServiceError):
@@ -121,10 +123,9 @@ def to_status(exc: BaseException) -> ErrorStatus:
     if error.hint:
         metadata[_HINT_KEY] = _cut(redactor.text(error.hint), _HINT_LIMIT)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)
-    packed = any_pb2.Any()
-    packed.Pack(info)
+    details = [_packed(info), *(error.details if isinstance(error, DetailedError) else ())]
     message = _cut(redactor.text(error.message), _MESSAGE_LIMIT)
-    status = status_pb2.Status(code=error.code.value, message=message, details=[packed])
+    status = status_pb2.Status(code=error.code.value, message=message, details=details)
     return ErrorStatus(
         code=StatusCode[error.code.name],
         details=message,
@@ -132,14 +133,31 @@ def to_status(exc: BaseException) -> ErrorStatus:
     )
 
 
-class RemoteError(ReportedError):
+class DetailedError(ReportedError):
+    """A failure with more for programs than ErrorInfo holds: messages of the service's own proto.
+
+    They are further details of the status, and hold no secrets. Whoever makes them keeps them
+    small: all trailers of a call share 8 KiB in clients that do not allow for more.
+    """
+
+    def __init__(self, failure: Failure, *details: Message) -> None:
+        super().__init__(failure)
+        self.details = tuple(_packed(detail) for detail in details)
+
+    def detail(self, kind: type[_M]) -> _M | None:
+        """The detail that is a message of this kind, or None when there is none."""
+        message = kind()
+        return next((message for packed in self.details if packed.Unpack(message)), None)
+
+
+class RemoteError(DetailedError):
     """A failed call to another service: what that service raised, or why it was not reached.
 
     `peer` names the service that was called.
     """
 
-    def __init__(self, failure: Failure, *, peer: str = "the service") -> None:
-        super().__init__(failure)
+    def __init__(self, failure: Failure, *details: Message, peer: str = "the service") -> None:
+        super().__init__(failure, *details)
         self.peer = peer
 
     @classmethod
@@ -165,7 +183,7 @@ class RemoteError(ReportedError):
         """Translate a client-side gRPC error. Raise the result ``from`` the original."""
         # OK is seen only when a stream breaks after its status; success is no error.
         code = Code.__members__.get(exc.code().name, Code.UNKNOWN)
-        info = _error_info(exc)
+        info, others = _details(exc)
         if info is None:
             return cls.without_details(code, exc.details() or code.name, peer=peer)
         metadata = dict(info.metadata)
@@ -178,6 +196,7 @@ class RemoteError(ReportedError):
                 hint=metadata.pop(_HINT_KEY, ""),
                 metadata=metadata,
             ),
+            *others,
             peer=peer,
         )
 
@@ -206,20 +225,31 @@ class ServiceNotReady(RemoteError):
         super().__init__(self.described(message), peer=peer)
 
 
-def _error_info(exc: RpcFailure) -> error_details_pb2.ErrorInfo | None:
-    """The ErrorInfo of our domain in an error's trailers, or None when there is none."""
+def _details(
+    exc: RpcFailure,
+) -> tuple[error_details_pb2.ErrorInfo | None, list[any_pb2.Any]]:
+    """The ErrorInfo of our domain in an error's trailers, None without one; and other details."""
     trailers = getattr(exc, "trailing_metadata", lambda: None)() or ()
-    for key, value in trailers:
-        if key != _DETAILS_KEY:
-            continue
-        info = error_details_pb2.ErrorInfo()
+    found, others = None, []
+    for value in (value for key, value in trailers if key == _DETAILS_KEY):
         try:
             for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
-                    return info
+                    found = found or info
+                else:
+                    others.append(detail)
         except DecodeError:
-            return None  # A proxy's trailers of another make: the bare status still counts.
-    return None
+            return None, []  # A proxy's trailers of another make: the bare status still counts.
+    return found, others
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    if isinstance(message, any_pb2.Any):
+        return message
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
 
 
 def _cut(text: str, limit: int) -> str:

@@ -1,9 +1,14 @@
 """The orchestrator's error tree."""
 
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.config import Problem
 from services.kit.failure import Code, ServiceError
 
 __all__ = [
     "AmbiguousMigration",
+    "Candidate",
     "ControlNotAllowed",
     "DatabaseUnusable",
     "MapLost",
@@ -25,12 +30,29 @@ class MigrationNotFound(ServiceError):
     hint = "list the migrations with `v2c status`; submit the machine's spec with `v2c run` first"
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A migration that an ambiguous selector may mean, at a `Stage` and in a `State`."""
+
+    id: str
+    vm_name: str
+    vm_moref: str
+    stage: StrEnum
+    state: StrEnum
+
+
 class AmbiguousMigration(ServiceError):
     """Several migrations fit the selector."""
 
     code = Code.FAILED_PRECONDITION
     reason = "AMBIGUOUS_MIGRATION"
     hint = "name the machine by its moref (--vm-id) instead of its name"
+
+    def __init__(self, wanted: str, candidates: tuple[Candidate, ...]) -> None:
+        listed = ", ".join(f"{each.vm_name} ({each.vm_moref or each.id})" for each in candidates)
+        super().__init__(f"{wanted} fits several migrations: {listed}")
+        self.wanted = wanted
+        self.candidates = candidates
 
 
 class DatabaseUnusable(ServiceError):
@@ -64,7 +86,11 @@ class SpecInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "SPEC_INVALID"
-    hint = "mend the lines named and submit the spec again"
+    hint = "correct the lines named and submit the spec again"
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
 
 
 class SpecMismatch(ServiceError):

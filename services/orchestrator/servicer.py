@@ -8,13 +8,14 @@ import grpc
 from sqlalchemy.exc import OperationalError
 
 from services.config import ConfigError
+from services.kit.errors import DetailedError
 from services.kit.failure import Code, ServiceError
 from services.orchestrator import translate
 from services.orchestrator.controls.controls import Controls
 from services.orchestrator.controls.submission import Submission
 from services.orchestrator.controls.watch import Watch
 from services.orchestrator.database.store import Store
-from services.orchestrator.errors import DatabaseUnusable
+from services.orchestrator.errors import AmbiguousMigration, DatabaseUnusable, SpecInvalid
 from services.orchestrator.ports.agents import Agents
 from services.orchestrator.ports.cloudstack import PlacementKind
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -67,21 +68,28 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
     async def SubmitSpec(
         self, request: pb.SubmitSpecRequest, context: _Context
     ) -> pb.SubmitSpecResponse:
-        views = await _run(self._submission.submit, request.spec, request.source or "spec")
+        try:
+            done = await _run(self._submission.submit, request.spec, request.source or "spec")
+        except SpecInvalid as exc:
+            raise DetailedError(exc.failure, translate.spec_invalid_message(exc)) from exc
+        warnings = [translate.problem_message(warning) for warning in done.warnings]
         if not request.start:
-            return pb.SubmitSpecResponse(migrations=[translate.migration_message(v) for v in views])
-        for view in views:
+            migrations = [translate.migration_message(view) for view in done.migrations]
+            return pb.SubmitSpecResponse(migrations=migrations, warnings=warnings)
+        for view in done.migrations:
             await _run(self._controls.start, view.id, _actor(context))
-        return pb.SubmitSpecResponse(migrations=[await self._message(view.id) for view in views])
+        migrations = [await self._message(view.id) for view in done.migrations]
+        return pb.SubmitSpecResponse(migrations=migrations, warnings=warnings)
 
     async def StartMigrations(
         self, request: pb.StartMigrationsRequest, context: _Context
     ) -> pb.StartMigrationsResponse:
         if request.parallel_vms < 0:
             raise _invalid("parallel_vms", str(request.parallel_vms), "give 1 or more, 0 leaves it")
+        # First: a request that names what is not there changes nothing.
+        ids = await self._ids(request.selectors)
         if request.parallel_vms:
             await _run(self._store.set_setting, "parallel_vms", str(request.parallel_vms))
-        ids = await self._ids(request.selectors)
         if not request.selectors:
             queued = await _run(self._store.list, states=("queued",), limit=_ALL)
             ids = [view.id for view in queued]
@@ -187,7 +195,10 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
         events = await _run(
             self._store.events, id_, request.after_sequence, _page_size(request.page_size)
         )
-        return pb.ListEventsResponse(events=[translate.event_message(e) for e in events])
+        name = (await _run(self._store.get, id_)).vm_name if id_ else ""
+        return pb.ListEventsResponse(
+            events=[translate.event_message(e) for e in events], migration_id=id_, vm_name=name
+        )
 
     async def WatchEvents(
         self, request: pb.WatchEventsRequest, context: _Context
@@ -251,12 +262,16 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
         return await self._id(request.selector) if request.HasField("selector") else ""
 
     async def _id(self, selector: pb.Selector) -> str:
-        return await _run(
-            self._store.find,
-            migration_id=selector.migration_id,
-            vm_moref=selector.vm_moref,
-            vm_name=selector.vm_name,
-        )
+        try:
+            return await _run(
+                self._store.find,
+                migration_id=selector.migration_id,
+                vm_moref=selector.vm_moref,
+                vm_name=selector.vm_name,
+                any_of=selector.any,
+            )
+        except AmbiguousMigration as exc:
+            raise DetailedError(exc.failure, translate.ambiguity_message(exc)) from exc
 
 
 async def _run(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

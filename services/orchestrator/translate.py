@@ -1,7 +1,8 @@
 """Snapshots of the domain as messages of v2c.orchestrator.v1."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,20 +14,30 @@ from services.orchestrator.database.views import (
     MigrationView,
     PassView,
 )
+from services.orchestrator.errors import AmbiguousMigration, SpecInvalid
 from services.orchestrator.ports.cloudstack import Placement
 from services.orchestrator.ports.vmware import SourceVm
 from services.orchestrator.stages import STAGE_TABLE, Stage, StageRow, State
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 __all__ = [
+    "ambiguity_message",
     "event_message",
     "migration_message",
     "placement_message",
     "problem_message",
     "source_vm_message",
+    "spec_invalid_message",
     "state_table",
     "state_values",
 ]
+
+
+# A status's details travel in a trailer that a gRPC client limits to 8 KiB unless configured; the
+# error's own fields take up to half of it.
+_DETAIL_LIMIT_BYTES = 3500
+# The tag and the length of an entry in a repeated field.
+_FRAME_BYTES = 4
 
 
 def _stage(stage: Stage) -> pb.Stage.ValueType:
@@ -167,6 +178,43 @@ def problem_message(p: Problem) -> pb.Problem:
         message=p.message,
         hint=p.hint,
     )
+
+
+def ambiguity_message(exc: AmbiguousMigration) -> pb.AmbiguousMigrationDetails:
+    """What an ambiguous selector may mean."""
+    candidates = [
+        pb.Candidate(
+            id=c.id,
+            vm_name=c.vm_name,
+            vm_moref=c.vm_moref,
+            stage=pb.Stage.Value(f"STAGE_{c.stage.name}"),
+            state=pb.State.Value(f"STATE_{c.state.name}"),
+        )
+        for c in exc.candidates
+    ]
+    fit = _fitting(candidates)
+    return pb.AmbiguousMigrationDetails(
+        selector=exc.wanted, candidates=fit, more_count=len(candidates) - len(fit)
+    )
+
+
+def spec_invalid_message(exc: SpecInvalid) -> pb.SpecInvalidDetails:
+    """The mistakes in a spec."""
+    fit = _fitting([problem_message(p) for p in exc.problems])
+    return pb.SpecInvalidDetails(problems=fit, more_count=len(exc.problems) - len(fit))
+
+
+_M = TypeVar("_M", pb.Candidate, pb.Problem)
+
+
+def _fitting(messages: Sequence[_M]) -> Sequence[_M]:
+    """The first of `messages`, as many as a status has room for."""
+    room = _DETAIL_LIMIT_BYTES
+    for count, message in enumerate(messages):
+        room -= message.ByteSize() + _FRAME_BYTES
+        if room < 0:
+            return messages[:count]
+    return messages
 
 
 def _row(r: StageRow) -> pb.StateTableRow:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ import yaml
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.main import main
+from services.config.document import Document, parse_document
 from services.kit.server import serving
 from tests.rigs.fakes.cli_orchestrator import FakeOrchestrator, register
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -53,11 +55,11 @@ class Cli:
 
     async def __call__(self, *arguments: str) -> Result:
         """In a thread of this process: a new one takes a second to import everything."""
-        # What the fakes said while they were set up is no command's.
+        # What was printed while the fakes were set up is not the command's.
         self.capsys.readouterr()
         status = await asyncio.to_thread(main, arguments)
-        said = self.capsys.readouterr()
-        return Result(status, said.out, said.err)
+        printed = self.capsys.readouterr()
+        return Result(status, printed.out, printed.err)
 
     async def run(self, *arguments: str) -> Result:
         """In a process of its own, as `v2c run` needs it for its signals."""
@@ -109,7 +111,7 @@ async def test_run_is_0_when_every_vm_is_done(v2c: Cli, fake: FakeOrchestrator) 
     assert fake.parallel_vms == 2
 
 
-async def test_run_is_1_when_one_fails_and_says_why(v2c: Cli, fake: FakeOrchestrator) -> None:
+async def test_run_is_1_when_one_fails_and_shows_why(v2c: Cli, fake: FakeOrchestrator) -> None:
     error = pb.Error(message="the pool is full", hint="free 2 GB")
     fake.script = [{"stage": pb.STAGE_BASE_COPY, "state": pb.STATE_FAILED, "error": error}]
 
@@ -119,7 +121,7 @@ async def test_run_is_1_when_one_fails_and_says_why(v2c: Cli, fake: FakeOrchestr
     assert "web01: failed in base_copy: the pool is full. Free 2 GB" in result.out
 
 
-async def test_run_takes_up_what_failed_or_was_paused(v2c: Cli, fake: FakeOrchestrator) -> None:
+async def test_run_continues_what_failed_or_was_paused(v2c: Cli, fake: FakeOrchestrator) -> None:
     fake.add("web01", state=pb.STATE_FAILED)
     fake.add("app server 02", state=pb.STATE_PAUSED)
 
@@ -127,6 +129,30 @@ async def test_run_takes_up_what_failed_or_was_paused(v2c: Cli, fake: FakeOrches
 
     assert result.status == 0
     assert fake.calls == ["retry web01", "resume app server 02", "start"]
+
+
+async def test_run_parses_a_spec_once_and_submits_what_it_checked(
+    v2c: Cli, fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def recorded(text: str, source: str) -> Document:
+        # The fake, in the main thread, parses what it is sent, too.
+        if threading.current_thread() is not threading.main_thread():
+            parsed.append(source)
+            if source == "web.yaml":
+                v2c.spec("web.yaml", "vm: {name: changed-meanwhile}\n")
+        return parse_document(text, source)
+
+    monkeypatch.setattr("services.config.loader.parse_document", recorded)
+    # Signals are the main thread's.
+    monkeypatch.setattr("cli.commands.run.interruptible", lambda work, _: work)
+
+    result = await v2c("run", "--spec", "web.yaml")
+
+    assert result.status == 0, result.err
+    assert parsed == ["config.yaml", "web.yaml"]
+    assert fake.specs == ["vms:\n- vm: {name: web01}\n- vm: {name: app server 02}\n"]
 
 
 async def test_run_json_is_lines_of_json(v2c: Cli, fake: FakeOrchestrator) -> None:
@@ -147,11 +173,11 @@ async def test_ctrl_c_leaves_the_migrations_to_the_server(v2c: Cli, fake: FakeOr
     out, err = await asyncio.wait_for(process.communicate(), 20)
 
     assert process.returncode == 130
-    assert b"the migrations go on at the server" in out
+    assert b"the migrations continue at the server" in out
     assert b"Traceback" not in err
 
 
-async def test_a_typo_in_a_spec_is_told_before_anything_starts(v2c: Cli) -> None:
+async def test_a_typo_in_a_spec_is_reported_before_anything_starts(v2c: Cli) -> None:
     v2c.spec("typo.yaml", "vm: {name: a}\nmigration:\n  delta_intervall: 5\n")
 
     result = await v2c.run("run", "--spec", "typo.yaml")
@@ -237,7 +263,7 @@ async def test_status_lists_what_is_still_to_be_undone(v2c: Cli, fake: FakeOrche
     ]
 
 
-async def test_status_says_why_something_could_not_be_undone(
+async def test_status_shows_why_something_could_not_be_undone(
     v2c: Cli, fake: FakeOrchestrator
 ) -> None:
     made = Timestamp()
@@ -249,7 +275,7 @@ async def test_status_says_why_something_could_not_be_undone(
             name="v2c-1-p4",
             create_time=made,
             attempts=12,
-            last_error="vCenter says: another task is in progress",
+            last_error="vCenter: another task is in progress",
         ),
     ]
     fake.add("web01", state=pb.STATE_FAILED, open_debts=2, debts=debts)
@@ -257,7 +283,7 @@ async def test_status_says_why_something_could_not_be_undone(
     text = (await v2c("status", "--spec", "web.yaml")).out
     rows = json.loads((await v2c("status", "--spec", "web.yaml", "--json")).out)
 
-    assert re.search(r"^web01 +snapshot .* 12 +vCenter says: another task", text, re.MULTILINE)
+    assert re.search(r"^web01 +snapshot .* 12 +vCenter: another task", text, re.MULTILINE)
     assert re.search(r"^web01 +image .*/pool/a.qcow2 +0 *$", text, re.MULTILINE)
     assert rows[0]["debts"][1]["attempts"] == 12
 
@@ -297,6 +323,31 @@ async def test_without_a_server_a_failure_still_has_its_reason(v2c: Cli) -> None
     result = await v2c("status")
 
     assert "as last written: the pool is full; no orchestrator answers, v2c run" in result.out
+
+
+async def test_the_values_of_an_error_are_shown(v2c: Cli, fake: FakeOrchestrator) -> None:
+    values = {"free_bytes": "1200000000", "needed_bytes": "5000000000", "errno": "ENOSPC"}
+    error = pb.Error(
+        reason="POOL_FULL", message="the pool is too full", hint="free some", metadata=values
+    )
+    fake.add("web01", stage=pb.STAGE_BASE_COPY, state=pb.STATE_FAILED, error=error)
+
+    (row,) = json.loads((await v2c("status", "--json")).out)
+    shown = await v2c("status")
+
+    assert row["error"]["metadata"] == values
+    assert row["error"]["reason"] == "POOL_FULL"
+    assert "the pool is too full (errno ENOSPC, free 1.2 GB, needed 5.0 GB). Free some" in shown.out
+
+
+async def test_without_a_server_the_values_of_an_error_are_shown(v2c: Cli) -> None:
+    error = {"message": "the pool is too full", "metadata": {"free_bytes": "1200000000"}}
+    left_behind(v2c, stage="base_copy", status="failed", error=error)
+
+    (row,) = json.loads((await v2c("status", "--json")).out)
+
+    assert row["error"] == error
+    assert "the pool is too full (free 1.2 GB); no orchestrator" in (await v2c("status")).out
 
 
 @pytest.mark.parametrize(
@@ -345,11 +396,11 @@ async def test_finalize_without_a_server_waits_for_the_next(v2c: Cli) -> None:
     result = await v2c("finalize", "--spec", "web.yaml", "--vm", "web01", "--now")
 
     assert result.status == 0
-    assert "nothing runs now" in result.out
+    assert "no orchestrator runs now" in result.out
     assert (folder / "FINALIZE_NOW").exists()
 
 
-async def test_without_a_server_a_control_says_how_to_start_one(v2c: Cli) -> None:
+async def test_without_a_server_a_control_names_how_to_start_one(v2c: Cli) -> None:
     result = await v2c("pause", "--vm", "web01")
 
     assert result.status == 1

@@ -22,9 +22,9 @@ def test_example_check_show(
     (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
 
     assert main(["config", "check"]) == 2
-    said = capsys.readouterr().err
-    assert "VC_PASSWORD" in said
-    assert "CLOUDSTACK_SECRET_KEY" in said
+    printed = capsys.readouterr().err
+    assert "VC_PASSWORD" in printed
+    assert "CLOUDSTACK_SECRET_KEY" in printed
 
     for name in ("VC_PASSWORD", "CLOUDSTACK_API_KEY", "CLOUDSTACK_SECRET_KEY"):
         monkeypatch.setenv(name, "hunter2")
@@ -69,8 +69,8 @@ def test_a_spec_is_found_in_the_folder_of_specs_too(
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "fleet").mkdir()
-    for place, vm in (("fleet/web.yaml", "there"), ("fleet/db.yaml", "db01"), ("web.yaml", "here")):
-        (tmp_path / place).write_text(f"vm: {{name: {vm}}}")
+    for file, vm in (("fleet/web.yaml", "there"), ("fleet/db.yaml", "db01"), ("web.yaml", "here")):
+        (tmp_path / file).write_text(f"vm: {{name: {vm}}}")
 
     assert main(["spec", "check", "--spec", "web.yaml", "--spec", "db.yaml"]) == 0
     assert capsys.readouterr().out == "2 VMs: here, db01\n"
@@ -94,13 +94,13 @@ def test_pki_init_prints_the_section_to_paste(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["bogus"], "No such command 'bogus'. See v2c --help."),
         (["finalize", "--vmm", "x"], "No such option: --vmm. See v2c finalize --help."),
         (["run"], "--spec: is required and not given. See v2c run --help."),
         (["run", "--spec", "a", "--parallel-vms", "0"], "--parallel-vms: "),
-        (["list", "vm"], "'vm' cannot be listed. Say vms, zones"),
+        (["list", "vm"], "'vm' cannot be listed. Give vms, zones"),
         (["config", "example", "lsit"], "there is no example 'lsit'"),
         (["run", "--spec", "nowhere.yaml"], "there is no such file"),
         (["base-copy", "--spec", "x"], "Set V2C_ENABLE_EXPERT_COMMANDS=1"),
@@ -108,16 +108,16 @@ def test_pki_init_prints_the_section_to_paste(
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     main(["config", "example"])
     (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
 
     assert main(arguments) == 2
 
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert expected in printed
+    assert printed.count("\n") == 1
 
 
 def test_check_warns_of_a_folder_without_vddk(
@@ -190,7 +190,7 @@ def test_lab_commands_are_handed_over_as_they_are(monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_without_any_config_the_first_step_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_any_config_the_first_step_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--spec", "web01.yaml"]) == 2
 
     assert "v2c config example > config.yaml" in capsys.readouterr().err

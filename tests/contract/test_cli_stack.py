@@ -23,7 +23,7 @@ import asyncio, os, sys
 from pathlib import Path
 from services.config import ConfigError, Problem
 from services.config.service_args import service_main
-from services.kit.failure import ServiceError, Code
+from services.kit.failure import Failure, ReportedError
 from services.kit.server import run_service
 
 async def serve(setup):
@@ -34,8 +34,8 @@ async def serve(setup):
     with (control_dir / f"{name}.pids").open("a") as file:
         file.write(f"{os.getpid()}\\n")
     if how == "service error":
-        raise ServiceError(code=Code.UNAVAILABLE, reason="NO_LUCK",
-                           message="vCenter does not answer", hint="check vcenter.host")
+        raise ReportedError(
+            Failure("NO_LUCK", "vCenter does not answer", hint="check vcenter.host"))
     if how == "config error":
         raise ConfigError((Problem("config.yaml", 3, 5, "vcenter.password", "", "is wrong"),))
     if how == "defect":
@@ -109,30 +109,30 @@ async def test_all_serve_inside_and_none_is_left_after(config: Config) -> None:
     assert stopped == ["orchestrator", "disk"]
 
 
-async def test_a_crashed_service_is_started_again_and_it_is_told(config: Config) -> None:
-    told: list[str] = []
-    async with running_stack(config, commands(config), told.append, QUICK):
+async def test_a_crashed_service_is_started_again_and_it_is_reported(config: Config) -> None:
+    notes: list[str] = []
+    async with running_stack(config, commands(config), notes.append, QUICK):
         (first,) = pids(config, "disk")
         os.kill(first, signal.SIGKILL)
-        await until(lambda: "disk_agent is back" in told)
+        await until(lambda: "disk_agent is back" in notes)
         second = pids(config, "disk")[-1]
 
         assert second != first
         assert alive(second)
-        assert "disk_agent was ended by signal 9" in told[0]
+        assert "disk_agent was ended by signal 9" in notes[0]
     assert not alive(second)
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "expected"),
     [
         ("service error", "vCenter does not answer (check vcenter.host)"),
         ("config error", "config.yaml:3:5: vcenter.password: is wrong"),
         ("defect", "RuntimeError: this is a defect"),
     ],
 )
-async def test_a_service_that_cannot_start_says_why_in_its_own_words(
-    config: Config, how: str, told: str
+async def test_a_service_that_cannot_start_reports_why_in_its_own_message(
+    config: Config, how: str, expected: str
 ) -> None:
     (config.migration.control_dir / "orchestrator.how").write_text(how)
 
@@ -140,7 +140,7 @@ async def test_a_service_that_cannot_start_says_why_in_its_own_words(
         async with running_stack(config, commands(config), print, QUICK):
             pytest.fail("it must not get here")
 
-    assert told in caught.value.message
+    assert expected in caught.value.message
     assert "\n" not in caught.value.message
     assert not any(alive(pid) for pid in pids(config, "disk") + pids(config, "orchestrator"))
 

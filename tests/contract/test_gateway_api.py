@@ -10,8 +10,9 @@ import structlog
 
 from gateway.admin_token import chosen_token
 from gateway.app import create_app
+from services.config import Problem
 from services.kit.channel import connect
-from services.kit.failure import Code, ServiceError
+from services.kit.failure import Code, Failure, ReportedError
 from tests.rigs.agents.gateway import TOKEN, gateway, problem_of
 from tests.rigs.fakes.gateway_orchestrator import FakeOrchestrator, migration
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -74,7 +75,7 @@ async def test_no_other_origin_is_allowed(api: httpx.AsyncClient) -> None:
     assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
-async def test_health_is_open_and_tells_up_or_down(bare: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_health_is_open_and_is_up_or_down(bare: httpx.AsyncClient, tmp_path: Path) -> None:
     up = await bare.get("/health")
     assert (up.status_code, up.json()) == (200, {"status": "ok"})
     nowhere = connect(f"unix:{tmp_path}/none.sock", None, default_timeout_seconds=1, name="x")
@@ -160,18 +161,35 @@ async def test_an_unknown_kind_of_placement_names_the_valid_ones(api: httpx.Asyn
     assert "'storage'" in document["message"]
 
 
-async def test_a_spec_is_kept_and_not_started(
-    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+def _mistake(line: int, field: str, message: str, hint: str = "") -> Problem:
+    return Problem("spec", line, 3, field, "", message, hint)
+
+
+async def test_a_spec_is_kept_and_not_started_in_one_call(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("services.config.loader.parse_document", None)  # The service parses.
+    orchestrator.warnings = [
+        Problem("a.yaml", 5, 13, "target.cloudstack.zoneid", "zone1", "is no UUID", "give the id")
+    ]
     text = SPEC + "target:\n  cloudstack:\n    zoneid: zone1\n"
     response = await api.post("/migration/spec", params={"source": "a.yaml"}, content=text)
     assert response.status_code == 201, response.text
-    accepted = response.json()
-    assert accepted["vms"] == [{"vm_name": "web 1", "vm_moref": None, "migration_id": "m1"}]
-    (warning,) = accepted["warnings"]
-    assert (warning["source"], warning["line"]) == ("a.yaml", 5)
-    assert warning["field"] == "target.cloudstack.zoneid"
-    submitted = orchestrator.requests[-1]
+    assert response.json() == {
+        "vms": [{"vm_name": "web 1", "vm_moref": None, "migration_id": "m1"}],
+        "warnings": [
+            {
+                "source": "a.yaml",
+                "line": 5,
+                "column": 13,
+                "field": "target.cloudstack.zoneid",
+                "value": "zone1",
+                "message": "is no UUID",
+                "hint": "give the id",
+            }
+        ],
+    }
+    (submitted,) = orchestrator.requests
     assert (submitted.spec, submitted.source, submitted.start) == (text, "a.yaml", False)
 
 
@@ -179,23 +197,49 @@ async def test_mistakes_in_a_spec_come_with_line_and_field(
     api: httpx.AsyncClient, orchestrator: FakeOrchestrator
 ) -> None:
     orchestrator.problems = [
-        pb.Problem(
-            source="spec",
-            line=3,
-            column=3,
-            field="migration.delta_intervall",
-            message="unknown key",
-            hint="did you mean delta_interval?",
-        ),
-        pb.Problem(source="spec", line=5, field="target", message="is missing"),
+        _mistake(3, "migration.delta_intervall", "unknown key", "did you mean delta_interval?"),
+        _mistake(5, "target", "is missing"),
     ]
     response = await api.post("/migration/spec", json={"vm": {"name": "x"}})
     document = problem_of(response, 422, "SPEC_INVALID")
-    assert "2 mistakes" in document["message"]
-    assert "line 3: migration.delta_intervall: unknown key" in document["message"]
-    assert [error["line"] for error in document["errors"]] == [3, 5]
-    assert document["errors"][0]["hint"] == "did you mean delta_interval?"
+    assert document["message"] == (
+        "spec has 2 mistakes: line 3: migration.delta_intervall: unknown key"
+    )
+    assert document["errors"] == [
+        {
+            "source": "spec",
+            "line": 3,
+            "column": 3,
+            "field": "migration.delta_intervall",
+            "value": "",
+            "message": "unknown key",
+            "hint": "did you mean delta_interval?",
+        },
+        {
+            "source": "spec",
+            "line": 5,
+            "column": 3,
+            "field": "target",
+            "value": "",
+            "message": "is missing",
+            "hint": "",
+        },
+    ]
     assert orchestrator.stored == []
+    assert len(orchestrator.requests) == 1
+
+
+async def test_more_mistakes_than_a_status_holds_are_all_listed(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.problems = [
+        _mistake(line, f"vms[{line}].target.cloudstack.zoneid", "is missing", "Give the zone's id.")
+        for line in range(1, 1001)
+    ]
+    response = await api.post("/migration/spec", content=SPEC)
+    document = problem_of(response, 422, "SPEC_INVALID")
+    assert document["message"].startswith("spec has 1000 mistakes: line 1: vms[1].target")
+    assert [error["line"] for error in document["errors"]] == list(range(1, 1001))
 
 
 @pytest.mark.parametrize(
@@ -223,8 +267,9 @@ async def test_start_all_or_those_named(
     orchestrator.stored = [migration(1, "web 1", "vm-1"), migration(2, "db", "vm-2")]
     named = (await api.post("/migration/start", json={"vms": ["vm-2"], "parallel_vms": 5})).json()
     assert [(job["vm_name"], job["status"]) for job in named["started"]] == [("db", "running")]
-    assert [selector.migration_id for selector in orchestrator.requests[-1].selectors] == ["m2"]
-    assert orchestrator.requests[-1].parallel_vms == 5
+    (started,) = orchestrator.requests
+    assert [selector.any for selector in started.selectors] == ["vm-2"]
+    assert started.parallel_vms == 5
     everything = (await api.post("/migration/start")).json()
     assert everything["count"] == 2
     assert orchestrator.requests[-1].parallel_vms == 0
@@ -251,17 +296,14 @@ async def test_start_all_or_those_named(
 async def test_every_error_of_a_service_is_a_problem_document(
     api: httpx.AsyncClient, orchestrator: FakeOrchestrator, code: Code, status: int
 ) -> None:
-    orchestrator.failure = ServiceError(
-        code=code,
-        reason="SOMETHING_WRONG",
-        message="something is wrong",
-        hint="mend it",
-        metadata={"field": "vcenter.password"},
-        retryable=True,
+    metadata = {"field": "vcenter.password", "errno": "ECONNRESET"}
+    orchestrator.failure = ReportedError(
+        Failure("SOMETHING_WRONG", "something is wrong", code, "repair it", True, metadata=metadata)
     )
     document = problem_of(await api.get("/vmware/vms"), status, "SOMETHING_WRONG")
     assert document["message"] == "something is wrong"
-    assert document["hint"] == "mend it"
+    assert document["hint"] == "repair it"
+    assert document["metadata"] == metadata
     assert document["retryable"] is True
 
 
@@ -275,7 +317,7 @@ async def test_request_ids_reach_the_service_behind(
     assert forged.headers["x-request-id"] == orchestrator.request_ids[-1] != 'x" y'
 
 
-async def test_a_defect_tells_only_a_log_id(
+async def test_a_defect_gives_away_only_a_log_id(
     api: httpx.AsyncClient, orchestrator: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: object) -> None:

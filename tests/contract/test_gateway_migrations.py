@@ -1,4 +1,4 @@
-"""Migrations over REST: status, lists, logs, an operator's wishes."""
+"""Migrations over REST: status, lists, logs, what an operator asks for."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -43,7 +43,13 @@ async def test_the_status_of_a_running_migration(
                 pb.DiskProgress(unit=3, percent=41.239, eta_seconds=9, volume_id="v"),
             ],
             passes=[pb.Pass(number=0, kind="base", start_time=Timestamp(seconds=1))],
-            error=pb.Error(reason="SNAPSHOT_LOST", message="gone", retryable=True),
+            error=pb.Error(
+                reason="POOL_FULL",
+                message="too full",
+                hint="free some",
+                retryable=True,
+                metadata={"free_bytes": "12", "needed_bytes": "50", "errno": "ENOSPC"},
+            ),
             delta_passes=3,
             open_debts=1,
             debts=[
@@ -79,7 +85,14 @@ async def test_the_status_of_a_running_migration(
     assert [disk["eta_seconds"] for disk in status["disks"]] == [None, 9]
     assert status["passes"][0]["kind"] == "base"
     assert status["passes"][0]["end_time"] is None
-    assert status["error"]["reason"] == "SNAPSHOT_LOST"
+    assert status["error"] == {
+        "reason": "POOL_FULL",
+        "message": "too full",
+        "hint": "free some",
+        "retryable": True,
+        "metadata": {"free_bytes": "12", "needed_bytes": "50", "errno": "ENOSPC"},
+        "time": None,
+    }
     assert status["open_debts"] == 1
     assert status["debts"] == [
         {
@@ -133,6 +146,34 @@ async def test_a_machine_is_named_by_name_moref_or_migration_id(
         assert (await api.post(path)).json()["migration_id"] == wanted
 
 
+@pytest.mark.parametrize("vm", ["web", "vm-1", "m1"])
+@pytest.mark.parametrize(
+    ("method", "path", "rpc"),
+    [
+        ("GET", "/migration/status/{}", pb.GetMigrationRequest),
+        ("GET", "/migration/logs/{}", pb.ListEventsRequest),
+        ("POST", "/migration/finalize/{}", pb.FinalizeMigrationRequest),
+        ("POST", "/migration/shutdown/{}?action=force", pb.DecideShutdownRequest),
+        ("POST", "/migration/retry/{}", pb.RetryMigrationRequest),
+    ],
+)
+async def test_a_request_for_a_machine_is_one_call(
+    api: httpx.AsyncClient,
+    orchestrator: FakeOrchestrator,
+    method: str,
+    path: str,
+    rpc: type,
+    vm: str,
+) -> None:
+    orchestrator.stored = [migration(1, "web", "vm-1", stage=pb.STAGE_AWAITING_SHUTDOWN_ACTION)]
+    response = await api.request(method, path.format(vm))
+    assert (response.status_code, response.json()["migration_id"]) == (200, "m1")
+    assert [type(request) for request in orchestrator.requests] == [rpc]
+    unknown = await api.request(method, path.format("nobody"))
+    problem_of(unknown, 404, "MIGRATION_NOT_FOUND")
+    assert len(orchestrator.requests) == 2
+
+
 async def test_an_unknown_machine_is_404(api: httpx.AsyncClient) -> None:
     document = problem_of(await api.get("/migration/status/nobody"), 404, "MIGRATION_NOT_FOUND")
     assert document["hint"] == "list them"
@@ -153,9 +194,30 @@ async def test_an_ambiguous_machine_lists_the_candidates_and_changes_nothing(
         migration(number, name, moref) for number, (name, moref) in enumerate(stored, 1)
     ]
     document = problem_of(await api.post("/migration/finalize/web"), 409, "AMBIGUOUS_VM")
+    assert document["message"] == "'web' may mean 2 migrations"
+    assert document["hint"] == "use the moref or the migration id of one of the candidates"
+    assert document["metadata"] == {}
     assert [entry["migration_id"] for entry in document["candidates"]] == ["m1", "m2"]
-    assert document["candidates"][0]["vm_moref"] == "vm-1"
+    assert document["candidates"][0] == {
+        "migration_id": "m1",
+        "vm_name": "web",
+        "vm_moref": "vm-1",
+        "stage": "init",
+        "status": "queued",
+    }
     assert not any(entry.finalize_requested for entry in orchestrator.stored)
+    assert len(orchestrator.requests) == 1
+
+
+async def test_more_candidates_than_a_status_holds_are_counted(
+    api: httpx.AsyncClient, orchestrator: FakeOrchestrator
+) -> None:
+    orchestrator.stored = [migration(number, "web", f"vm-{number}") for number in range(1, 1001)]
+    document = problem_of(await api.get("/migration/status/web"), 409, "AMBIGUOUS_VM")
+    assert document["message"] == "'web' may mean 1000 migrations"
+    listed = [entry["migration_id"] for entry in document["candidates"]]
+    assert 20 < len(listed) < 1000
+    assert listed == [f"m{number}" for number in range(1, len(listed) + 1)]
 
 
 async def test_jobs_of_all_pages_filtered_by_status(
@@ -198,7 +260,7 @@ async def test_shutdown_decisions(
     assert orchestrator.requests[-1].action == sent
 
 
-async def test_a_wish_that_is_not_possible_now_is_409(
+async def test_a_request_that_is_not_possible_now_is_409(
     api: httpx.AsyncClient, orchestrator: FakeOrchestrator
 ) -> None:
     orchestrator.stored = [migration(1, "web", "vm-1")]
@@ -209,7 +271,7 @@ async def test_a_wish_that_is_not_possible_now_is_409(
     problem_of(await api.post("/migration/shutdown/web?action=x"), 422, "REQUEST_INVALID")
 
 
-async def test_logs_go_on_where_the_last_ones_ended(
+async def test_logs_continue_where_the_last_ones_ended(
     api: httpx.AsyncClient, orchestrator: FakeOrchestrator
 ) -> None:
     orchestrator.stored = [migration(1, "web", "vm-1"), migration(2, "db", "vm-2")]
@@ -227,5 +289,5 @@ async def test_logs_go_on_where_the_last_ones_ended(
     first = (await api.get("/migration/logs/web?limit=2")).json()
     assert [entry["sequence"] for entry in first["entries"]] == [1, 3]
     assert first["entries"][0]["details"] == {"stage": "delta"}
-    rest = (await api.get("/migration/logs/web?after=3")).json()
-    assert [entry["sequence"] for entry in rest["entries"]] == [5, 7, 9]
+    later = (await api.get("/migration/logs/web?after=3")).json()
+    assert [entry["sequence"] for entry in later["entries"]] == [5, 7, 9]

@@ -33,7 +33,7 @@ def lab_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def _states(site: Site, *vms: str) -> dict[str, dict[str, object]]:
-    """What state.json says of machines after everything has ended."""
+    """What state.json has of machines after everything has ended."""
     found = {}
     for vm in vms:
         moref = site.lab.vm(vm)["moref"]
@@ -57,16 +57,18 @@ def test_run_with_two_specs_status_finalize_and_an_end(lab_site: Site) -> None:
     assert [(row["vm_name"], row["stage"]) for row in rows] == [("plain", "delta")]
     assert rows[0]["delta_passes"] >= 1
 
-    told = site.v2c("finalize", "--spec", str(first), "--vm", "plain")
-    assert told.wait() == 0, told.err
-    assert "plain: finalize requested" in told.out
+    asked = site.v2c("finalize", "--spec", str(first), "--vm", "plain")
+    assert asked.wait() == 0, asked.err
+    assert "plain: finalize requested" in asked.out
     assert run.wait() == 0, run.err
 
     lines = run.out.splitlines()
     for vm in ("plain", "second", "third"):
-        said = [line for line in lines if f" {vm}: " in line]
+        of_vm = [line for line in lines if f" {vm}: " in line]
         stages = ("base_copy", "delta", "final_sync", "verifying", "import_root_disk", "done")
-        positions = [next(i for i, line in enumerate(said) if f"{vm}: {s}" in line) for s in stages]
+        positions = [
+            next(i for i, line in enumerate(of_vm) if f"{vm}: {s}" in line) for s in stages
+        ]
         assert positions == sorted(positions)
         assert [line for line in lines if line.startswith(f"{vm}: done, downtime")]
     assert "\x1b" not in run.out
@@ -105,7 +107,7 @@ def _span(state: dict[str, object], first: str, last: str) -> tuple[str, str]:
     return start, end
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(lab_site: Site) -> None:
+def test_ctrl_c_stops_cleanly_and_the_same_command_continues(lab_site: Site) -> None:
     site = lab_site.variant("stopped")
     spec = site.spec_file("stopped", quick("stopped", finalize_at=PAST, readers=1))
     with slow_reads(site.lab, "stopped", 500):
@@ -115,7 +117,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(lab_site: Site) -> No
             before = client.wait("stopped", lambda now: any(d.done_bytes for d in now.disks)).id
         run.interrupt()
         assert run.wait() == 130
-    assert "run the same command again to go on" in run.out
+    assert "run the same command again to continue" in run.out
     assert processes_of(site) == {}
     kept = _states(site, "stopped")["stopped"]
     assert (kept["id"], kept["stage"]) == (before, "base_copy")

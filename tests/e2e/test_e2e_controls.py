@@ -1,4 +1,4 @@
-"""What an operator says to a running migration, by API and by marker files."""
+"""What an operator asks of a running migration, by API and by marker files."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_marker_shutdown_force_powers_a_machine_without_tools_off(
     assert_migrated(site, client.wait_done("stubborn"))
 
 
-def test_a_machine_shut_down_by_somebody_goes_on_by_itself(site: Site, client: Client) -> None:
+def test_a_machine_shut_down_by_somebody_continues_by_itself(site: Site, client: Client) -> None:
     client.wait("manual", _waits_for_the_shutdown)
 
     power_off(site.lab, "manual")

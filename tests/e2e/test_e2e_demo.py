@@ -15,7 +15,7 @@ from tests.rigs.stack.site import Process
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_demo_proves_what_it_says(tmp_path: Path) -> None:
+def test_the_demo_proves_what_it_promises(tmp_path: Path) -> None:
     result_file = tmp_path / "build" / "demo.json"
 
     demo = Process("demo", "--result", str(result_file))

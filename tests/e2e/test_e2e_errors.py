@@ -30,7 +30,7 @@ class Attempt:
     process: Process
 
     def paragraph(self, vm: str) -> str:
-        """The line that says how it ended for ``vm``."""
+        """The line with how it ended for ``vm``."""
         found = [line for line in self.process.out.splitlines() if line.startswith(f"{vm}: failed")]
         assert len(found) == 1, self.process.out
         return found[0]
@@ -156,7 +156,7 @@ def test_a_typo_in_the_config(lab_site: Site) -> None:
     assert "Did you mean parallel_vms?" in line
 
 
-def test_every_mistake_of_a_spec_is_told_at_once(lab_site: Site) -> None:
+def test_every_mistake_of_a_spec_is_reported_at_once(lab_site: Site) -> None:
     site = lab_site.variant("mistakes")
 
     process = _refused(
@@ -167,11 +167,11 @@ def test_every_mistake_of_a_spec_is_told_at_once(lab_site: Site) -> None:
         },
     )
 
-    told = process.err
+    message = process.err
     for field, value in {
         "vm.nam": "",
         "finalize_at": "next tuesday",
         "shutdown_mode": "gently",
     }.items():
-        assert field in told
-        assert value in told
+        assert field in message
+        assert value in message

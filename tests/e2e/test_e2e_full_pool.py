@@ -1,4 +1,4 @@
-"""A pool without room for the image: said before the copy, and mended while it waits."""
+"""A pool without room for the image: reported before the copy, and corrected while it waits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         subprocess.run(["umount", "--lazy", str(pool)], check=True)
 
 
-def test_a_full_pool_is_told_with_its_numbers_and_retried(site: Site) -> None:
+def test_a_full_pool_is_reported_with_its_numbers_and_retried(site: Site) -> None:
     spec = site.spec_file("big", quick("big"))
     with serving(site), client_of(site) as client:
         run = site.run(spec)

@@ -13,7 +13,7 @@ from lab.demo.files import free_ports
 _START_SECONDS = 20.0
 
 
-def test_a_service_serves_metrics_where_the_config_says(tmp_path: Path) -> None:
+def test_a_service_serves_metrics_at_the_address_in_the_config(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     config = {
         "vcenter": {"host": "127.0.0.1", "port": 1, "user": "u", "password": "p"},

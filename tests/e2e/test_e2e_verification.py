@@ -1,6 +1,6 @@
 """Verification: what the target's storage changed behind everybody's back stops the migration.
 
-Retry then repairs the image from the source, and the migration goes on.
+Retry then repairs the image from the source, and the migration continues.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def _flipped(client: Client, name: str) -> pb.Migration:
         name, lambda now: now.stage == pb.STAGE_DELTA and now.state == pb.STATE_WAITING
     )
     # All over one chunk, as the guest's last writes hide some; more chunks would be another image.
-    places = (7 * _MIB + at * _MIB // 16 + 7 * 512 for at in range(16))
-    flips = [word for place in places for word in ("-c", f"write -P 0xa5 {place} 512")]
+    offsets = (7 * _MIB + at * _MIB // 16 + 7 * 512 for at in range(16))
+    flips = [word for offset in offsets for word in ("-c", f"write -P 0xa5 {offset} 512")]
     image = image_paths(waiting)[1]
     subprocess.run(["qemu-io", *flips, str(image)], check=True, capture_output=True)
     client.finalize(name)
@@ -38,8 +38,8 @@ def test_bytes_that_changed_on_the_target_are_found_and_named(site: Site, client
     assert failed.error.reason == "CONTENT_MISMATCH"
     disk = f"{failed.vm_moref}/{failed.disks[1].key}"
     where = rf"offset \d+, {_MIB} bytes: expected \w+, found [0-9a-f]{{32}}"
-    told = rf"disk {disk}: \d of its chunks on the target differ: {where}"
-    assert re.search(told, failed.error.message), failed.error.message
+    expected = rf"disk {disk}: \d of its chunks on the target differ: {where}"
+    assert re.search(expected, failed.error.message), failed.error.message
     assert "images.verified" not in client.events("flipped")
     assert vcenter_vm(site.lab, "flipped")["snapshots"] == []
 

@@ -39,7 +39,7 @@ def vcenter(lab: Lab) -> Vcenter:
     return Vcenter(lab.directory, lab.info["vcenter"]["port"])
 
 
-def test_lab_json_says_where_everything_is(lab: Lab) -> None:
+def test_lab_json_names_where_everything_is(lab: Lab) -> None:
     info = json.loads((lab.directory / "lab.json").read_text())
     assert info == lab.info
     assert (lab.directory / "lab.json").stat().st_mode & 0o077 == 0

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from cli.show.json_output import JsonDisplay, as_dict
 from cli.show.live import LiveDisplay, frame
-from cli.show.outcome import downtime_parts, outcome
+from cli.show.names import speed
+from cli.show.outcome import downtime_parts, error_values, outcome
 from cli.show.plain import PlainDisplay
-from cli.show.words import count, duration, rate, size, speed
+from cli.show.units import count, duration, rate, size
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 
 NOW = datetime(2026, 3, 12, 14, 3, 12, tzinfo=UTC)
@@ -79,16 +80,16 @@ class TestPlain:
         ]
 
     def test_progress_every_tenth(self) -> None:
-        told = lines_of(*(copying(percent=percent) for percent in (1, 9, 12, 15, 33, 100)))
+        printed = lines_of(*(copying(percent=percent) for percent in (1, 9, 12, 15, 33, 100)))
 
-        assert told == [
+        assert printed == [
             "web01: base_copy",
             "web01: base_copy 10 % of 256 MB, 84.1 MB/s",
             "web01: base_copy 30 % of 256 MB, 84.1 MB/s",
             "web01: base_copy 100 % of 256 MB, 84.1 MB/s",
         ]
 
-    def test_a_pass_is_told_once_with_its_bytes(self) -> None:
+    def test_a_pass_is_printed_once_with_its_bytes(self) -> None:
         done = pb.Pass(
             number=2,
             kind="delta",
@@ -110,10 +111,10 @@ class TestPlain:
             "web01: delta: waiting 210 s for delta pass 3",
             "web01: delta pass 2 done in 0:03: 3.1 MB changed, 3.0 MB read, 2.0 MB written",
         ]
-        # Whoever begins to watch later hears of what comes.
+        # Whoever begins to watch later sees only what is new.
         assert lines_of(waiting, waiting) == ["web01: delta: waiting 210 s for delta pass 3"]
 
-    def test_alternation_of_running_and_waiting_is_not_told(self) -> None:
+    def test_alternation_of_running_and_waiting_is_not_printed(self) -> None:
         waiting = migration(
             stage=pb.STAGE_DELTA, state=pb.STATE_WAITING, activity="delta pass 1 starts at 14:05"
         )
@@ -125,26 +126,26 @@ class TestPlain:
             "web01: delta: delta pass 1 starts at 14:05",
         ]
 
-    def test_numbers_of_the_pass_before_are_not_told(self) -> None:
-        told = lines_of(
+    def test_numbers_of_the_pass_before_are_not_printed(self) -> None:
+        printed = lines_of(
             *(copying(percent=percent, stage=pb.STAGE_DELTA) for percent in (100, 100, 4, 30, 100))
         )
 
-        assert told[1:] == [
+        assert printed[1:] == [
             "web01: delta 30 % of 256 MB, 84.1 MB/s",
             "web01: delta 100 % of 256 MB, 84.1 MB/s",
         ]
 
-    def test_an_error_that_is_retried_is_told_once(self) -> None:
+    def test_an_error_that_is_retried_is_printed_once(self) -> None:
         error = pb.Error(message="vCenter does not answer.", retryable=True)
         retried = migration(error=error)
 
         assert lines_of(retried, retried)[1:] == ["web01: vCenter does not answer; trying again"]
 
     def test_finalize_is_acknowledged(self) -> None:
-        told = lines_of(migration(), migration(finalize_requested=True))
+        printed = lines_of(migration(), migration(finalize_requested=True))
 
-        assert told[-1] == "web01: finalize requested"
+        assert printed[-1] == "web01: finalize requested"
 
     def test_the_end_is_one_line_per_vm(self) -> None:
         out = io.StringIO()
@@ -291,7 +292,28 @@ class TestJson:
         assert end == {"type": "end", "ok": False, "states": {"web01": "done", "b": "failed"}}
 
 
-def test_words() -> None:
+@pytest.mark.parametrize(
+    ("message", "metadata", "shown"),
+    [
+        ("the pool is full", {}, ""),
+        ("the pool is full", {"errno": "ENOSPC"}, "errno ENOSPC"),
+        ("full: ENOSPC", {"errno": "ENOSPC"}, ""),
+        (
+            "too full",
+            {"needed_bytes": "5000000000", "free_bytes": "1200000000", "job_id": "7"},
+            "free 1.2 GB, needed 5.0 GB",
+        ),
+        ("differs", {"mismatches": "0:1048576 a b; " * 20, "chunks": "20"}, "chunks 20"),
+        ("see the log", {"log_path": "/c/log"}, "log path /c/log"),
+    ],
+)
+def test_the_values_of_an_error_that_its_message_does_not_have(
+    message: str, metadata: dict[str, str], shown: str
+) -> None:
+    assert error_values(message, metadata) == shown
+
+
+def test_names_and_units() -> None:
     assert [size(n) for n in (0, 999, 1000, 99_949, 159 * MB, 2_500_000_000_000)] == [
         "0 B",
         "999 B",

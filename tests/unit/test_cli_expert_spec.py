@@ -53,7 +53,7 @@ def test_limits_without_a_chunk_size_between_them_are_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("document", "told"),
+    ("document", "expected"),
     [
         ({"12": 1}, "no list of ranges"),
         (["12"], "range 1 is no range"),
@@ -64,8 +64,8 @@ def test_limits_without_a_chunk_size_between_them_are_named(tmp_path: Path) -> N
         ([[0, 7]], "range 1 is not in whole sectors"),
     ],
 )
-def test_what_is_no_range_is_named(document: Any, told: str) -> None:
-    with pytest.raises(CommandError, match=told):
+def test_what_is_no_range_is_named(document: Any, expected: str) -> None:
+    with pytest.raises(CommandError, match=expected):
         list(ranges_from(document, Path("ranges.json")))
 
 

@@ -1,4 +1,4 @@
-"""Signals that end a command, and those that it was told to ignore."""
+"""Signals that end a command, and those that it was started to ignore."""
 
 import asyncio
 import os
@@ -25,16 +25,16 @@ def _no_nohup() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_work_is_cancelled_and_the_first_signal_told(number: int) -> None:
-    told: list[str] = []
+def test_work_is_cancelled_and_the_first_signal_reported(number: int) -> None:
+    notes: list[str] = []
     with pytest.raises(Interrupted):
-        asyncio.run(interruptible(_signalled(number), lambda: told.append("stopping")))
-    assert told == ["stopping"]
+        asyncio.run(interruptible(_signalled(number), lambda: notes.append("stopping")))
+    assert notes == ["stopping"]
 
 
 def test_a_terminal_that_hangs_up_is_ignored_under_nohup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    told: list[str] = []
-    work = interruptible(_signalled(signal.SIGHUP), lambda: told.append("stopping"))
+    notes: list[str] = []
+    work = interruptible(_signalled(signal.SIGHUP), lambda: notes.append("stopping"))
     assert asyncio.run(work) == "done"
-    assert told == []
+    assert notes == []

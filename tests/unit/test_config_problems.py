@@ -1,4 +1,4 @@
-"""Mistakes in a file: every one is told, with its line, and with the way out."""
+"""Mistakes in a file: every one is reported, with its line and a way out."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_a_key_like_nothing_lists_what_there_is() -> None:
     assert "host, user, password" in problem(GOOD.replace("user: root", "user: u\n  qqq: 1")).hint
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     found = problems("vcenter:\n  host: [a]\nmigration:\n  parallel_vms: many\ncloudstak: 1\n")
 
     assert {(item.field, item.line) for item in found} == {
@@ -62,7 +62,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "field", "told"),
+    ("section", "field", "expected"),
     [
         ("disk: {queue_depth: deep}", "disk.queue_depth", "'deep': expected a whole number"),
         ("disk: {queue_depth: 1.5}", "disk.queue_depth", "'1.5': expected a whole number"),
@@ -79,13 +79,13 @@ def test_all_problems_are_told_at_once() -> None:
     ],
 )
 def test_a_wrong_type_names_value_and_what_was_expected(
-    section: str, field: str, told: str
+    section: str, field: str, expected: str
 ) -> None:
     found = problem(GOOD + section)
 
     assert found.field == field
     assert found.line == 10
-    assert told in found.message
+    assert expected in found.message
 
 
 def test_a_duplicated_key_is_refused_with_both_lines() -> None:
@@ -191,8 +191,8 @@ limits:
 """
     )
 
-    told = {(item.field, item.line): str(item) for item in found}
-    assert set(told) == {
+    reported = {(item.field, item.line): str(item) for item in found}
+    assert set(reported) == {
         ("limits.windows[0].days[1]", 12),
         ("limits.windows[1].from", 13),
         ("limits.windows[1].to", 14),
@@ -201,7 +201,8 @@ limits:
         ("limits.windows[2].form", 16),
     }
     assert (
-        "'tues' is no day of the week. Did you mean tue?" in told["limits.windows[0].days[1]", 12]
+        "'tues' is not a day of the week. Did you mean tue?"
+        in reported["limits.windows[0].days[1]", 12]
     )
-    assert "'24:30' is no time of day" in told["limits.windows[1].to", 14]
-    assert "Did you mean from?" in told["limits.windows[2].form", 16]
+    assert "'24:30' is not a time of day" in reported["limits.windows[1].to", 14]
+    assert "Did you mean from?" in reported["limits.windows[2].form", 16]

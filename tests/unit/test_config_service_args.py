@@ -7,7 +7,7 @@ import yaml
 
 from services.config import ConfigError, Problem
 from services.config.service_args import ServiceSetup, service_main
-from services.kit.failure import Code, ServiceError
+from services.kit.failure import Failure, ReportedError
 
 DOCUMENT = {
     "vcenter": {"host": "vc", "user": "root", "password": "hunter2"},
@@ -62,7 +62,7 @@ def test_show_config_hides_secrets(config: str, capsys: pytest.CaptureFixture[st
     assert "hunter2" not in shown
 
 
-def test_a_wrong_config_is_told_without_a_traceback(
+def test_a_wrong_config_is_reported_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text("vcenter: {hots: x}\n")
@@ -77,14 +77,10 @@ def test_a_wrong_config_is_told_without_a_traceback(
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "expected"),
     [
         (ConfigError((Problem("c", 1, 1, "vcenter.password", "", "is wrong"),)), 78, "c:1:1: vc"),
-        (
-            ServiceError(code=Code.UNAVAILABLE, reason="AWAY", message="vc is away"),
-            1,
-            "vc is away",
-        ),
+        (ReportedError(Failure("AWAY", "vc is away")), 1, "vc is away"),
     ],
 )
 def test_errors_while_serving_become_a_line_and_a_status(
@@ -92,11 +88,11 @@ def test_errors_while_serving_become_a_line_and_a_status(
     capsys: pytest.CaptureFixture[str],
     error: Exception,
     status: int,
-    told: str,
+    expected: str,
 ) -> None:
     async def serve(setup: ServiceSetup) -> None:
         raise error
 
     arguments = ["--config", config, "--log-format", "none"]
     assert service_main("disk", "", serve, arguments) == status
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err

@@ -2,9 +2,10 @@ import json
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2, timestamp_pb2
 from grpc.aio import AioRpcError, Metadata
 
-from services.kit.errors import RemoteError, to_status
+from services.kit.errors import DetailedError, RemoteError, to_status
 from services.kit.failure import Code, Failure, ServiceError
 from services.kit.redact import redactor
 
@@ -41,6 +42,16 @@ def test_an_instance_overrides_what_its_class_fixes() -> None:
     error = _arrived(DiskMissingError(message="m", retryable=True, hint="wait", reason="GONE"))
     assert (error.retryable, error.hint, error.reason) == (True, "wait", "GONE")
     assert (DiskMissingError.retryable, DiskMissingError.reason) == (False, "DISK_MISSING")
+
+
+def test_details_survive_the_wire_and_a_service_between() -> None:
+    failure = DiskMissingError("gone", metadata={"disk": "2000"}).failure
+    detail = duration_pb2.Duration(seconds=42)
+    arrived = _arrived(_arrived(DetailedError(failure, detail)))
+    assert arrived.failure == failure
+    assert arrived.detail(duration_pb2.Duration) == detail
+    assert arrived.detail(timestamp_pb2.Timestamp) is None
+    assert _arrived(DiskMissingError("gone")).detail(duration_pb2.Duration) is None
 
 
 def test_passing_an_error_on_twice_changes_nothing() -> None:

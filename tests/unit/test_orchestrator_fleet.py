@@ -182,7 +182,7 @@ def test_a_thousand_machines_are_submitted_in_one_transaction() -> None:
         commits: list[object] = []
         event.listen(rig.store._engine, "commit", commits.append)
         text = yaml.safe_dump({"vms": [{"vm": {"name": f"vm{n}"}} for n in range(1000)]})
-        views = rig.submission.submit(text, "fleet.yaml")
+        views = rig.submission.submit(text, "fleet.yaml").migrations
         assert [view.vm_name for view in views] == [f"vm{n}" for n in range(1000)]
         assert views[7].id == known
         assert len(rig.store.list(limit=2000)) == 1000

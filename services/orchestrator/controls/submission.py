@@ -1,6 +1,8 @@
 """Specs become migrations."""
 
+import functools
 import threading
+from dataclasses import dataclass
 
 from services.config import (
     Config,
@@ -11,13 +13,25 @@ from services.config import (
     dump_spec,
     parse_specs,
     resolve,
+    resolve_all,
 )
 from services.orchestrator.database.store import Store, add_event
 from services.orchestrator.database.views import MigrationView
 from services.orchestrator.errors import SpecInvalid
 from services.orchestrator.stages import State
 
-__all__ = ["Submission"]
+__all__ = ["Submission", "Submitted"]
+
+# Every tick of a migration reads its spec: those of the largest fleet are parsed once.
+_SPECS_KEPT = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a spec: a migration per machine in its order, and what looks wrong in it."""
+
+    migrations: tuple[MigrationView, ...]
+    warnings: tuple[Problem, ...]
 
 
 class Submission:
@@ -28,29 +42,23 @@ class Submission:
         self._config = config
         # Two callers with the same machine make one migration of it, not two.
         self._submitting = threading.Lock()
+        self._resolved = functools.lru_cache(maxsize=_SPECS_KEPT)(self._resolve)
 
     def check(self, text: str, source: str) -> tuple[VmSpec, ...]:
         """The machines of a spec. Raises ConfigError with every mistake in it."""
         specs = parse_specs(text, source)
-        problems: list[Problem] = []
-        for spec in specs:
-            try:
-                resolve(spec, self._config)
-            except ConfigError as exc:
-                problems.extend(exc.problems)
-        if problems:
-            raise ConfigError(tuple(problems))
+        resolve_all(specs, self._config)
         return specs
 
-    def submit(self, text: str, source: str) -> tuple[MigrationView, ...]:
-        """A migration per machine, in the order of the spec; nothing is kept if one is wrong.
+    def submit(self, text: str, source: str) -> Submitted:
+        """A migration per machine; nothing is kept if one is wrong.
 
         Raises SpecInvalid naming every mistake.
         """
         try:
             specs = self.check(text, source)
         except ConfigError as exc:
-            raise SpecInvalid(message=str(exc)) from exc
+            raise SpecInvalid(exc.problems) from exc
         with self._submitting:
             existing = [self.open_migration(spec) for spec in specs]
             new = [
@@ -59,10 +67,11 @@ class Submission:
                 if not id_
             ]
             created = iter(self._store.create_all(new, source))
-            return tuple(
-                self._take_over(id_, dump_spec(spec), source) if id_ else next(created)
+            migrations = tuple(
+                self._adopt_spec(id_, dump_spec(spec), source) if id_ else next(created)
                 for spec, id_ in zip(specs, existing, strict=True)
             )
+        return Submitted(migrations, tuple(item for spec in specs for item in spec.warnings))
 
     def open_migration(self, spec: VmSpec) -> str:
         """The id of the migration that exists for a machine, "" when none does."""
@@ -74,11 +83,14 @@ class Submission:
         Raises SpecInvalid, for a config.yaml that no longer gives what the spec relies on.
         """
         try:
-            return resolve(parse_specs(text, source or "spec")[0], self._config)
+            return self._resolved(text, source or "spec")
         except ConfigError as exc:
-            raise SpecInvalid(message=str(exc)) from exc
+            raise SpecInvalid(exc.problems) from exc
 
-    def _take_over(self, existing: str, text: str, source: str) -> MigrationView:
+    def _resolve(self, text: str, source: str) -> ResolvedVm:
+        return resolve(parse_specs(text, source)[0], self._config)
+
+    def _adopt_spec(self, existing: str, text: str, source: str) -> MigrationView:
         state, known = self._store.spec_of(existing)
         if state is not State.DONE and known != text:
             with self._store.change(existing) as (session, migration):
@@ -88,6 +100,6 @@ class Submission:
                     self._store.clock,
                     migration,
                     "spec.changed",
-                    f"{source} was taken over",
+                    f"settings of {source} adopted",
                 )
         return self._store.get(existing)

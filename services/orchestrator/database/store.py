@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, lazyload
 
 from services.orchestrator.clock import Clock, utc_now
 from services.orchestrator.database import tables
+from services.orchestrator.database.lookup import find_by_any, find_by_vm
 from services.orchestrator.database.runtime_dir import RuntimeDir
 from services.orchestrator.database.views import (
     EventView,
@@ -29,11 +30,7 @@ from services.orchestrator.database.views import (
     exported,
     view,
 )
-from services.orchestrator.errors import (
-    AmbiguousMigration,
-    DatabaseUnusable,
-    MigrationNotFound,
-)
+from services.orchestrator.errors import DatabaseUnusable, MigrationNotFound
 from services.orchestrator.stages import TERMINAL, State
 
 __all__ = ["Listener", "Store", "add_event"]
@@ -204,34 +201,19 @@ class Store:
             row = session.execute(query.where(tables.Migration.id == migration_id)).one()
             return State(row.state), row.spec
 
-    def find(self, *, migration_id: str = "", vm_moref: str = "", vm_name: str = "") -> str:
-        """The id of the one migration meant: by id, else by moref, else by name.
+    def find(
+        self, *, migration_id: str = "", vm_moref: str = "", vm_name: str = "", any_of: str = ""
+    ) -> str:
+        """The id of the one migration meant: by id, else by moref and name, else by any of them.
 
-        Of several migrations of one machine the newest that has not ended is meant, or else the
-        newest. Raises MigrationNotFound, AmbiguousMigration.
+        Raises MigrationNotFound, AmbiguousMigration.
         """
         if migration_id:
             return self.get(migration_id).id
         with self.reading() as session:
-            query = select(tables.Migration).order_by(tables.Migration.create_time.desc())
-            if vm_moref:
-                query = query.where(tables.Migration.vm_moref == vm_moref)
-            if vm_name:
-                # People write the moref where a name is asked for.
-                named = or_(
-                    tables.Migration.vm_name == vm_name, tables.Migration.vm_moref == vm_name
-                )
-                query = query.where(named)
-            rows = session.scalars(query).all() if vm_moref or vm_name else ()
-            wanted = " ".join(filter(None, (vm_name, vm_moref)))
-            if not rows:
-                raise MigrationNotFound(message=f"there is no migration of {wanted or 'no name'}")
-            open_rows = [r for r in rows if r.state not in TERMINAL] or list(rows)
-            machines = {r.vm_moref or r.id for r in open_rows}
-            if len(machines) > 1:
-                listed = ", ".join(f"{r.vm_name} ({r.vm_moref or r.id})" for r in open_rows)
-                raise AmbiguousMigration(message=f"{wanted} fits several migrations: {listed}")
-            return open_rows[0].id
+            if any_of and not (vm_moref or vm_name):
+                return find_by_any(session, any_of)
+            return find_by_vm(session, vm_moref, vm_name)
 
     def open_for(self, vm_name: str, vm_moref: str) -> str | None:
         """The id of the migration of this machine that is under way or done, if there is one."""

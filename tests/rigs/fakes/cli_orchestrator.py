@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from services.config import parse_specs
-from services.kit.failure import Code, ServiceError
+from services.orchestrator.errors import MigrationNotFound
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
@@ -44,10 +44,8 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
                 )
             ):
                 return migration
-        raise ServiceError(
-            code=Code.NOT_FOUND,
-            reason="MIGRATION_NOT_FOUND",
-            message=f"no migration of {selector.vm_name or selector.vm_moref!r}",
+        raise MigrationNotFound(
+            f"no migration of {selector.vm_name or selector.vm_moref!r}",
             hint="submit a spec for it",
         )
 

@@ -1,12 +1,27 @@
 """An orchestrator in memory behind real gRPC: what the gateway's tests talk to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.kit.failure import Code, ServiceError
+from services.config import Problem
+from services.kit.errors import DetailedError
+from services.kit.failure import ServiceError
+from services.orchestrator.errors import (
+    AmbiguousMigration,
+    Candidate,
+    ControlNotAllowed,
+    MigrationNotFound,
+    SpecInvalid,
+)
+from services.orchestrator.stages import Stage, State
+from services.orchestrator.translate import (
+    ambiguity_message,
+    problem_message,
+    spec_invalid_message,
+)
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 
@@ -33,7 +48,8 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
         self.vms: list[pb.SourceVm] = []
         self.placements: list[pb.TargetPlacement] = []
         self.events: list[pb.Event] = []
-        self.problems: list[pb.Problem] = []
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
         self.requests: list[Any] = []
         self.request_ids: list[str] = []
         self.failure: ServiceError | None = None
@@ -49,37 +65,40 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
             raise self.failure
 
     def _find(self, selector: pb.Selector) -> pb.Migration:
-        kind: Callable[[pb.Migration], bool]
-        if selector.migration_id:
-            kind = lambda entry: entry.id == selector.migration_id  # noqa: E731
-        elif selector.vm_moref:
-            kind = lambda entry: entry.vm_moref == selector.vm_moref  # noqa: E731
-        else:
-            kind = lambda entry: entry.vm_name == selector.vm_name  # noqa: E731
-        found = [entry for entry in self.stored if kind(entry)]
+        found = [
+            entry
+            for entry in self.stored
+            if selector.any in (entry.id, entry.vm_moref, entry.vm_name)
+        ]
         if not found:
-            raise ServiceError(
-                code=Code.NOT_FOUND,
-                reason="MIGRATION_NOT_FOUND",
-                message="no such migration",
-                hint="list them",
-            )
+            raise MigrationNotFound(message="no such migration", hint="list them")
         if len(found) > 1:
-            raise ServiceError(
-                code=Code.FAILED_PRECONDITION,
-                reason="AMBIGUOUS_MIGRATION",
-                message="several machines have this name",
+            candidates = tuple(
+                Candidate(
+                    entry.id,
+                    entry.vm_name,
+                    entry.vm_moref,
+                    Stage(pb.Stage.Name(entry.stage).removeprefix("STAGE_").lower()),
+                    State(pb.State.Name(entry.state).removeprefix("STATE_").lower()),
+                )
+                for entry in found
             )
+            exc = AmbiguousMigration(selector.any, candidates)
+            raise DetailedError(exc.failure, ambiguity_message(exc))
         return found[0]
 
     async def CheckSpec(self, request: Any, context: Any) -> pb.CheckSpecResponse:
         self._note(request, context)
-        return pb.CheckSpecResponse(problems=self.problems)
+        return pb.CheckSpecResponse(problems=[problem_message(p) for p in self.problems])
 
     async def SubmitSpec(self, request: Any, context: Any) -> pb.SubmitSpecResponse:
         self._note(request, context)
+        if self.problems:
+            exc = SpecInvalid(tuple(self.problems))
+            raise DetailedError(exc.failure, spec_invalid_message(exc))
         self.stored.append(migration(len(self.stored) + 1, "web 1", ""))
-        return pb.SubmitSpecResponse(migrations=self.stored[-1:])
+        warnings = [problem_message(warning) for warning in self.warnings]
+        return pb.SubmitSpecResponse(migrations=self.stored[-1:], warnings=warnings)
 
     async def StartMigrations(self, request: Any, context: Any) -> pb.StartMigrationsResponse:
         self._note(request, context)
@@ -114,11 +133,8 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
         self._note(request, context)
         found = self._find(request.selector)
         if found.stage != pb.STAGE_AWAITING_SHUTDOWN_ACTION:
-            raise ServiceError(
-                code=Code.FAILED_PRECONDITION,
-                reason="CONTROL_NOT_ALLOWED",
-                message="there is nothing to decide at this stage",
-                metadata={"stage": "delta"},
+            raise ControlNotAllowed(
+                "there is nothing to decide at this stage", metadata={"stage": "delta"}
             )
         return pb.DecideShutdownResponse(migration=found)
 
@@ -136,7 +152,9 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
             for event in self.events
             if event.migration_id == found.id and event.sequence > request.after_sequence
         ]
-        return pb.ListEventsResponse(events=events[: request.page_size])
+        return pb.ListEventsResponse(
+            events=events[: request.page_size], migration_id=found.id, vm_name=found.vm_name
+        )
 
     async def ListSourceVms(self, request: Any, context: Any) -> pb.ListSourceVmsResponse:
         self._note(request, context)

@@ -18,6 +18,11 @@ from services.kit.tls import TlsFiles
 SERVICE = "v2c.test.v1.EchoService"
 
 
+class CalledOffError(ServiceError):
+    code = Code.CANCELLED
+    reason = "CALLED_OFF"
+
+
 class NothingThereError(ServiceError):
     code = Code.NOT_FOUND
     reason = "NOTHING_THERE"
@@ -84,7 +89,7 @@ def _raise_what_is_named(text: str) -> None:
     if text.startswith("leak "):
         raise RuntimeError(f"cannot log in with {text.removeprefix('leak ')}")
     if text == "cancelled":
-        raise ServiceError(code=Code.CANCELLED, reason="CALLED_OFF", message="called off")
+        raise CalledOffError("called off")
 
 
 @dataclass(frozen=True)

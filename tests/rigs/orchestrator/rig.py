@@ -185,7 +185,7 @@ class Rig:
     def submit_spec(self, text: str, *, start: bool = True) -> str:
         """Submit a spec of one machine; the migration's id."""
         self.clock.advance(0.001)
-        (view,) = self.submission.submit(text, "spec.yaml")
+        (view,) = self.submission.submit(text, "spec.yaml").migrations
         if start:
             self.controls.start(view.id, "tester")
         return view.id

@@ -41,7 +41,7 @@ def assert_identical(lab: Lab, migration: pb.Migration) -> None:
 
 
 def assert_migrated(site: Site, migration: pb.Migration) -> None:
-    """Done, identical, the source off and without snapshot, nothing owed, images closed."""
+    """Done, identical, the source off and without snapshot, no debts, images closed."""
     assert migration.state == pb.STATE_DONE, migration
     assert_identical(site.lab, migration)
     source = vcenter_vm(site.lab, migration.vm_moref)

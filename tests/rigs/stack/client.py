@@ -31,7 +31,7 @@ Condition = Callable[[pb.Migration], bool]
 
 
 def quick(name: str, **migration: Any) -> dict[str, Any]:
-    """A spec's machine with a delta pass each second, cut over only when told."""
+    """A spec's machine with a delta pass each second, cut over only on request."""
     return files.spec_for(name, **{"delta_interval": 1, **migration})
 
 

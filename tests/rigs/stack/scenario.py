@@ -57,7 +57,7 @@ def _datacenter(name: str, vms: tuple[VmSpec, ...]) -> DatacenterSpec:
     return DatacenterSpec(
         name,
         clusters=(ClusterSpec(f"{name} cluster", (f"esxi.{name[:4].lower()}.test",)),),
-        # The lab tells files apart by their datastore.
+        # The lab distinguishes files by their datastore.
         datastores=(DatastoreSpec(f"{name} store"),),
         networks=(NetworkSpec("VM Network"), NetworkSpec("Backend VLAN 20", distributed=True)),
         vms=vms,

@@ -191,7 +191,7 @@ class Serving:
     rest: str
     """Base URL of the REST API."""
     token: str
-    """Admin token; empty when an earlier start has told it."""
+    """Admin token; empty when an earlier start has printed it."""
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def serving(site: Site) -> Iterator[Serving]:
     try:
         process.wait_for("ready; REST API at", _READY_SECONDS)
         url = process.err.split("REST API at ")[1].split(",")[0]
-        _, told, rest = process.out.partition("keep it): ")
-        yield Serving(process, url, rest.split()[0] if told else "")
+        _, printed, rest = process.out.partition("keep it): ")
+        yield Serving(process, url, rest.split()[0] if printed else "")
     finally:
         process.end()

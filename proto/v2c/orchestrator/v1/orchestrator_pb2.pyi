@@ -49,7 +49,7 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     STAGE_DELTA: _Stage.ValueType  # 9
     """Delta passes while the machine runs."""
     STAGE_AWAITING_SHUTDOWN_ACTION: _Stage.ValueType  # 10
-    """Waiting for an operator to say how the machine is to be shut down."""
+    """Waiting for an operator to choose how the machine is shut down."""
     STAGE_FINAL_SYNC: _Stage.ValueType  # 11
     """Shutdown and the last pass: downtime begins."""
     STAGE_VERIFYING: _Stage.ValueType  # 12
@@ -87,7 +87,7 @@ STAGE_BASE_COPY: Stage.ValueType  # 8
 STAGE_DELTA: Stage.ValueType  # 9
 """Delta passes while the machine runs."""
 STAGE_AWAITING_SHUTDOWN_ACTION: Stage.ValueType  # 10
-"""Waiting for an operator to say how the machine is to be shut down."""
+"""Waiting for an operator to choose how the machine is shut down."""
 STAGE_FINAL_SYNC: Stage.ValueType  # 11
 """Shutdown and the last pass: downtime begins."""
 STAGE_VERIFYING: Stage.ValueType  # 12
@@ -111,13 +111,13 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     STATE_UNSPECIFIED: _State.ValueType  # 0
     """Not known."""
     STATE_QUEUED: _State.ValueType  # 1
-    """Waiting for a place among the running ones."""
+    """Waiting for a slot among the running ones."""
     STATE_RUNNING: _State.ValueType  # 2
     """At work."""
     STATE_WAITING: _State.ValueType  # 3
     """Waiting for time to pass or for an operator."""
     STATE_PAUSED: _State.ValueType  # 4
-    """Held by an operator."""
+    """Paused by an operator."""
     STATE_FAILED: _State.ValueType  # 5
     """Stopped by an error; see error."""
     STATE_CANCELLED: _State.ValueType  # 6
@@ -133,13 +133,13 @@ class State(_State, metaclass=_StateEnumTypeWrapper):
 STATE_UNSPECIFIED: State.ValueType  # 0
 """Not known."""
 STATE_QUEUED: State.ValueType  # 1
-"""Waiting for a place among the running ones."""
+"""Waiting for a slot among the running ones."""
 STATE_RUNNING: State.ValueType  # 2
 """At work."""
 STATE_WAITING: State.ValueType  # 3
 """Waiting for time to pass or for an operator."""
 STATE_PAUSED: State.ValueType  # 4
-"""Held by an operator."""
+"""Paused by an operator."""
 STATE_FAILED: State.ValueType  # 5
 """Stopped by an error; see error."""
 STATE_CANCELLED: State.ValueType  # 6
@@ -423,7 +423,7 @@ class Migration(_message.Message):
 
     @_builtins.property
     def wake_time(self) -> _timestamp_pb2.Timestamp:
-        """When a waiting migration goes on by itself."""
+        """When a waiting migration continues by itself."""
 
     @_builtins.property
     def debts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Debt]:
@@ -632,7 +632,7 @@ Global___Pass: _TypeAlias = Pass  # noqa: Y015
 
 @_typing.final
 class StageTime(_message.Message):
-    """StageTime says when a stage was entered and left."""
+    """StageTime is when a stage was entered and left."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -803,7 +803,8 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 @_typing.final
 class Selector(_message.Message):
     """Selector names a migration: its id, a moref, or a name that only one
-    machine has.
+    machine has. What fits several is AMBIGUOUS_MIGRATION, with
+    AmbiguousMigrationDetails among the status's details.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -811,26 +812,102 @@ class Selector(_message.Message):
     MIGRATION_ID_FIELD_NUMBER: _builtins.int
     VM_MOREF_FIELD_NUMBER: _builtins.int
     VM_NAME_FIELD_NUMBER: _builtins.int
+    ANY_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
     """Migration id."""
     vm_moref: _builtins.str
     """Source machine's moref."""
     vm_name: _builtins.str
     """Source machine's name."""
+    any: _builtins.str
+    """A migration's id, or a machine's moref or name, whichever it is. Used when
+    the other fields are empty.
+    """
     def __init__(
         self,
         *,
         migration_id: _builtins.str = ...,
         vm_moref: _builtins.str = ...,
         vm_name: _builtins.str = ...,
+        any: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["migration_id", b"migration_id", "vm_moref", b"vm_moref", "vm_name", b"vm_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "migration_id", b"migration_id", "vm_moref", b"vm_moref", "vm_name", b"vm_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Selector: _TypeAlias = Selector  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """Candidate is a migration that an ambiguous selector may mean."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VM_NAME_FIELD_NUMBER: _builtins.int
+    VM_MOREF_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Migration id."""
+    vm_name: _builtins.str
+    """Source machine's name."""
+    vm_moref: _builtins.str
+    """Source machine's moref; empty before it is found."""
+    stage: Global___Stage.ValueType
+    """Where in its course it is."""
+    state: Global___State.ValueType
+    """What it is doing there."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        vm_name: _builtins.str = ...,
+        vm_moref: _builtins.str = ...,
+        stage: Global___Stage.ValueType = ...,
+        state: Global___State.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "stage", b"stage", "state", b"state", "vm_moref", b"vm_moref", "vm_name", b"vm_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class AmbiguousMigrationDetails(_message.Message):
+    """AmbiguousMigrationDetails is a detail of the status of AMBIGUOUS_MIGRATION."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    MORE_COUNT_FIELD_NUMBER: _builtins.int
+    selector: _builtins.str
+    """The id, moref or name that was asked for."""
+    more_count: _builtins.int
+    """How many more there are."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """What it may mean, oldest first; as many as fit into a status."""
+
+    def __init__(
+        self,
+        *,
+        selector: _builtins.str = ...,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        more_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "more_count", b"more_count", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmbiguousMigrationDetails: _TypeAlias = AmbiguousMigrationDetails  # noqa: Y015
 
 @_typing.final
 class CheckSpecRequest(_message.Message):
@@ -890,7 +967,7 @@ Global___PlannedVm: _TypeAlias = PlannedVm  # noqa: Y015
 
 @_typing.final
 class CheckSpecResponse(_message.Message):
-    """CheckSpecResponse says what is planned, or what is wrong."""
+    """CheckSpecResponse is what is planned, or what is wrong."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -950,27 +1027,64 @@ Global___SubmitSpecRequest: _TypeAlias = SubmitSpecRequest  # noqa: Y015
 
 @_typing.final
 class SubmitSpecResponse(_message.Message):
-    """SubmitSpecResponse lists the migrations, in the order of the spec."""
+    """SubmitSpecResponse lists the migrations, in the order of the spec. A spec
+    with mistakes is SPEC_INVALID, with SpecInvalidDetails among the status's
+    details.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MIGRATIONS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def migrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Migration]:
         """The migrations."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """What was accepted but looks wrong."""
 
     def __init__(
         self,
         *,
         migrations: _abc.Iterable[Global___Migration] | None = ...,
+        warnings: _abc.Iterable[Global___Problem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["migrations", b"migrations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["migrations", b"migrations", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitSpecResponse: _TypeAlias = SubmitSpecResponse  # noqa: Y015
+
+@_typing.final
+class SpecInvalidDetails(_message.Message):
+    """SpecInvalidDetails is a detail of the status of SPEC_INVALID."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    MORE_COUNT_FIELD_NUMBER: _builtins.int
+    more_count: _builtins.int
+    """How many more there are; CheckSpec lists them all."""
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """What is wrong, in the order found; as many as fit into a status."""
+
+    def __init__(
+        self,
+        *,
+        problems: _abc.Iterable[Global___Problem] | None = ...,
+        more_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more_count", b"more_count", "problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpecInvalidDetails: _TypeAlias = SpecInvalidDetails  # noqa: Y015
 
 @_typing.final
 class StartMigrationsRequest(_message.Message):
@@ -1567,6 +1681,12 @@ class ListEventsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
+    MIGRATION_ID_FIELD_NUMBER: _builtins.int
+    VM_NAME_FIELD_NUMBER: _builtins.int
+    migration_id: _builtins.str
+    """The migration that the selector means; empty without a selector."""
+    vm_name: _builtins.str
+    """The name of that migration's machine."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
         """The events."""
@@ -1575,10 +1695,12 @@ class ListEventsResponse(_message.Message):
         self,
         *,
         events: _abc.Iterable[Global___Event] | None = ...,
+        migration_id: _builtins.str = ...,
+        vm_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "migration_id", b"migration_id", "vm_name", b"vm_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1972,7 +2094,7 @@ class TargetPlacement(_message.Message):
     """Cluster."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What CloudStack says of it, by its own names."""
+        """What CloudStack lists of it, by its own names."""
 
     def __init__(
         self,

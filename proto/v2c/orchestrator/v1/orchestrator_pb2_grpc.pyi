@@ -36,11 +36,11 @@ class OrchestratorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrchestratorServiceAsyncStub: ...
     CheckSpec: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CheckSpecRequest, _orchestrator_pb2.CheckSpecResponse]
-    """Checks a spec and says what it would do, without keeping anything."""
+    """Checks a spec and lists what it would do, without keeping anything."""
     SubmitSpec: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]
     """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned as it is, with the spec's settings taken over
-    where its stage still allows that.
+    same machine is returned, with the spec's settings adopted where its
+    stage still allows that.
     """
     StartMigrations: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]
     """Puts migrations into the queue."""
@@ -54,8 +54,8 @@ class OrchestratorServiceStub:
     """
     FinalizeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
-    migration that is not started, paused or failed: it counts when that goes
-    on. From awaiting_shutdown_action on, and once it has ended, it is refused
+    migration that is not started, paused or failed: it counts once that one
+    continues. From awaiting_shutdown_action on, and once it has ended, it is refused
     with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
     """
     DecideShutdown: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]
@@ -63,13 +63,13 @@ class OrchestratorServiceStub:
     PauseMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]
     """Stops a migration at the next safe point and keeps it there."""
     ResumeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]
-    """Lets a paused migration go on."""
+    """Resumes a paused migration."""
     CancelMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]
-    """Takes a failed migration up again at its stage."""
+    """Continues a failed migration at its stage."""
     RollbackMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RollbackMigrationRequest, _orchestrator_pb2.RollbackMigrationResponse]
-    """Undoes a cutover: the target is stopped and let go, the source started."""
+    """Undoes a cutover: the target is stopped and unmanaged, the source started."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListEventsRequest, _orchestrator_pb2.ListEventsResponse]
     """Lists audit events, oldest first."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.WatchEventsRequest, _orchestrator_pb2.WatchEventsResponse]
@@ -87,11 +87,11 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckSpec: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CheckSpecRequest, _orchestrator_pb2.CheckSpecResponse]  # type: ignore[assignment]
-    """Checks a spec and says what it would do, without keeping anything."""
+    """Checks a spec and lists what it would do, without keeping anything."""
     SubmitSpec: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]  # type: ignore[assignment]
     """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned as it is, with the spec's settings taken over
-    where its stage still allows that.
+    same machine is returned, with the spec's settings adopted where its
+    stage still allows that.
     """
     StartMigrations: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]  # type: ignore[assignment]
     """Puts migrations into the queue."""
@@ -105,8 +105,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     FinalizeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]  # type: ignore[assignment]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
-    migration that is not started, paused or failed: it counts when that goes
-    on. From awaiting_shutdown_action on, and once it has ended, it is refused
+    migration that is not started, paused or failed: it counts once that one
+    continues. From awaiting_shutdown_action on, and once it has ended, it is refused
     with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
     """
     DecideShutdown: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]  # type: ignore[assignment]
@@ -114,13 +114,13 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     PauseMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]  # type: ignore[assignment]
     """Stops a migration at the next safe point and keeps it there."""
     ResumeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]  # type: ignore[assignment]
-    """Lets a paused migration go on."""
+    """Resumes a paused migration."""
     CancelMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]  # type: ignore[assignment]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]  # type: ignore[assignment]
-    """Takes a failed migration up again at its stage."""
+    """Continues a failed migration at its stage."""
     RollbackMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RollbackMigrationRequest, _orchestrator_pb2.RollbackMigrationResponse]  # type: ignore[assignment]
-    """Undoes a cutover: the target is stopped and let go, the source started."""
+    """Undoes a cutover: the target is stopped and unmanaged, the source started."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListEventsRequest, _orchestrator_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists audit events, oldest first."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.WatchEventsRequest, _orchestrator_pb2.WatchEventsResponse]  # type: ignore[assignment]
@@ -141,7 +141,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.CheckSpecRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.CheckSpecResponse, _abc.Awaitable[_orchestrator_pb2.CheckSpecResponse]]:
-        """Checks a spec and says what it would do, without keeping anything."""
+        """Checks a spec and lists what it would do, without keeping anything."""
 
     @_abc_1.abstractmethod
     def SubmitSpec(
@@ -150,8 +150,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.SubmitSpecResponse, _abc.Awaitable[_orchestrator_pb2.SubmitSpecResponse]]:
         """Creates a migration for every machine of a spec. One that exists for the
-        same machine is returned as it is, with the spec's settings taken over
-        where its stage still allows that.
+        same machine is returned, with the spec's settings adopted where its
+        stage still allows that.
         """
 
     @_abc_1.abstractmethod
@@ -195,8 +195,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.FinalizeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.FinalizeMigrationResponse]]:
         """Asks for cutover. Accepted in the stages from init to delta, also of a
-        migration that is not started, paused or failed: it counts when that goes
-        on. From awaiting_shutdown_action on, and once it has ended, it is refused
+        migration that is not started, paused or failed: it counts once that one
+        continues. From awaiting_shutdown_action on, and once it has ended, it is refused
         with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
         """
 
@@ -222,7 +222,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.ResumeMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.ResumeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.ResumeMigrationResponse]]:
-        """Lets a paused migration go on."""
+        """Resumes a paused migration."""
 
     @_abc_1.abstractmethod
     def CancelMigration(
@@ -238,7 +238,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.RetryMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.RetryMigrationResponse, _abc.Awaitable[_orchestrator_pb2.RetryMigrationResponse]]:
-        """Takes a failed migration up again at its stage."""
+        """Continues a failed migration at its stage."""
 
     @_abc_1.abstractmethod
     def RollbackMigration(
@@ -246,7 +246,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.RollbackMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.RollbackMigrationResponse, _abc.Awaitable[_orchestrator_pb2.RollbackMigrationResponse]]:
-        """Undoes a cutover: the target is stopped and let go, the source started."""
+        """Undoes a cutover: the target is stopped and unmanaged, the source started."""
 
     @_abc_1.abstractmethod
     def ListEvents(
