@@ -10,23 +10,23 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import ClassVar, Protocol, Self
 
 import grpc
 import structlog
 from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from services.kit.failure import Code, Failure, ReportedError, ServiceError
+from services.kit.details import DetailedError, packed
+from services.kit.failure import Code, Failure, ServiceError
 from services.kit.redact import redactor
 from services.kit.unreachable import readable
 
 __all__ = [
     "ERROR_DOMAIN",
     "CallCancelled",
-    "DetailedError",
     "ErrorStatus",
     "InternalError",
     "RemoteError",
@@ -49,7 +49,6 @@ _RETRYABLE_KEY = "retryable"
 _HINT_KEY = "hint"
 
 _log = structlog.stdlib.get_logger(__name__)
-_M = TypeVar("_M", bound=Message)
 
 
 class InternalError(ServiceError):
@@ -111,7 +110,7 @@ def to_status(exc: BaseException) -> ErrorStatus:
     if error.hint:
         metadata[_HINT_KEY] = _cut(redactor.text(error.hint), _HINT_LIMIT)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)
-    details = [_packed(info), *(error.details if isinstance(error, DetailedError) else ())]
+    details = [packed(info), *(error.details if isinstance(error, DetailedError) else ())]
     message = _cut(redactor.text(error.message), _MESSAGE_LIMIT)
     status = status_pb2.Status(code=error.code.value, message=message, details=details)
     return ErrorStatus(
@@ -119,23 +118,6 @@ def to_status(exc: BaseException) -> ErrorStatus:
         details=message,
         trailing_metadata=((_DETAILS_KEY, status.SerializeToString()),),
     )
-
-
-class DetailedError(ReportedError):
-    """A failure with more for programs than ErrorInfo holds: messages of the service's own proto.
-
-    They are further details of the status, and hold no secrets. Whoever makes them keeps them
-    small: all trailers of a call share 8 KiB in clients that do not allow for more.
-    """
-
-    def __init__(self, failure: Failure, *details: Message) -> None:
-        super().__init__(failure)
-        self.details = tuple(_packed(detail) for detail in details)
-
-    def detail(self, kind: type[_M]) -> _M | None:
-        """The detail that is a message of this kind, or None when there is none."""
-        message = kind()
-        return next((message for packed in self.details if packed.Unpack(message)), None)
 
 
 class RemoteError(DetailedError):
@@ -154,8 +136,8 @@ class RemoteError(DetailedError):
     }
     _TRANSIENT: ClassVar[frozenset[Code]] = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
-    def __init__(self, failure: Failure, *details: Message, peer: str = "the service") -> None:
-        super().__init__(failure, *details)
+    def __init__(self, failure: Failure, *, peer: str = "the service") -> None:
+        super().__init__(failure)
         self.peer = peer
 
     @classmethod
@@ -176,7 +158,7 @@ class RemoteError(DetailedError):
                 peer=peer,
             )
         metadata = dict(info.metadata)
-        return cls(
+        error = cls(
             Failure(
                 code=code,
                 reason=info.reason if _REASON.match(info.reason) else f"REMOTE_{code.name}",
@@ -185,9 +167,10 @@ class RemoteError(DetailedError):
                 hint=metadata.pop(_HINT_KEY, ""),
                 metadata=metadata,
             ),
-            *others,
             peer=peer,
         )
+        error.details = others
+        return error
 
 
 class CallCancelled(RemoteError):
@@ -216,7 +199,7 @@ class ServiceNotReady(RemoteError):
 
 def _details(
     exc: RpcFailure,
-) -> tuple[error_details_pb2.ErrorInfo | None, list[any_pb2.Any]]:
+) -> tuple[error_details_pb2.ErrorInfo | None, tuple[any_pb2.Any, ...]]:
     """The ErrorInfo of our domain in an error's trailers, None without one; and other details."""
     trailers = getattr(exc, "trailing_metadata", lambda: None)() or ()
     found, others = None, []
@@ -224,21 +207,13 @@ def _details(
         try:
             for detail in status_pb2.Status.FromString(value).details:
                 info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
-                    found = found or info
+                if found is None and detail.Unpack(info) and info.domain == ERROR_DOMAIN:
+                    found = info
                 else:
                     others.append(detail)
         except DecodeError:
-            return None, []  # A proxy's trailers of another make: the bare status still counts.
-    return found, others
-
-
-def _packed(message: Message) -> any_pb2.Any:
-    if isinstance(message, any_pb2.Any):
-        return message
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
+            return None, ()  # A proxy's trailers of another make: the bare status still counts.
+    return found, tuple(others)
 
 
 def _cut(text: str, limit: int) -> str:

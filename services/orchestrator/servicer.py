@@ -8,7 +8,7 @@ import grpc
 from sqlalchemy.exc import OperationalError
 
 from services.config import ConfigError
-from services.kit.errors import DetailedError
+from services.kit.details import DetailedError
 from services.kit.failure import Code, ServiceError
 from services.orchestrator import translate
 from services.orchestrator.controls.controls import Controls

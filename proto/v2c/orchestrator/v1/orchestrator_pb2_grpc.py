@@ -201,7 +201,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeMigration(self, request, context):
-        """Resumes a paused migration.
+        """Continues a paused migration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

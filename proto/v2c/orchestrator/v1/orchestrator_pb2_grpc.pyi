@@ -63,7 +63,7 @@ class OrchestratorServiceStub:
     PauseMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]
     """Stops a migration at the next safe point and keeps it there."""
     ResumeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]
-    """Resumes a paused migration."""
+    """Continues a paused migration."""
     CancelMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]
@@ -114,7 +114,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     PauseMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]  # type: ignore[assignment]
     """Stops a migration at the next safe point and keeps it there."""
     ResumeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]  # type: ignore[assignment]
-    """Resumes a paused migration."""
+    """Continues a paused migration."""
     CancelMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]  # type: ignore[assignment]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]  # type: ignore[assignment]
@@ -222,7 +222,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.ResumeMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.ResumeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.ResumeMigrationResponse]]:
-        """Resumes a paused migration."""
+        """Continues a paused migration."""
 
     @_abc_1.abstractmethod
     def CancelMigration(
