@@ -55,8 +55,8 @@ class OrchestratorServiceStub:
     FinalizeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
     migration that is not started, paused or failed: it counts once that one
-    continues. From awaiting_shutdown_action on, and once it has ended, it is refused
-    with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+    continues. From awaiting_shutdown_action on, and once it has ended, it is
+    refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
     """
     DecideShutdown: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]
     """Answers a migration in awaiting_shutdown_action."""
@@ -106,8 +106,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     FinalizeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]  # type: ignore[assignment]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
     migration that is not started, paused or failed: it counts once that one
-    continues. From awaiting_shutdown_action on, and once it has ended, it is refused
-    with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+    continues. From awaiting_shutdown_action on, and once it has ended, it is
+    refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
     """
     DecideShutdown: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]  # type: ignore[assignment]
     """Answers a migration in awaiting_shutdown_action."""
@@ -196,8 +196,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_pb2.FinalizeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.FinalizeMigrationResponse]]:
         """Asks for cutover. Accepted in the stages from init to delta, also of a
         migration that is not started, paused or failed: it counts once that one
-        continues. From awaiting_shutdown_action on, and once it has ended, it is refused
-        with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+        continues. From awaiting_shutdown_action on, and once it has ended, it is
+        refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
         """
 
     @_abc_1.abstractmethod
