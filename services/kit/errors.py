@@ -10,25 +10,23 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import ClassVar, Protocol, Self
 
 import grpc
 import structlog
 from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from services.kit.failure import Code, Failure, ReportedError, ServiceError
+from services.kit.details import DetailedError, packed
+from services.kit.failure import Code, Failure, ServiceError
 from services.kit.redact import redactor
 from services.kit.unreachable import readable
 
 __all__ = [
     "ERROR_DOMAIN",
-    "TRANSIENT_CODES",
-    "TRANSPORT_HINTS",
     "CallCancelled",
-    "DetailedError",
     "ErrorStatus",
     "InternalError",
     "RemoteError",
@@ -39,15 +37,6 @@ __all__ = [
 ]
 
 ERROR_DOMAIN = "v2c"
-TRANSPORT_HINTS: Mapping[Code, str] = {
-    Code.UNAVAILABLE: "check that {peer} runs, that its address is right and that both sides use "
-    "certificates of the same CA",
-    Code.DEADLINE_EXCEEDED: "look in the log of {peer} for what it is waiting for",
-    Code.UNIMPLEMENTED: "install the same version everywhere; {peer} is of another one",
-}
-"""What to do about an error that gRPC itself reports."""
-TRANSIENT_CODES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
-"""The errors of gRPC itself that may pass without anybody changing anything."""
 
 # gRPC's own key for a serialized google.rpc.Status in the trailers.
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -60,7 +49,6 @@ _RETRYABLE_KEY = "retryable"
 _HINT_KEY = "hint"
 
 _log = structlog.stdlib.get_logger(__name__)
-_M = TypeVar("_M", bound=Message)
 
 
 class InternalError(ServiceError):
@@ -123,7 +111,7 @@ def to_status(exc: BaseException) -> ErrorStatus:
     if error.hint:
         metadata[_HINT_KEY] = _cut(redactor.text(error.hint), _HINT_LIMIT)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)
-    details = [_packed(info), *(error.details if isinstance(error, DetailedError) else ())]
+    details = [packed(info), *(error.details if isinstance(error, DetailedError) else ())]
     message = _cut(redactor.text(error.message), _MESSAGE_LIMIT)
     status = status_pb2.Status(code=error.code.value, message=message, details=details)
     return ErrorStatus(
@@ -133,47 +121,37 @@ def to_status(exc: BaseException) -> ErrorStatus:
     )
 
 
-class DetailedError(ReportedError):
-    """A failure with more for programs than ErrorInfo holds: messages of the service's own proto.
-
-    They are further details of the status, and hold no secrets. Whoever makes them keeps them
-    small: all trailers of a call share 8 KiB in clients that do not allow for more.
-    """
-
-    def __init__(self, failure: Failure, *details: Message) -> None:
-        super().__init__(failure)
-        self.details = tuple(_packed(detail) for detail in details)
-
-    def detail(self, kind: type[_M]) -> _M | None:
-        """The detail that is a message of this kind, or None when there is none."""
-        message = kind()
-        return next((message for packed in self.details if packed.Unpack(message)), None)
-
-
 class RemoteError(DetailedError):
     """A failed call to another service: what that service raised, or why it was not reached.
 
-    `peer` names the service that was called.
+    `peer` names the service that was called. An error without ErrorInfo, which every service of v2c
+    sends, has the reason ``REMOTE_<CODE>``; `TRANSPORT_HINTS` and `TRANSIENT` are about those.
     """
 
-    def __init__(self, failure: Failure, *details: Message, peer: str = "the service") -> None:
-        super().__init__(failure, *details)
+    TRANSPORT_HINTS: ClassVar[Mapping[Code, str]] = {
+        Code.UNAVAILABLE: "check that {peer} runs, that its address is right and that both "
+        "sides use certificates of the same CA",
+        Code.DEADLINE_EXCEEDED: "look in the log of {peer} for what it is waiting for",
+        Code.UNIMPLEMENTED: "install the same version everywhere: {peer} is of another one",
+    }
+    TRANSIENT: ClassVar[frozenset[Code]] = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
+
+    def __init__(self, failure: Failure, *, peer: str = "the service") -> None:
+        super().__init__(failure)
         self.peer = peer
 
     @classmethod
     def without_details(cls, code: Code, text: str, *, peer: str) -> Self:
         """gRPC itself, or something between two services, reported the error; often nothing listens
         at the address.
-
-        An error without ErrorInfo, which every service of v2c sends.
         """
         return cls(
             Failure(
                 code=code,
                 reason=f"REMOTE_{code.name}",
                 message=readable(peer, text),
-                retryable=code in TRANSIENT_CODES,
-                hint=TRANSPORT_HINTS.get(code, "").format(peer=peer),
+                retryable=code in cls.TRANSIENT,
+                hint=cls.TRANSPORT_HINTS.get(code, "").format(peer=peer),
             ),
             peer=peer,
         )
@@ -187,7 +165,7 @@ class RemoteError(DetailedError):
         if info is None:
             return cls.without_details(code, exc.details() or code.name, peer=peer)
         metadata = dict(info.metadata)
-        return cls(
+        error = cls(
             Failure(
                 code=code,
                 reason=info.reason if _REASON.match(info.reason) else f"REMOTE_{code.name}",
@@ -196,9 +174,10 @@ class RemoteError(DetailedError):
                 hint=metadata.pop(_HINT_KEY, ""),
                 metadata=metadata,
             ),
-            *others,
             peer=peer,
         )
+        error.details = others
+        return error
 
 
 class CallCancelled(RemoteError):
@@ -227,7 +206,7 @@ class ServiceNotReady(RemoteError):
 
 def _details(
     exc: RpcFailure,
-) -> tuple[error_details_pb2.ErrorInfo | None, list[any_pb2.Any]]:
+) -> tuple[error_details_pb2.ErrorInfo | None, tuple[any_pb2.Any, ...]]:
     """The ErrorInfo of our domain in an error's trailers, None without one; and other details."""
     trailers = getattr(exc, "trailing_metadata", lambda: None)() or ()
     found, others = None, []
@@ -235,21 +214,13 @@ def _details(
         try:
             for detail in status_pb2.Status.FromString(value).details:
                 info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
-                    found = found or info
+                if found is None and detail.Unpack(info) and info.domain == ERROR_DOMAIN:
+                    found = info
                 else:
                     others.append(detail)
         except DecodeError:
-            return None, []  # A proxy's trailers of another make: the bare status still counts.
-    return found, others
-
-
-def _packed(message: Message) -> any_pb2.Any:
-    if isinstance(message, any_pb2.Any):
-        return message
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
+            return None, ()  # A proxy's trailers of another make: the bare status still counts.
+    return found, tuple(others)
 
 
 def _cut(text: str, limit: int) -> str:

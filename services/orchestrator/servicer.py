@@ -8,7 +8,7 @@ import grpc
 from sqlalchemy.exc import OperationalError
 
 from services.config import ConfigError
-from services.kit.errors import DetailedError
+from services.kit.details import DetailedError
 from services.kit.failure import Code, ServiceError
 from services.orchestrator import translate
 from services.orchestrator.controls.controls import Controls
@@ -195,7 +195,7 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
         events = await _run(
             self._store.events, id_, request.after_sequence, _page_size(request.page_size)
         )
-        name = (await _run(self._store.get, id_)).vm_name if id_ else ""
+        name = await _run(self._store.vm_name_of, id_) if id_ else ""
         return pb.ListEventsResponse(
             events=[translate.event_message(e) for e in events], migration_id=id_, vm_name=name
         )

@@ -5,7 +5,8 @@ import pytest
 from google.protobuf import duration_pb2, timestamp_pb2
 from grpc.aio import AioRpcError, Metadata
 
-from services.kit.errors import DetailedError, RemoteError, to_status
+from services.kit.details import DetailedError
+from services.kit.errors import RemoteError, to_status
 from services.kit.failure import Code, Failure, ServiceError
 from services.kit.redact import redactor
 

@@ -3,7 +3,8 @@
 import pytest
 
 from services.config import Problem
-from services.kit.errors import DetailedError, to_status
+from services.kit.details import DetailedError
+from services.kit.errors import to_status
 from services.orchestrator.errors import AmbiguousMigration, Candidate, SpecInvalid
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.translate import ambiguity_message, spec_invalid_message

@@ -68,7 +68,7 @@ class Submission:
             ]
             created = iter(self._store.create_all(new, source))
             migrations = tuple(
-                self._adopt_spec(id_, dump_spec(spec), source) if id_ else next(created)
+                self._adopt(id_, dump_spec(spec), source) if id_ else next(created)
                 for spec, id_ in zip(specs, existing, strict=True)
             )
         return Submitted(migrations, tuple(item for spec in specs for item in spec.warnings))
@@ -90,7 +90,7 @@ class Submission:
     def _resolve(self, text: str, source: str) -> ResolvedVm:
         return resolve(parse_specs(text, source)[0], self._config)
 
-    def _adopt_spec(self, existing: str, text: str, source: str) -> MigrationView:
+    def _adopt(self, existing: str, text: str, source: str) -> MigrationView:
         state, known = self._store.spec_of(existing)
         if state is not State.DONE and known != text:
             with self._store.change(existing) as (session, migration):
@@ -100,6 +100,6 @@ class Submission:
                     self._store.clock,
                     migration,
                     "spec.changed",
-                    f"settings of {source} adopted",
+                    f"the spec is now that of {source}",
                 )
         return self._store.get(existing)

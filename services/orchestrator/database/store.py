@@ -194,6 +194,12 @@ class Store:
                 raise MigrationNotFound(message=f"there is no migration {migration_id}")
             return view(row, self.clock())
 
+    def vm_name_of(self, migration_id: str) -> str:
+        """The name of a migration's machine."""
+        with self.reading() as session:
+            query = select(tables.Migration.vm_name)
+            return session.scalars(query.where(tables.Migration.id == migration_id)).one()
+
     def spec_of(self, migration_id: str) -> tuple[State, str]:
         """A migration's state, and its spec as it was submitted last."""
         with self.reading() as session:

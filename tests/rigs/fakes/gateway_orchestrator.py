@@ -7,7 +7,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.config import Problem
-from services.kit.errors import DetailedError
+from services.kit.details import DetailedError
 from services.kit.failure import ServiceError
 from services.orchestrator.errors import (
     AmbiguousMigration,

@@ -49,7 +49,7 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     STAGE_DELTA: _Stage.ValueType  # 9
     """Delta passes while the machine runs."""
     STAGE_AWAITING_SHUTDOWN_ACTION: _Stage.ValueType  # 10
-    """Waiting for an operator to choose how the machine is shut down."""
+    """Waiting for an operator to decide how the machine is shut down."""
     STAGE_FINAL_SYNC: _Stage.ValueType  # 11
     """Shutdown and the last pass: downtime begins."""
     STAGE_VERIFYING: _Stage.ValueType  # 12
@@ -87,7 +87,7 @@ STAGE_BASE_COPY: Stage.ValueType  # 8
 STAGE_DELTA: Stage.ValueType  # 9
 """Delta passes while the machine runs."""
 STAGE_AWAITING_SHUTDOWN_ACTION: Stage.ValueType  # 10
-"""Waiting for an operator to choose how the machine is shut down."""
+"""Waiting for an operator to decide how the machine is shut down."""
 STAGE_FINAL_SYNC: Stage.ValueType  # 11
 """Shutdown and the last pass: downtime begins."""
 STAGE_VERIFYING: Stage.ValueType  # 12

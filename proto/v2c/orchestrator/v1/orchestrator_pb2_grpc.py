@@ -179,8 +179,8 @@ class OrchestratorServiceServicer:
     def FinalizeMigration(self, request, context):
         """Asks for cutover. Accepted in the stages from init to delta, also of a
         migration that is not started, paused or failed: it counts once that one
-        continues. From awaiting_shutdown_action on, and once it has ended, it is refused
-        with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+        continues. From awaiting_shutdown_action on, and once it has ended, it is
+        refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,7 +201,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeMigration(self, request, context):
-        """Resumes a paused migration.
+        """Continues a paused migration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,15 +55,15 @@ class OrchestratorServiceStub:
     FinalizeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
     migration that is not started, paused or failed: it counts once that one
-    continues. From awaiting_shutdown_action on, and once it has ended, it is refused
-    with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+    continues. From awaiting_shutdown_action on, and once it has ended, it is
+    refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
     """
     DecideShutdown: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]
     """Answers a migration in awaiting_shutdown_action."""
     PauseMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]
     """Stops a migration at the next safe point and keeps it there."""
     ResumeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]
-    """Resumes a paused migration."""
+    """Continues a paused migration."""
     CancelMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]
@@ -106,15 +106,15 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     FinalizeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]  # type: ignore[assignment]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
     migration that is not started, paused or failed: it counts once that one
-    continues. From awaiting_shutdown_action on, and once it has ended, it is refused
-    with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+    continues. From awaiting_shutdown_action on, and once it has ended, it is
+    refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
     """
     DecideShutdown: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]  # type: ignore[assignment]
     """Answers a migration in awaiting_shutdown_action."""
     PauseMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]  # type: ignore[assignment]
     """Stops a migration at the next safe point and keeps it there."""
     ResumeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]  # type: ignore[assignment]
-    """Resumes a paused migration."""
+    """Continues a paused migration."""
     CancelMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]  # type: ignore[assignment]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]  # type: ignore[assignment]
@@ -196,8 +196,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_pb2.FinalizeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.FinalizeMigrationResponse]]:
         """Asks for cutover. Accepted in the stages from init to delta, also of a
         migration that is not started, paused or failed: it counts once that one
-        continues. From awaiting_shutdown_action on, and once it has ended, it is refused
-        with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+        continues. From awaiting_shutdown_action on, and once it has ended, it is
+        refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
         """
 
     @_abc_1.abstractmethod
@@ -222,7 +222,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.ResumeMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.ResumeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.ResumeMigrationResponse]]:
-        """Resumes a paused migration."""
+        """Continues a paused migration."""
 
     @_abc_1.abstractmethod
     def CancelMigration(
