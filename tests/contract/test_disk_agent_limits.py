@@ -99,7 +99,7 @@ async def test_the_agents_limit_holds_and_is_shared(running: AgentProcess, sourc
         assert first.rate(last) == pytest.approx(AGENT_RATE / 2, rel=0.05)
 
 
-async def test_a_changed_config_is_for_what_runs(tmp_path: Path, source: Path) -> None:
+async def test_a_changed_config_applies_to_running_transfers(tmp_path: Path, source: Path) -> None:
     folder = tmp_path / "agent"
     folder.mkdir()
     with agent(folder, limits={"agent_mbps": 24}) as process:
@@ -120,7 +120,7 @@ async def test_a_changed_config_is_for_what_runs(tmp_path: Path, source: Path) -
     assert first.rate(last) == pytest.approx(8e6, rel=0.05)
 
 
-async def test_a_change_is_felt_at_once(running: AgentProcess, source: Path) -> None:
+async def test_a_changed_limit_takes_effect_at_once(running: AgentProcess, source: Path) -> None:
     async with running.stub() as stub:
         start = order(source, "one", options=pb.TransferOptions(rate_bytes_per_second=4 * MIB))
         await stub.StartTransfer(start, timeout=SECONDS)
@@ -139,9 +139,7 @@ async def test_a_change_is_felt_at_once(running: AgentProcess, source: Path) -> 
     assert first.rate(last) == pytest.approx(16 * MIB, rel=0.05)
 
 
-async def test_a_held_transfer_stands_still_and_goes_on(
-    running: AgentProcess, source: Path
-) -> None:
+async def test_a_paused_transfer_stops_and_resumes(running: AgentProcess, source: Path) -> None:
     async with running.stub() as stub:
         start = order(source, "one")
         name = start.transfer_id
@@ -166,7 +164,7 @@ async def test_a_held_transfer_stands_still_and_goes_on(
         assert (last.state, last.paused) == (pb.TRANSFER_STATE_CANCELLED, False)
 
 
-async def test_an_older_epoch_holds_nothing(running: AgentProcess, source: Path) -> None:
+async def test_an_older_epoch_pauses_nothing(running: AgentProcess, source: Path) -> None:
     async with running.stub() as stub:
         start = order(source, "one", epoch=5)
         await stub.StartTransfer(start, timeout=SECONDS)

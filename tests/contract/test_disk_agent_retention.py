@@ -68,7 +68,7 @@ async def running(tmp_path: Path) -> AsyncIterator[AgentProcess]:
         yield process
 
 
-async def test_of_ended_migrations_nothing_stays_and_those_under_way_go_on(
+async def test_of_ended_migrations_nothing_stays_and_others_continue(
     running: AgentProcess, tmp_path: Path
 ) -> None:
     size = write_disk(tmp_path / "source.raw", LETTERS)

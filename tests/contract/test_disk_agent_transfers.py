@@ -238,7 +238,7 @@ async def test_rate_limit_changes_while_running(stub: Stub, disk: Disk, fast: No
     assert_identical(disk.source, disk.image)
 
 
-async def test_watch_tells_something_every_second(stub: Stub, disk: Disk) -> None:
+async def test_watch_sends_a_snapshot_every_second(stub: Stub, disk: Disk) -> None:
     """Also while nothing moves: here the source cannot be reached."""
     name = disk.folder.name
     await stub.StartTransfer(disk.request(), timeout=SECONDS)

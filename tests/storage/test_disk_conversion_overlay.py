@@ -345,7 +345,7 @@ async def test_a_locked_image_is_refused(rig: Rig) -> None:
             await agent.start(request(image))
 
 
-async def test_a_missing_virt_v2v_is_a_failure_that_says_so(
+async def test_a_missing_virt_v2v_is_named_in_the_failure(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = rig.image()

@@ -53,7 +53,7 @@ def test_an_image_with_other_data_is_not_copied_over(tmp_path: Path) -> None:
     assert rig.image.read_bytes() == before
 
 
-def test_changed_areas_do_not_do_for_an_image_with_other_data(tmp_path: Path) -> None:
+def test_changed_areas_are_not_applied_to_an_image_with_other_data(tmp_path: Path) -> None:
     rig = replaced(tmp_path)
     before = rig.image.read_bytes()
     changed = [overwrite(rig.source, 9, "q")]
@@ -65,7 +65,7 @@ def test_changed_areas_do_not_do_for_an_image_with_other_data(tmp_path: Path) ->
     rig.assert_identical()
 
 
-def test_a_damaged_chunk_is_for_the_verification(tmp_path: Path) -> None:
+def test_a_damaged_chunk_is_left_to_the_verification(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "A" * 64 + "-" * 64)
     rig.run()
     rig.damage(5 * BLOCK, b"?")
@@ -76,7 +76,7 @@ def test_a_damaged_chunk_is_for_the_verification(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("snapshot", ["s0", "s9"])
-def test_a_thin_disks_little_data_is_what_is_looked_at(tmp_path: Path, snapshot: str) -> None:
+def test_of_a_thin_disk_the_little_data_is_sampled(tmp_path: Path, snapshot: str) -> None:
     """Also by a copy of another snapshot, which goes over everything."""
     rig = Rig(tmp_path, "ABCDEFGHIJKL")
     os.truncate(rig.source, 2 << 30)
@@ -136,7 +136,7 @@ def test_what_was_lost_amid_a_pass_is_noticed_at_its_end_and_copied_again(tmp_pa
     rig.assert_identical()
 
 
-def test_damage_beside_what_a_delta_wrote_is_for_the_verification(tmp_path: Path) -> None:
+def test_damage_beside_what_a_delta_wrote_is_left_to_the_verification(tmp_path: Path) -> None:
     """It reads the chunk's rest along for the digest, and leaves it alone on the target."""
     rig = Rig(tmp_path, "AB" * 64)
     rig.run()
@@ -194,7 +194,7 @@ def test_an_image_that_is_taken_away_amid_a_pass_fails_it(
     rig.assert_identical()
 
 
-def test_what_a_delta_that_never_ended_left_undone_is_in_the_next_one(tmp_path: Path) -> None:
+def test_what_an_interrupted_delta_left_pending_is_in_the_next_one(tmp_path: Path) -> None:
     """Also where the next one's areas leave it out, or hold only a part of the chunk."""
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
@@ -206,7 +206,7 @@ def test_what_a_delta_that_never_ended_left_undone_is_in_the_next_one(tmp_path: 
     assert outcome.progress.total_bytes > sum(area.length_bytes for area in second)
 
 
-def test_the_next_delta_goes_on_with_what_it_took_over(tmp_path: Path) -> None:
+def test_the_next_delta_continues_with_what_was_left_pending(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
     cancelled_delta(rig, 1, [overwrite(rig.source, index, "xy") for index in range(0, 128, 4)])
@@ -216,7 +216,7 @@ def test_the_next_delta_goes_on_with_what_it_took_over(tmp_path: Path) -> None:
     rig.assert_identical()
 
 
-def test_a_source_that_is_opened_again_amid_what_it_took_over_counts_right(tmp_path: Path) -> None:
+def test_a_source_that_is_opened_again_amid_pending_chunks_counts_right(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
     cancelled_delta(rig, 1, [overwrite(rig.source, index, "xy") for index in range(0, 128, 4)])
@@ -242,7 +242,7 @@ def test_a_source_that_is_opened_again_amid_what_it_took_over_counts_right(tmp_p
     assert outcome.accounted_bytes == outcome.progress.total_bytes
 
 
-def test_changed_areas_do_not_do_after_a_resync_that_never_ended(tmp_path: Path) -> None:
+def test_changed_areas_are_not_applied_after_a_resync_that_never_ended(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
     overwrite(rig.source, 100, "x")

@@ -36,7 +36,7 @@ def test_a_cluster_in_use_that_is_counted_as_free_is_counted_anew(image: Path) -
     _assert_content(image)
 
 
-def test_a_cluster_that_nothing_uses_is_given_back(image: Path) -> None:
+def test_a_leaked_cluster_is_freed(image: Path) -> None:
     unused = _first_entry(image) // BLOCK + 2
     with image.open("r+b") as file:
         file.truncate((unused + 1) * BLOCK)
@@ -72,7 +72,7 @@ def test_other_damage_is_refused_and_nothing_is_changed(
     assert image.read_bytes() == before
 
 
-def test_an_image_in_use_is_left_to_whoever_uses_it(image: Path, tmp_path: Path) -> None:
+def test_an_image_that_is_open_elsewhere_is_left_alone(image: Path, tmp_path: Path) -> None:
     with TargetServer(image, tmp_path, writable=True):
         repair(image)
     _assert_content(image)

@@ -1,6 +1,7 @@
 """What goes wrong beside a conversion: callers who give up, commands that cross with saves."""
 
 import asyncio
+import errno
 import json
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class Agent:
         self.request = ConversionRequest("c", (self.image,))
         self.store = ConversionStore(folder / "work", folder / "state")
         self.fails = False
+        self.commits = 0
         self.may_end = asyncio.Event()
         self.may_end.set()
         self.saves_at_once = 0
@@ -46,7 +48,7 @@ class Agent:
         return Reported()
 
     async def commit(self, request: ConversionRequest) -> None:
-        pass
+        self.commits += 1
 
     def inspect(self, path: Path) -> Image:
         return Image(path, 1, 1, locked=False, backing_file="", compat="1.1")
@@ -60,10 +62,12 @@ class Agent:
         def both(conversion: Conversion) -> None:
             self.saves_at_once += 1
             self.most_saves_at_once = max(self.saves_at_once, self.most_saves_at_once)
-            if before is not None:
-                before(conversion)
-            self._save(conversion)
-            self.saves_at_once -= 1
+            try:
+                if before is not None:
+                    before(conversion)
+                self._save(conversion)
+            finally:
+                self.saves_at_once -= 1
 
         self.store.save = both  # type: ignore[method-assign]
 
@@ -144,6 +148,37 @@ async def test_a_cancel_while_the_end_is_saved_counts(tmp_path: Path) -> None:
     held.may_end.set()
     assert (await cancel).state is State.CANCELLED
     assert agent.kept() == "cancelled"
+
+
+async def test_a_state_folder_that_is_full_does_not_end_a_conversion(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+
+    def full_once_it_runs(conversion: Conversion) -> None:
+        if conversion.state is State.RUNNING and not conversion.committing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    agent.saving(full_once_it_runs)
+    await agent.conversions.start(agent.request)
+    await agent.until(State.SUCCEEDED)
+    assert agent.commits == 1
+
+
+async def test_nothing_is_committed_before_it_is_on_disk(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+
+    def full_before_the_commit(conversion: Conversion) -> None:
+        if conversion.committing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    agent.saving(full_before_the_commit)
+    await agent.conversions.start(agent.request)
+    await agent.until(State.FAILED)
+    assert agent.commits == 0
+    agent.saving(None)
+    await agent.conversions.start(agent.request)
+    await agent.until(State.SUCCEEDED)
+    assert agent.commits == 1
+    assert agent.kept() == "succeeded"
 
 
 async def test_snapshots_without_news_have_higher_revisions(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ async def test_running_transfers_follow_the_calendar_and_each_other(tmp_path: Pa
         await transfers.stop()
 
 
-async def test_changed_limits_are_for_what_runs_too(tmp_path: Path) -> None:
+async def test_changed_limits_apply_to_running_transfers(tmp_path: Path) -> None:
     store, launcher = TransferStore(tmp_path), _Launcher()
     shares = RateShares(transfer_rate=50)
     transfers = Transfers(store, launcher, RangeSets(store.ranges_dir), rates=shares)
@@ -209,7 +209,7 @@ async def test_changed_limits_are_for_what_runs_too(tmp_path: Path) -> None:
         await transfers.stop()
 
 
-def test_a_changed_file_is_taken_over_and_a_mistake_in_it_is_not(tmp_path: Path) -> None:
+def test_a_changed_file_is_adopted_and_one_with_a_mistake_is_not(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
 
     def written(limits: str) -> None:

@@ -165,7 +165,7 @@ async def test_of_an_image_in_use_everything_stays(agent: Agent) -> None:
     assert read_state(agent.promises) == {image: 9}
 
 
-async def test_what_ended_lately_keeps_all_that_is_known_of_its_image(agent: Agent) -> None:
+async def test_what_ended_lately_keeps_all_records_of_its_image(agent: Agent) -> None:
     copied, converted = agent.image("copied"), agent.image("converted")
     agent.transfer(copied, 1, OLD)
     agent.transfer(copied, 2, RECENT)
@@ -200,7 +200,7 @@ async def test_of_a_machine_between_delta_passes_the_last_ten_stay(agent: Agent)
     assert agent.store.map_path(images[0]).exists()
 
 
-async def test_a_range_set_without_a_transfer_goes_unless_somebody_waits_for_it(
+async def test_a_range_set_without_a_transfer_is_removed_unless_it_is_in_use(
     agent: Agent,
 ) -> None:
     for name, stored in (("waited-for", OLD), ("forgotten", OLD), ("fresh", RECENT)):
@@ -221,7 +221,7 @@ async def test_an_image_that_somebody_deleted_is_no_obstacle(agent: Agent) -> No
     assert agent.left() == {"state/expected-bytes.json"}
 
 
-async def test_forgetting_that_broke_off_is_finished_the_next_time(
+async def test_a_removal_that_broke_off_is_finished_the_next_time(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = agent.image("web01")

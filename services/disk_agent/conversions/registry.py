@@ -262,7 +262,8 @@ class Conversions:
     async def _convert(self, entry: _Entry) -> Reported:
         async with self._slots:
             await self._registry.change(entry, state=State.RUNNING)
-            await self._registry.save(entry)
+            # A file that says QUEUED is as good: the next agent finds interrupted work.
+            await self._registry.try_to_save(entry.record)
             changes: asyncio.Queue[Reported | None] = asyncio.Queue()
             following = asyncio.create_task(self._follow(entry, changes))
             try:
