@@ -24,8 +24,13 @@ class NothingThereError(ServiceError):
     hint = "look elsewhere"
 
 
+class CalledOffError(ServiceError):
+    code = Code.CANCELLED
+    reason = "CALLED_OFF"
+
+
 class EchoService:
-    """Says ``request``; raises what the request names."""
+    """Answers ``request``; raises what the request names."""
 
     def __init__(self, downstream: "Echo | None" = None) -> None:
         self._downstream = downstream
@@ -84,7 +89,7 @@ def _raise_what_is_named(text: str) -> None:
     if text.startswith("leak "):
         raise RuntimeError(f"cannot log in with {text.removeprefix('leak ')}")
     if text == "cancelled":
-        raise ServiceError(code=Code.CANCELLED, reason="CALLED_OFF", message="called off")
+        raise CalledOffError("called off")
 
 
 @dataclass(frozen=True)
