@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import grpc
 import structlog
@@ -25,8 +25,6 @@ from services.kit.unreachable import readable
 
 __all__ = [
     "ERROR_DOMAIN",
-    "TRANSIENT_CODES",
-    "TRANSPORT_HINTS",
     "CallCancelled",
     "ErrorStatus",
     "InternalError",
@@ -38,15 +36,6 @@ __all__ = [
 ]
 
 ERROR_DOMAIN = "v2c"
-TRANSPORT_HINTS: Mapping[Code, str] = {
-    Code.UNAVAILABLE: "check that {peer} runs, that its address is right and that both sides use "
-    "certificates of the same CA",
-    Code.DEADLINE_EXCEEDED: "look in the log of {peer} for what it is waiting for",
-    Code.UNIMPLEMENTED: "install the same version everywhere; {peer} is of another one",
-}
-"""What to do about an error that gRPC itself reports."""
-TRANSIENT_CODES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
-"""The errors of gRPC itself that may pass without anybody changing anything."""
 
 # gRPC's own key for a serialized google.rpc.Status in the trailers.
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -135,8 +124,17 @@ def to_status(exc: BaseException) -> ErrorStatus:
 class RemoteError(ReportedError):
     """A failed call to another service: what that service raised, or why it was not reached.
 
-    `peer` names the service that was called.
+    `peer` names the service that was called. An error without ErrorInfo, which every service of v2c
+    sends, has the reason ``REMOTE_<CODE>``; `TRANSPORT_HINTS` and `TRANSIENT` are about those.
     """
+
+    TRANSPORT_HINTS: ClassVar[Mapping[Code, str]] = {
+        Code.UNAVAILABLE: "check that {peer} runs, that its address is right and that both "
+        "sides use certificates of the same CA",
+        Code.DEADLINE_EXCEEDED: "look in the log of {peer} for what it is waiting for",
+        Code.UNIMPLEMENTED: "install the same version everywhere: {peer} is of another one",
+    }
+    TRANSIENT: ClassVar[frozenset[Code]] = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
     def __init__(self, failure: Failure, *, peer: str = "the service") -> None:
         super().__init__(failure)
@@ -146,16 +144,14 @@ class RemoteError(ReportedError):
     def without_details(cls, code: Code, text: str, *, peer: str) -> Self:
         """gRPC itself, or something between two services, reported the error; often nothing listens
         at the address.
-
-        An error without ErrorInfo, which every service of v2c sends.
         """
         return cls(
             Failure(
                 code=code,
                 reason=f"REMOTE_{code.name}",
                 message=readable(peer, text),
-                retryable=code in TRANSIENT_CODES,
-                hint=TRANSPORT_HINTS.get(code, "").format(peer=peer),
+                retryable=code in cls.TRANSIENT,
+                hint=cls.TRANSPORT_HINTS.get(code, "").format(peer=peer),
             ),
             peer=peer,
         )
