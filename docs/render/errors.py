@@ -33,7 +33,7 @@ CLI's JSON, in REST answers, in gRPC's `google.rpc.ErrorInfo` (domain `v2c`), in
 - The failure of a transfer, a conversion or a job is reported in that resource, and in the `error`
   of a migration that fails for it, with the same reason.
 - The **recovery** is the usual one; an error whose next step depends on what was found has its own
-  hint beside its message. Where none is given, there is nothing to correct.
+  hint beside its message.
 - A 404 or 405 of the REST API itself has the HTTP status as its reason: NOT_FOUND,
   METHOD_NOT_ALLOWED.
 """
