@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import gateway
 import services
-from services.kit.errors import TRANSIENT_CODES, TRANSPORT_HINTS, RemoteError
+from services.kit.errors import RemoteError
 from services.kit.failure import ServiceError, error_classes
 from services.vmware_agent.findings import FindingKind
 
@@ -33,7 +33,7 @@ CLI's JSON, in REST answers, in gRPC's `google.rpc.ErrorInfo` (domain `v2c`), in
 - The failure of a transfer, a conversion or a job is reported in that resource, and in the `error`
   of a migration that fails for it, with the same reason.
 - The **recovery** is the usual one; an error whose next step depends on what was found has its own
-  hint beside its message. Where none is given, there is nothing to correct.
+  hint beside its message.
 - A 404 or 405 of the REST API itself has the HTTP status as its reason: NOT_FOUND,
   METHOD_NOT_ALLOWED.
 """
@@ -130,12 +130,12 @@ def _of_class(kind: type[ServiceError]) -> Entry:
 
 def _remote() -> Entry:
     """The one row of errors that gRPC reports: their reason is made from its code."""
-    hints = [f"{code.name}: {hint}" for code, hint in TRANSPORT_HINTS.items()]
+    hints = [f"{code.name}: {hint}" for code, hint in RemoteError.TRANSPORT_HINTS.items()]
     return Entry(
         reason="REMOTE_‹CODE›",
         service="kit",
         kind="‹CODE›",
-        retry=", ".join(sorted(code.name for code in TRANSIENT_CODES)),
+        retry=", ".join(sorted(code.name for code in RemoteError.TRANSIENT)),
         meaning=_first_paragraph(RemoteError.without_details.__doc__),
         hint="; ".join(hints).format(peer="the service named"),
     )

@@ -128,7 +128,7 @@ def test_large_requests_are_read_in_pieces(tmp_path: Path) -> None:
         ({"transports": "san:hotadd"}, "The operation is not supported"),
     ],
 )
-def test_refusals_have_the_librarys_texts(
+def test_refusals_are_reported_with_the_librarys_text(
     host: Host, tmp_path: Path, wrong: dict[str, str], expected: str, plugin: str
 ) -> None:
     with vddk_served(tmp_path, host.libdir, plugin=plugin, **wrong) as served:

@@ -17,6 +17,11 @@ class DiskMissingError(ServiceError):
     hint = "look at the VM's disks"
 
 
+class LoginRefusedError(ServiceError):
+    code = Code.UNAUTHENTICATED
+    reason = "LOGIN_REFUSED"
+
+
 def _arrived(exc: BaseException) -> RemoteError:
     """The error as a client sees it after a trip over the wire."""
     status = to_status(exc)
@@ -40,9 +45,9 @@ def test_everything_of_an_error_survives_the_wire() -> None:
 
 
 def test_an_instance_overrides_what_its_class_fixes() -> None:
-    error = _arrived(DiskMissingError(message="m", retryable=True, hint="wait", reason="GONE"))
-    assert (error.retryable, error.hint, error.reason) == (True, "wait", "GONE")
-    assert (DiskMissingError.retryable, DiskMissingError.reason) == (False, "DISK_MISSING")
+    error = _arrived(DiskMissingError(message="m", retryable=True, hint="wait"))
+    assert (error.retryable, error.hint) == (True, "wait")
+    assert (DiskMissingError.retryable, DiskMissingError.hint) == (False, "look at the VM's disks")
 
 
 def test_details_survive_the_wire_and_a_service_between() -> None:
@@ -62,7 +67,7 @@ def test_passing_an_error_on_twice_changes_nothing() -> None:
         assert getattr(twice, name) == getattr(once, name)
 
 
-def test_an_unexpected_exception_tells_only_a_log_id() -> None:
+def test_an_unexpected_exception_reports_only_a_log_id() -> None:
     error = _arrived(KeyError("the password is hunter2"))
     assert error.code is Code.INTERNAL
     assert error.reason == "INTERNAL"
@@ -73,9 +78,7 @@ def test_an_unexpected_exception_tells_only_a_log_id() -> None:
 def test_registered_secrets_are_masked_on_the_wire() -> None:
     redactor.register("s3cr3t-of-errors")
     error = _arrived(
-        ServiceError(
-            code=Code.UNAUTHENTICATED,
-            reason="LOGIN_REFUSED",
+        LoginRefusedError(
             message="login with s3cr3t-of-errors was refused",
             metadata={"tried": "s3cr3t-of-errors"},
             hint="not s3cr3t-of-errors",
@@ -88,9 +91,7 @@ def test_registered_secrets_are_masked_on_the_wire() -> None:
 
 def test_long_texts_stay_below_the_metadata_limit() -> None:
     status = to_status(
-        ServiceError(
-            code=Code.INTERNAL,
-            reason="TOO_MUCH",
+        DiskMissingError(
             message="m" * 100_000,
             metadata={"tool_output": "o" * 100_000},
             hint="h" * 100_000,

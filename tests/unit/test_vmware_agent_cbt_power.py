@@ -142,6 +142,14 @@ def test_findings(changes: dict[str, Any], name: str, severity: Severity) -> Non
     assert finding.kind.hint.endswith(".")
 
 
+@pytest.mark.parametrize("obstacle", DiskObstacle)
+def test_every_obstacle_of_a_disk_is_a_finding_of_its_own(obstacle: DiskObstacle) -> None:
+    (finding,) = check_vm(vm(disks=(disk(obstacles=(obstacle,)),)))
+    assert finding.kind.severity is Severity.ERROR
+    assert finding.kind.meaning == f"A disk {obstacle.value}."
+    assert obstacle.value in finding.message
+
+
 def test_findings_come_worst_first() -> None:
     found = check_vm(vm(has_vtpm=True, template=True, tools_running=False))
     assert [one.kind.severity for one in found] == [

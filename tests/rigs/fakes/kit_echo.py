@@ -29,8 +29,13 @@ class NothingThereError(ServiceError):
     hint = "look elsewhere"
 
 
+class CalledOffError(ServiceError):
+    code = Code.CANCELLED
+    reason = "CALLED_OFF"
+
+
 class EchoService:
-    """Says ``request``; raises what the request names."""
+    """Answers ``request``; raises what the request names."""
 
     def __init__(self, downstream: "Echo | None" = None) -> None:
         self._downstream = downstream
