@@ -29,11 +29,6 @@ class NothingThereError(ServiceError):
     hint = "look elsewhere"
 
 
-class CalledOffError(ServiceError):
-    code = Code.CANCELLED
-    reason = "CALLED_OFF"
-
-
 class EchoService:
     """Answers ``request``; raises what the request names."""
 
