@@ -8,13 +8,12 @@ import grpc
 from sqlalchemy.exc import OperationalError
 
 from services.config import ConfigError
-from services.kit.failure import Code, ServiceError
 from services.orchestrator import translate
 from services.orchestrator.controls.controls import Controls
 from services.orchestrator.controls.submission import Submission
 from services.orchestrator.controls.watch import Watch
 from services.orchestrator.database.store import Store
-from services.orchestrator.errors import DatabaseUnusable
+from services.orchestrator.errors import DatabaseUnusable, InvalidField
 from services.orchestrator.ports.agents import Agents
 from services.orchestrator.ports.cloudstack import PlacementKind
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -282,11 +281,9 @@ def _page_size(given: int) -> int:
     return given or _PAGE
 
 
-def _invalid(field: str, value: str, hint: str) -> ServiceError:
-    return ServiceError(
-        code=Code.INVALID_ARGUMENT,
-        reason="INVALID_FIELD",
-        message=f"{field}: {value!r} is not possible",
+def _invalid(field: str, value: str, hint: str) -> InvalidField:
+    return InvalidField(
+        f"{field}: {value!r} is not possible",
         hint=hint,
         metadata={"field": field, "value": value},
     )

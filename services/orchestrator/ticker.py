@@ -198,14 +198,7 @@ class Ticker:
             if migration.tick != before.tick:
                 return NextTick(before.id, migration.tick, 0.0)
             migration.tick = before.tick + 1
-            migration.error = {
-                "reason": exc.reason,
-                "message": exc.message,
-                "hint": exc.hint,
-                "retryable": exc.retryable,
-                "metadata": dict(exc.metadata),
-                "time": clock().isoformat(),
-            }
+            migration.error = {**exc.failure.to_wire(), "time": clock().isoformat()}
             if migration.undo and not before.undo:
                 return NextTick(before.id, migration.tick, 0.0)
             if not _tries_again(migration, exc):

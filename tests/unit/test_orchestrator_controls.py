@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from services.kit.failure import ServiceError
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import STAGE_TABLE, Control, Stage, State, allowed
 from tests.rigs.orchestrator.agents import MemoryVm, failure, memory_agents
 from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
@@ -81,7 +82,7 @@ def test_rollback_waits_for_the_job_under_way_and_takes_its_result_back(kind: st
         rig.controls.finalize(id_, "tester", now=True)
         rig.to_state(State.ROLLED_BACK)
         assert (rig.cloudstack.vms, rig.cloudstack.volumes) == ({}, {})
-        assert vm.power == "on"
+        assert vm.power is PowerState.ON
         assert rig.world.broken == []
 
 
@@ -113,18 +114,18 @@ def test_an_undo_that_fails_half_way_goes_on_where_it_was() -> None:
         assert rig.cloudstack.vms == {}
         rig.controls.retry(view.id, "tester")
         rig.to_state(State.ROLLED_BACK)
-        assert vm.power == "on"
+        assert vm.power is PowerState.ON
 
 
 def test_a_machine_that_was_off_stays_off_after_a_rollback() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
-        vm.power = "off"
+        vm.power = PowerState.OFF
         rig.submit_spec(spec_text())
         view = rig.finish()
         rig.controls.rollback(view.id, "tester")
         rig.to_state(State.ROLLED_BACK)
-        assert vm.power == "off"
+        assert vm.power is PowerState.OFF
 
 
 def test_cancel_during_the_conversion_stops_it_before_the_images_go() -> None:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from services.kit.failure import Failure
 from services.orchestrator.database import tables
 from services.orchestrator.stages import COPYING, TERMINAL, Stage, State, row
 
@@ -13,7 +14,6 @@ __all__ = [
     "DebtView",
     "DiskView",
     "Downtime",
-    "ErrorView",
     "EventView",
     "MigrationView",
     "PassView",
@@ -51,18 +51,6 @@ _DOWNTIME_PARTS = (
 )
 # At most as many passes are kept and shown, besides the base copy.
 PASSES_KEPT = 100
-
-
-@dataclass(frozen=True)
-class ErrorView:
-    """Why a migration failed, or what is being retried."""
-
-    reason: str
-    message: str
-    hint: str
-    retryable: bool
-    metadata: Mapping[str, str]
-    time: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +120,7 @@ class DebtView:
 
 @dataclass(frozen=True)
 class MigrationView:
-    """One migration at one revision."""
+    """One migration at one revision; `error` is why it failed, or what is being retried."""
 
     id: str
     revision: int
@@ -142,7 +130,8 @@ class MigrationView:
     next_stage: Stage | None
     state: State
     activity: str
-    error: ErrorView | None
+    error: Failure | None
+    error_time: datetime | None
     finalize_requested: bool
     finalize_now_requested: bool
     overall_progress: float
@@ -193,7 +182,8 @@ def view(m: tables.Migration, now: datetime) -> MigrationView:
         next_stage=following[0] if following else None,
         state=state,
         activity=m.activity,
-        error=ErrorView(**m.error) if m.error else None,
+        error=Failure.from_wire(m.error) if m.error else None,
+        error_time=_time(m.error["time"]) if m.error else None,
         finalize_requested=m.finalize_requested,
         finalize_now_requested=m.finalize_now_requested,
         overall_progress=_progress(stage, disks),
@@ -236,6 +226,8 @@ def exported(m: MigrationView) -> dict[str, Any]:
     """The content of state.json: the snapshot with the names scripts of the reference tool read."""
     data: dict[str, Any] = asdict(m)
     data["status"] = data.pop("state")
+    time = data.pop("error_time")
+    data["error"] = {**m.error.to_wire(), "time": time} if m.error else None
     data["vm_id"] = m.vm_moref
     data["transfer_speed_mbps"] = round(m.transfer_rate_bytes_per_second / 1e6, 2)
     data["disk_progress"] = {str(d.unit): round(d.percent, 1) for d in m.disks}

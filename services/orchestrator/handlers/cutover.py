@@ -1,15 +1,20 @@
 """The cutover: shutdown, final sync, verification, conversion. From here on every second counts."""
 
-from services.kit.failure import Code, ServiceError
+from dataclasses import replace
+
+from services.kit.failure import ReportedError, ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import add_event
-from services.orchestrator.ports.disk import ConversionSnapshot
+from services.orchestrator.errors import ConversionCancelled
+from services.orchestrator.ports.disk import ConversionSnapshot, WorkState
+from services.orchestrator.ports.reasons import Reason
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Interrupted, Outcome, Tick, Wait
 from services.orchestrator.work.debts import pay_snapshots
 from services.orchestrator.work.passes import copy_pass, open_pass, take_snapshot
 from services.orchestrator.work.shutdown import mark_shutdown, require_off, settle, shut_down
-from services.orchestrator.work.transfers import CONTENT_MISMATCH, run_transfers
+from services.orchestrator.work.transfers import run_transfers
 from services.orchestrator.work.verification import expect_repair, verify_orders
 
 __all__ = ["await_shutdown", "conversion_id", "convert", "final_sync", "verify"]
@@ -22,7 +27,7 @@ _GIB = 1 << 30
 def await_shutdown(tick: Tick) -> Outcome:
     """Wait until the machine is off, or an operator says to power it off."""
     power, _ = tick.agents.vmware.power(tick.migration.vm_moref)
-    if power == "off" or tick.migration.shutdown_action == "force":
+    if power is PowerState.OFF or tick.migration.shutdown_action == "force":
         mark_shutdown(tick)
         return Advance(Stage.FINAL_SYNC)
     if tick.migration.shutdown_action == "manual":
@@ -70,7 +75,7 @@ def verify(tick: Tick) -> Outcome:
     except ServiceError as exc:
         # A running machine's disk does not open: that is the reason to tell then.
         require_off(tick)
-        if exc.reason == CONTENT_MISMATCH:
+        if exc.reason == Reason.CONTENT_MISMATCH:
             expect_repair(tick)
         raise
     # What was read from its disks meanwhile is worth nothing otherwise.
@@ -105,7 +110,7 @@ def convert(tick: Tick) -> Outcome:
     epoch = tick.migration.epoch
     disk = tick.agents.disk
     disk.start_conversion(id_, images, str(tick.spec.virtio_iso), epoch)
-    while (now := disk.get_conversion(id_)).state in {"queued", "running"}:
+    while not (now := disk.get_conversion(id_)).state.ended:
         tick.say(f"virt-v2v: {now.step or now.state}")
         try:
             tick.pause(_CONVERSION_POLL_SECONDS, heed_pause=False)
@@ -113,7 +118,7 @@ def convert(tick: Tick) -> Outcome:
             if not tick.signals.stopping:
                 disk.cancel_conversion(id_, epoch)
             raise
-    if now.state != "succeeded":
+    if now.state is not WorkState.SUCCEEDED:
         raise _conversion_error(now)
     for warning in now.warnings:
         tick.event("conversion.warning", warning)
@@ -146,11 +151,7 @@ def _after_verification(tick: Tick) -> Stage:
 
 
 def _conversion_error(now: ConversionSnapshot) -> ServiceError:
-    return ServiceError(
-        code=Code.ABORTED,
-        reason=now.reason or "CONVERSION_CANCELLED",
-        message=now.message or f"the conversion was {now.state}",
-        hint=now.hint,
-        retryable=now.retryable,
-        metadata={"log_path": now.log_path},
-    )
+    known = {"log_path": now.log_path}
+    if now.failure is None:
+        return ConversionCancelled("the conversion was cancelled", metadata=known)
+    return ReportedError(replace(now.failure, metadata={**now.failure.metadata, **known}))

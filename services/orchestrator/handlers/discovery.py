@@ -8,7 +8,7 @@ from services.orchestrator.database import tables
 from services.orchestrator.database.runtime_dir import RuntimeDir, directory_name
 from services.orchestrator.database.store import add_event
 from services.orchestrator.errors import MigrationExists, SpecMismatch, VmNotMigratable
-from services.orchestrator.ports.vmware import SourceDisk, SourceVm
+from services.orchestrator.ports.vmware import Severity, SourceDisk, SourceVm
 from services.orchestrator.stages import TERMINAL, Stage, State
 from services.orchestrator.tick import Advance, Outcome, Tick, Wait
 
@@ -64,7 +64,7 @@ def connect(tick: Tick) -> Outcome:
     """See that vCenter, CloudStack and the storage host answer before anything is touched."""
     thumbprint = tick.agents.vmware.thumbprint()
     tick.agents.cloudstack.check()
-    tick.agents.disk.capabilities()
+    tick.agents.disk.check()
     with tick.change() as (_, migration):
         migration.source = {**migration.source, "thumbprint": thumbprint}
     return Advance(Stage.FINDING_VM)
@@ -158,7 +158,7 @@ def _check_migratable(tick: Tick, found: SourceVm) -> None:
             hint="make them dependent, or detach them and migrate their data by other means",
         )
     for finding in tick.agents.vmware.check_vm(found.moref):
-        if finding.severity == "error":
+        if finding.severity is Severity.ERROR:
             raise VmNotMigratable(
                 message=f"{found.name}: {finding.message}",
                 hint=finding.hint,

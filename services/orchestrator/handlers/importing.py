@@ -5,6 +5,7 @@ from typing import Any
 
 from services.orchestrator.database import tables
 from services.orchestrator.ports.cloudstack import Job, VmImport
+from services.orchestrator.ports.vmware import Firmware
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick
 from services.orchestrator.work.debts import IMAGE, forgive
@@ -40,7 +41,7 @@ def import_data(tick: Tick) -> Outcome:
             _import_disk(tick, disk, vm_id)
     _add_nics(tick, vm_id)
     tick.say("applying settings")
-    tick.agents.cloudstack.update_vm(vm_id, tick.spec.ostypeid or "", {})
+    tick.agents.cloudstack.update_vm(vm_id, tick.spec.ostypeid or "")
     if tick.spec.start_vm_after_import:
         # Two running copies of one machine corrupt what they talk to.
         require_off(tick)
@@ -118,5 +119,5 @@ def _vm_import(tick: Tick) -> VmImport:
 
 
 def _boot_type(tick: Tick) -> str:
-    uefi = tick.migration.source.get("firmware") == "uefi" or tick.migration.requires_uefi
+    uefi = tick.migration.source.get("firmware") == Firmware.UEFI or tick.migration.requires_uefi
     return "UEFI" if uefi else "BIOS"

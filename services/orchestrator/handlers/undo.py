@@ -3,6 +3,8 @@
 from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.handlers.cutover import conversion_id
+from services.orchestrator.ports.reasons import Reason
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.tick import Finish, Outcome, Tick
 from services.orchestrator.work.debts import IMAGE, forgive, pay_images, pay_snapshots
@@ -28,7 +30,8 @@ def undo(tick: Tick) -> Outcome:
     else:
         pay_images(tick)
     # A machine that was off before the migration began stays off.
-    if tick.migration.shutdown_time is not None and tick.migration.source.get("power") != "off":
+    was_on = tick.migration.source.get("power") != PowerState.OFF
+    if was_on and tick.migration.shutdown_time is not None:
         tick.say("starting the source again")
         tick.agents.vmware.power_on(tick.migration.vm_moref)
         tick.event("source.started", "the source runs again")
@@ -49,7 +52,7 @@ def _stop_work(tick: Tick) -> None:
         try:
             disk.cancel_conversion(conversion_id(tick), epoch)
         except ServiceError as exc:
-            if exc.reason != "CONVERSION_NOT_FOUND":
+            if exc.reason != Reason.CONVERSION_NOT_FOUND:
                 raise
 
 
@@ -80,7 +83,7 @@ def _let_go_of_vm(tick: Tick, vm_id: str) -> None:
     try:
         state = cloudstack.get_vm(vm_id).state
     except ServiceError as exc:
-        if exc.reason != "VM_NOT_FOUND":
+        if exc.reason != Reason.VM_NOT_FOUND:
             raise
         return
     if state.lower() != "stopped":

@@ -1,11 +1,12 @@
 """One storage host, as the state machine needs it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from services.kit.failure import Failure
 from services.orchestrator.ports.vmware import Area
 
 
@@ -53,12 +54,27 @@ class TransferOrder:
     queue_depth: int = 0
 
 
+class WorkState(StrEnum):
+    """Where a transfer or a conversion stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change by itself any more."""
+        return self not in {WorkState.QUEUED, WorkState.RUNNING}
+
+
 @dataclass(frozen=True)
 class TransferSnapshot:
-    """A transfer now; `state` is queued, running, succeeded, failed or cancelled."""
+    """A transfer now; `failure` says why it failed."""
 
     transfer_id: str
-    state: str
+    state: WorkState
     total_bytes: int = 0
     done_bytes: int = 0
     read_bytes: int = 0
@@ -69,33 +85,27 @@ class TransferSnapshot:
     rate_bytes_per_second: int = 0
     eta_seconds: int = -1
     digest: str = ""
-    reason: str = ""
-    message: str = ""
-    hint: str = ""
-    retryable: bool = False
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
 class ConversionSnapshot:
-    """A conversion now; `state` as of a transfer."""
+    """A conversion now; `failure` says why it failed."""
 
-    state: str
+    state: WorkState
     step: str = ""
     warnings: tuple[str, ...] = ()
     requires_uefi: bool = False
     guest_os: str = ""
     log_path: str = ""
-    reason: str = ""
-    message: str = ""
-    hint: str = ""
-    retryable: bool = False
+    failure: Failure | None = None
 
 
 class DiskPort(Protocol):
     """One storage host."""
 
-    def capabilities(self) -> Mapping[str, str]:
-        """What the host has, by name; "sources" is a comma-separated list."""
+    def check(self) -> None:
+        """Raise ServiceError unless the host answers."""
 
     def ensure_pool(self, pool: Pool) -> str:
         """Make the pool reachable; its directory on the host."""

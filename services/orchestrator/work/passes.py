@@ -13,9 +13,10 @@ from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import add_event
 from services.orchestrator.database.views import PASSES_KEPT
-from services.orchestrator.errors import MapLost, SnapshotLost, SpecMismatch
+from services.orchestrator.errors import ChunkMapLost, SnapshotLost, SpecMismatch
 from services.orchestrator.ports.disk import TransferMode, TransferOrder
-from services.orchestrator.ports.vmware import Area, SourceSnapshot
+from services.orchestrator.ports.reasons import Reason
+from services.orchestrator.ports.vmware import Area, Quiesce, SourceSnapshot
 from services.orchestrator.tick import Tick, reset_progress
 from services.orchestrator.work.debts import SNAPSHOT, owe, pay_snapshots
 from services.orchestrator.work.transfers import next_transfer_id, run_transfers, stop_transfers
@@ -30,8 +31,6 @@ __all__ = [
 
 # In place of the change id of a lost snapshot that had none.
 _NEVER_TRACKED = "untracked"
-# The disk agent's reason for a chunk map that is missing, damaged or of other content.
-_MAP_UNUSABLE = "CHUNK_MAP_UNUSABLE"
 
 
 def open_pass(migration: tables.Migration) -> tables.Pass | None:
@@ -53,7 +52,7 @@ def take_snapshot(tick: Tick, kind: str) -> tables.Pass:
         return current
     tick.say(f"snapshot for pass {current.number}")
     snapshot = tick.agents.vmware.create_snapshot(
-        tick.migration.vm_moref, current.snapshot_name, tick.spec.snapshot_quiesce
+        tick.migration.vm_moref, current.snapshot_name, Quiesce(tick.spec.snapshot_quiesce)
     )
     try:
         return _record_snapshot(tick, current.number, snapshot)
@@ -66,8 +65,8 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
     """Copy what the pass has to, make it durable, record it, remove its snapshot.
 
     Raises SnapshotLost (retryable) when the snapshot is gone; the pass then has a new name, and
-    the next try takes a new snapshot. Raises MapLost (retryable) when a disk's chunk map cannot be
-    used; the next try compares that disk.
+    the next try takes a new snapshot. Raises ChunkMapLost (retryable) when a disk's chunk map
+    cannot be used; the next try compares that disk.
     """
     try:
         # Read anew: one may have grown since the tick began.
@@ -75,7 +74,7 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
         results = run_transfers(tick, orders)
     except ServiceError as exc:
         _check_snapshot(tick, current, exc)
-        if exc.reason == _MAP_UNUSABLE:
+        if exc.reason == Reason.CHUNK_MAP_UNUSABLE:
             _compare_instead(tick, current, exc)
         raise
     with tick.change() as (session, migration):
@@ -261,7 +260,7 @@ def _delta_mode(
             changed = tick.agents.disk.put_ranges(ranges_id, disk.capacity_bytes, areas)
             return TransferMode.RANGES, ranges_id, changed
         except ServiceError as exc:
-            if exc.reason != "CBT_RESET":
+            if exc.reason != Reason.CBT_RESET:
                 raise
             reason = exc.message
     tick.event(
@@ -315,7 +314,7 @@ def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> No
 
 
 def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> None:
-    """Raise MapLost if the transfer that failed was of changed areas, which need a map."""
+    """Raise ChunkMapLost if the transfer that failed was of changed areas, which need a map."""
     failed = cause.metadata.get("transfer_id", "")
     with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, current.number))
@@ -337,7 +336,7 @@ def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> N
             unit=disk.unit,
             number=row.number,
         )
-    raise MapLost(
+    raise ChunkMapLost(
         message=f"{disk.label} cannot go on by its changed areas: {cause.message}"
     ) from cause
 

@@ -3,7 +3,9 @@
 from datetime import timedelta
 
 from services.kit.failure import ServiceError
-from services.orchestrator.errors import SourceCameBack
+from services.orchestrator.errors import SourcePoweredOn
+from services.orchestrator.ports.reasons import Reason
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.tick import Tick
 
 __all__ = ["mark_shutdown", "require_off", "settle", "shut_down"]
@@ -17,9 +19,9 @@ def shut_down(tick: Tick) -> bool:
     """True once the machine is off; False when an operator has to decide."""
     vmware, moref = tick.agents.vmware, tick.migration.vm_moref
     power, _ = vmware.power(moref)
-    found_off = power == "off" and tick.migration.shutdown_time is None
+    found_off = power is PowerState.OFF and tick.migration.shutdown_time is None
     mark_shutdown(tick)
-    if power != "off":
+    if power is not PowerState.OFF:
         if tick.spec.shutdown_mode == "force" or tick.migration.shutdown_action == "force":
             tick.say("powering the machine off")
             vmware.power_off(moref)
@@ -50,19 +52,19 @@ def mark_shutdown(tick: Tick) -> None:
 
 
 def require_off(tick: Tick) -> None:
-    """Raise SourceCameBack unless the source is off.
+    """Raise SourcePoweredOn unless the source is off.
 
     What was synced holds only while nobody starts the source; after that the final sync, which
     begins with another shutdown, has to be repeated.
     """
     power, _ = tick.agents.vmware.power(tick.migration.vm_moref)
     # One that is off again was seen running: what it wrote meanwhile is not on the target.
-    if power == "off" and tick.reload().off_time is not None:
+    if power is PowerState.OFF and tick.reload().off_time is not None:
         return
     with tick.change() as (_, migration):
         migration.off_time = None
-    state = "was started" if power == "off" else f"is {power}"
-    raise SourceCameBack(message=f"{tick.migration.vm_name} {state} although it was shut down")
+    state = "was started" if power is PowerState.OFF else f"is {power}"
+    raise SourcePoweredOn(message=f"{tick.migration.vm_name} {state} although it was shut down")
 
 
 def _ask_guest(tick: Tick) -> bool:
@@ -71,7 +73,7 @@ def _ask_guest(tick: Tick) -> bool:
     try:
         vmware.shutdown_guest(moref)
     except ServiceError as exc:
-        if exc.reason != "TOOLS_NOT_RUNNING":
+        if exc.reason != Reason.TOOLS_NOT_RUNNING:
             raise
         # Nobody was asked: the machine is up, and the downtime clock has not begun.
         with tick.change() as (_, migration):
@@ -79,7 +81,7 @@ def _ask_guest(tick: Tick) -> bool:
         tick.event("shutdown.no_tools", "VMware Tools do not run: an operator has to decide")
         return False
     deadline = tick.store.clock().timestamp() + _SHUTDOWN_SECONDS
-    while vmware.power(moref)[0] != "off":
+    while vmware.power(moref)[0] is not PowerState.OFF:
         if tick.store.clock().timestamp() >= deadline:
             tick.event("shutdown.timeout", "the guest did not shut down: an operator has to decide")
             return False

@@ -5,17 +5,16 @@ from dataclasses import replace
 
 from sqlalchemy import select
 
-from services.kit.failure import Code, ServiceError
+from services.kit.failure import ReportedError, ServiceError
 from services.orchestrator.database import tables
-from services.orchestrator.ports.disk import TransferOrder, TransferSnapshot
+from services.orchestrator.errors import TransferCancelled
+from services.orchestrator.ports.disk import TransferOrder, TransferSnapshot, WorkState
+from services.orchestrator.ports.reasons import Reason
 from services.orchestrator.tick import Interrupted, Tick
 
-__all__ = ["CONTENT_MISMATCH", "next_transfer_id", "run_transfers", "stop_transfers"]
+__all__ = ["next_transfer_id", "run_transfers", "stop_transfers"]
 
-# The disk agent's reason for an image that does not hold what was read.
-CONTENT_MISMATCH = "CONTENT_MISMATCH"
 _POLL_SECONDS = 0.5
-_ENDED = frozenset({"succeeded", "failed", "cancelled"})
 _Shown = tuple[int, int, int, int]
 
 
@@ -37,15 +36,15 @@ def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferS
         now = {key: tick.agents.disk.get_transfer(o.transfer_id) for key, o in running.items()}
         _show(tick, now)
         for key, snapshot in now.items():
-            if snapshot.state in _ENDED:
+            if snapshot.state.ended:
                 del running[key]
                 ended[key] = snapshot
-                failed = failed or snapshot.state != "succeeded"
+                failed = failed or snapshot.state is not WorkState.SUCCEEDED
         if running:
             _pause(tick, running)
     # A difference comes first: what follows from it must not wait for another disk's trouble.
-    for snapshot in sorted(ended.values(), key=lambda each: each.reason != CONTENT_MISMATCH):
-        if snapshot.state != "succeeded":
+    for snapshot in sorted(ended.values(), key=lambda each: not _differs(each)):
+        if snapshot.state is not WorkState.SUCCEEDED:
             raise _error(snapshot)
     return [ended[_key(order)] for order in orders]
 
@@ -56,7 +55,7 @@ def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
         try:
             tick.agents.disk.start_transfer(order)
         except ServiceError as exc:
-            if exc.reason != "TRANSFER_ENDED":
+            if exc.reason != Reason.TRANSFER_ENDED:
                 raise
             order = _rename(tick, order)
         else:
@@ -69,7 +68,7 @@ def stop_transfers(tick: Tick, transfer_ids: Sequence[str]) -> None:
         try:
             tick.agents.disk.cancel_transfer(transfer_id, tick.migration.epoch)
         except ServiceError as exc:
-            if exc.reason != "TRANSFER_NOT_FOUND":
+            if exc.reason != Reason.TRANSFER_NOT_FOUND:
                 raise
 
 
@@ -102,14 +101,18 @@ def next_transfer_id(transfer_id: str) -> str:
 
 
 def _error(snapshot: TransferSnapshot) -> ServiceError:
-    return ServiceError(
-        code=Code.ABORTED,
-        reason=snapshot.reason or "TRANSFER_CANCELLED",
-        message=snapshot.message or f"transfer {snapshot.transfer_id} was {snapshot.state}",
-        hint=snapshot.hint,
-        retryable=snapshot.retryable,
-        metadata={"transfer_id": snapshot.transfer_id},
-    )
+    known = {"transfer_id": snapshot.transfer_id}
+    if snapshot.failure is None:
+        text = f"transfer {snapshot.transfer_id} has {snapshot.state}"
+        if snapshot.state is WorkState.CANCELLED:
+            text = f"transfer {snapshot.transfer_id} was cancelled"
+        return TransferCancelled(text, metadata=known)
+    metadata = {**snapshot.failure.metadata, **known}
+    return ReportedError(replace(snapshot.failure, metadata=metadata))
+
+
+def _differs(snapshot: TransferSnapshot) -> bool:
+    return snapshot.failure is not None and snapshot.failure.reason == Reason.CONTENT_MISMATCH
 
 
 def _key(order: TransferOrder) -> int:
@@ -138,9 +141,9 @@ def _shown(disk: tables.Disk) -> _Shown:
 
 def _progress(snapshot: TransferSnapshot, capacity_bytes: int) -> _Shown:
     """Total, done, rate and seconds left as they are shown."""
-    if snapshot.state == "succeeded":
+    if snapshot.state is WorkState.SUCCEEDED:
         total = snapshot.total_bytes or capacity_bytes
         return (total, total, 0, 0)
-    rate = snapshot.rate_bytes_per_second if snapshot.state == "running" else 0
+    rate = snapshot.rate_bytes_per_second if snapshot.state is WorkState.RUNNING else 0
     total = snapshot.total_bytes or capacity_bytes
     return (total, snapshot.done_bytes, rate, snapshot.eta_seconds)

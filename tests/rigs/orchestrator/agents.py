@@ -9,9 +9,18 @@ from services.orchestrator.ports.vmware import SourceNic
 from tests.rigs.orchestrator.cloudstack import MemoryCloudstack
 from tests.rigs.orchestrator.storage import MemoryStorage
 from tests.rigs.orchestrator.vcenter import MemoryDisk, MemoryVcenter, MemoryVm
-from tests.rigs.orchestrator.world import Blocks, Crash, Recorded, World, failure
+from tests.rigs.orchestrator.world import Blocks, Crash, Recorded, World, failure, reported
 
-__all__ = ["Crash", "Memory", "MemoryVm", "content", "failure", "machine", "memory_agents"]
+__all__ = [
+    "Crash",
+    "Memory",
+    "MemoryVm",
+    "content",
+    "failure",
+    "machine",
+    "memory_agents",
+    "reported",
+]
 
 
 @dataclass

@@ -22,6 +22,7 @@ from services.orchestrator.database.store import Store
 from services.orchestrator.database.views import EventView, MigrationView
 from services.orchestrator.handlers import HANDLERS
 from services.orchestrator.handlers.undo import undo
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.signals import Signals
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.ticker import NextTick, Ticker
@@ -282,7 +283,7 @@ class Rig:
         assert self.world.broken == []
         (target,) = (t for t in self.cloudstack.vms.values() if t.name == vm.name)
         assert len(target.volumes) == len(vm.disks)
-        assert vm.power == "off"
+        assert vm.power is PowerState.OFF
         assert vm.snapshots == {}
         view = self.view(self.store.find(vm_moref=vm.moref))
         assert view.open_debts == 0
