@@ -72,14 +72,14 @@ class _FailureMessage(Protocol):
 def reported(message: _FailureMessage) -> Failure | None:
     """The failure in an agent's message, None when it is empty.
 
-    The messages have no code; all that ends a piece of work before its time is ABORTED.
+    An agent of an older version names no code; what ends a piece of work early is ABORTED.
     """
     if not message.reason:
         return None
     return Failure(
         reason=message.reason,
         message=message.message,
-        code=Code.ABORTED,
+        code=Code.__members__.get(str(getattr(message, "code", "")), Code.ABORTED),
         hint=message.hint,
         retryable=message.retryable,
         metadata=dict(message.metadata),

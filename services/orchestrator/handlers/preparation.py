@@ -1,25 +1,12 @@
 """Target storage and changed block tracking."""
 
-import re
-
 from services.orchestrator.database import tables
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick
 from services.orchestrator.work.debts import IMAGE, owe
+from services.orchestrator.work.image_names import image_name
 
 __all__ = ["enable_cbt", "prepare_storage"]
-
-_NAME_LIMIT = 120
-
-
-def image_name(migration: tables.Migration, unit: int) -> str:
-    """The file name in the pool's root: safe for a shell, CloudStack and any file system.
-
-    The migration's id keeps a second migration of the same machine away from the first one's
-    image, which may be a running machine's disk by then.
-    """
-    safe = re.sub(r"[^A-Za-z0-9.-]+", "-", migration.vm_name).strip("-.")[:_NAME_LIMIT] or "vm"
-    return f"{safe}_{migration.vm_moref}_disk{unit}_{migration.id[:8]}.qcow2"
 
 
 def prepare_storage(tick: Tick) -> Outcome:
@@ -52,7 +39,10 @@ def enable_cbt(tick: Tick) -> Outcome:
 
 
 def _create_image(tick: Tick, disk: tables.Disk, directory: str) -> None:
-    name = image_name(tick.migration, disk.unit)
+    migration = tick.migration
+    name = disk.image_name or image_name(
+        migration.vm_name, migration.vm_moref, disk.unit, migration.id
+    )
     path = f"{directory.rstrip('/')}/{name}"
     with tick.change() as (session, migration):
         owe(session, tick.store.clock, migration, IMAGE, path)
