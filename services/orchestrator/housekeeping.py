@@ -1,4 +1,4 @@
-"""Lets go of what ended work leaves behind, on the storage host and in the engine's queue."""
+"""Removes what ended work leaves behind, on the storage host and in the engine's queue."""
 
 import threading
 from collections.abc import Callable
@@ -9,12 +9,13 @@ import structlog
 from services.kit.failure import ServiceError
 from services.orchestrator.database.store import Store
 from services.orchestrator.ports.disk import DiskPort
+from services.orchestrator.work.pools import settle_mounts
 
 __all__ = ["Housekeeping"]
 
 # Two hundred machines between delta passes end thousands of ticks an hour.
 _PERIOD_SECONDS = 3600.0
-# A finished tick tells nothing that the migration's row and its events do not tell.
+# Nothing is in a finished tick that is not in the migration's row and its events.
 _TICKS_KEPT = timedelta(hours=1)
 
 _STOP_SECONDS = 2.0
@@ -53,6 +54,7 @@ class Housekeeping:
         """Do it once. What cannot be reached now is tidied the next time."""
         now = self._store.clock()
         self._forget_ticks(now - _TICKS_KEPT)
+        settle_mounts(self._store, self._disk)
         images, ranges = self._store.records_in_use()
         try:
             self._disk.prune_records(images, ranges, now - self._retention)

@@ -7,6 +7,7 @@ from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, member, 
 from services.orchestrator.ports.disk import (
     ConversionSnapshot,
     Pool,
+    ReachedPool,
     TransferMode,
     TransferOrder,
     TransferSnapshot,
@@ -45,8 +46,8 @@ class DiskAgent:
         """Raise RemoteError unless the host answers."""
         self._caller.quick(self._stub.GetCapabilities, pb.GetCapabilitiesRequest())
 
-    def ensure_pool(self, pool: Pool) -> str:
-        """Make the pool reachable; its directory on the host."""
+    def ensure_pool(self, pool: Pool) -> ReachedPool:
+        """Make the pool reachable."""
         wanted = pb.Pool(
             id=pool.id,
             type=_POOL_TYPES.get(pool.type, pb.POOL_TYPE_UNSPECIFIED),
@@ -54,7 +55,13 @@ class DiskAgent:
             path=pool.path,
             options=pool.options,
         )
-        return self._caller.slow(self._stub.EnsurePool, pb.EnsurePoolRequest(pool=wanted)).pool.path
+        request = pb.EnsurePoolRequest(pool=wanted)
+        reached = self._caller.slow(self._stub.EnsurePool, request).pool
+        return ReachedPool(reached.path, reached.mounted_by_agent)
+
+    def release_pool(self, pool_id: str) -> None:
+        """Unmount the pool if the agent mounted it; an unknown pool is no error."""
+        self._caller.slow(self._stub.ReleasePool, pb.ReleasePoolRequest(id=pool_id))
 
     def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
         """Create the image or find it with that size; its absolute path."""

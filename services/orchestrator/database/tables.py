@@ -1,6 +1,7 @@
 """The orchestrator's tables. Times are UTC; sizes are bytes; JSON columns hold no secrets."""
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -18,7 +19,18 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["Base", "Debt", "Disk", "Event", "Job", "Migration", "Pass", "PassDisk", "Setting"]
+__all__ = [
+    "Base",
+    "Debt",
+    "DebtKind",
+    "Disk",
+    "Event",
+    "Job",
+    "Migration",
+    "Pass",
+    "PassDisk",
+    "Setting",
+]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -195,10 +207,18 @@ class Job(Base):
     done: Mapped[bool] = mapped_column(default=False)
 
 
-class Debt(Base):
-    """Something to be undone, written before it exists; `kind` is snapshot or image.
+class DebtKind(StrEnum):
+    """What has to be undone; its name is a snapshot's name, an image's path, a pool's id."""
 
-    The row goes when the thing is gone, or belongs to somebody else for good.
+    SNAPSHOT = "snapshot"
+    IMAGE = "image"
+    MOUNT = "mount"
+
+
+class Debt(Base):
+    """Something to be undone, recorded before it exists; `kind` is a `DebtKind`.
+
+    The row is removed when the thing is gone, or belongs to somebody else for good.
     """
 
     __tablename__ = "debts"
@@ -209,7 +229,7 @@ class Debt(Base):
     kind: Mapped[str] = mapped_column(String(20))
     name: Mapped[str] = mapped_column(Text)
     create_time: Mapped[datetime]
-    # Payments that failed, and why the last one did.
+    # How often undoing it failed, and why it did the last time.
     attempts: Mapped[int] = mapped_column(default=0)
     last_error: Mapped[str] = mapped_column(Text, default="")
 

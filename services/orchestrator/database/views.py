@@ -106,9 +106,9 @@ class Downtime:
 
 @dataclass(frozen=True)
 class DebtView:
-    """Something to be undone; `kind` is snapshot or image, its age counts from `create_time`.
+    """Something to be undone; `kind` is a `DebtKind`, its age counts from `create_time`.
 
-    `attempts` payments have failed, the last for the reason `last_error`.
+    Undoing it has failed `attempts` times, the last time with the message `last_error`.
     """
 
     kind: str

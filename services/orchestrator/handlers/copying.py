@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from services.orchestrator.database import tables
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick, Wait
-from services.orchestrator.work.debts import pay_snapshots
+from services.orchestrator.work.debts import settle_snapshots
 from services.orchestrator.work.passes import copy_pass, open_pass, take_snapshot
 
 __all__ = ["base_copy", "base_snapshot", "delta"]
@@ -19,10 +19,10 @@ def base_snapshot(tick: Tick) -> Outcome:
 
 def base_copy(tick: Tick) -> Outcome:
     """Copy every disk in full; a base copy that is durable already is not repeated."""
-    current = open_pass(tick.migration)
+    current = open_pass(tick.loaded)
     if current is not None:
         copy_pass(tick, take_snapshot(tick, "base"))
-    pay_snapshots(tick)
+    settle_snapshots(tick)
     with tick.change() as (_, migration):
         migration.admitted = False
     return Advance(Stage.DELTA)
@@ -30,10 +30,10 @@ def base_copy(tick: Tick) -> Outcome:
 
 def delta(tick: Tick) -> Outcome:
     """Run the pass that is due, or wait for it, or go on to the cutover."""
-    migration = tick.reload()
+    migration = tick.fresh()
     if open_pass(migration) is not None:
         return _run_pass(tick)
-    pay_snapshots(tick)
+    settle_snapshots(tick)
     now = tick.store.clock()
     if _cutover_due(tick, migration, now):
         return Advance(_cutover_stage(tick))

@@ -11,7 +11,7 @@ from services.orchestrator.ports.reasons import Reason
 from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Interrupted, Outcome, Tick, Wait
-from services.orchestrator.work.debts import pay_snapshots
+from services.orchestrator.work.debts import settle_snapshots
 from services.orchestrator.work.passes import copy_pass, open_pass, take_snapshot
 from services.orchestrator.work.shutdown import mark_shutdown, require_off, settle, shut_down
 from services.orchestrator.work.transfers import run_transfers
@@ -26,11 +26,11 @@ _GIB = 1 << 30
 
 def await_shutdown(tick: Tick) -> Outcome:
     """Wait until the machine is off, or an operator says to power it off."""
-    power, _ = tick.agents.vmware.power(tick.migration.vm_moref)
-    if power is PowerState.OFF or tick.migration.shutdown_action == "force":
+    power, _ = tick.agents.vmware.power(tick.loaded.vm_moref)
+    if power is PowerState.OFF or tick.loaded.shutdown_action == "force":
         mark_shutdown(tick)
         return Advance(Stage.FINAL_SYNC)
-    if tick.migration.shutdown_action == "manual":
+    if tick.loaded.shutdown_action == "manual":
         return Wait(_MANUAL_POLL_SECONDS, "waits until somebody has shut the machine down")
     return Wait(
         _MANUAL_POLL_SECONDS,
@@ -40,19 +40,19 @@ def await_shutdown(tick: Tick) -> Outcome:
 
 def final_sync(tick: Tick) -> Outcome:
     """Shut the machine down and copy what changed since the last pass."""
-    current = open_pass(tick.migration)
-    pay_snapshots(tick, keep=current.snapshot_name if current else "")
-    if tick.migration.off_time is None and not shut_down(tick):
+    current = open_pass(tick.loaded)
+    settle_snapshots(tick, keep=current.snapshot_name if current else "")
+    if tick.loaded.off_time is None and not shut_down(tick):
         return Advance(Stage.AWAITING_SHUTDOWN_ACTION)
     settle(tick)
     require_off(tick)
-    if not _synced(tick.reload()):
+    if not _synced(tick.fresh()):
         copy_pass(tick, take_snapshot(tick, "final"))
         require_off(tick)
-    if not _synced(tick.reload()):
+    if not _synced(tick.fresh()):
         # The pass had been begun before the source was started once more.
         return Wait(0, "")
-    pay_snapshots(tick)
+    settle_snapshots(tick)
     if tick.config.disk.verify_target:
         return Advance(Stage.VERIFYING)
     return Advance(_after_verification(tick))
@@ -64,11 +64,11 @@ def verify(tick: Tick) -> Outcome:
     A difference fails the migration: somebody should know of storage that does not keep what it is
     given. A retry then repairs.
     """
-    if tick.migration.off_time is None:
+    if tick.loaded.off_time is None:
         # Somebody had started the source: what it wrote since then comes first.
         return Advance(Stage.FINAL_SYNC)
     require_off(tick)
-    found = tick.agents.vmware.get_vm(moref=tick.migration.vm_moref)
+    found = tick.agents.vmware.get_vm(moref=tick.loaded.vm_moref)
     paths = {disk.key: disk.path for disk in found.disks}
     try:
         results = run_transfers(tick, verify_orders(tick, paths))
@@ -105,13 +105,13 @@ def verify(tick: Tick) -> Outcome:
 
 def convert(tick: Tick) -> Outcome:
     """Convert the guest on an overlay; the images stay as they are unless that succeeds."""
-    images = [d.image_path for d in sorted(tick.migration.disks, key=lambda d: not d.is_root)]
+    images = [d.image_path for d in sorted(tick.loaded.disks, key=lambda d: not d.is_root)]
     id_ = conversion_id(tick)
-    epoch = tick.migration.epoch
+    epoch = tick.loaded.epoch
     disk = tick.agents.disk
     disk.start_conversion(id_, images, str(tick.spec.virtio_iso), epoch)
     while not (now := disk.get_conversion(id_)).state.ended:
-        tick.say(f"virt-v2v: {now.step or now.state}")
+        tick.show(f"virt-v2v: {now.step or now.state}")
         try:
             tick.pause(_CONVERSION_POLL_SECONDS, heed_pause=False)
         except Interrupted:

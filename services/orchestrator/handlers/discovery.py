@@ -73,8 +73,8 @@ def connect(tick: Tick) -> Outcome:
 def find_vm(tick: Tick) -> Outcome:
     """Find the machine and open its runtime directory."""
     found = tick.agents.vmware.get_vm(
-        moref=tick.migration.vm_moref or tick.spec.moref or "",
-        name="" if tick.migration.vm_moref else tick.spec.name,
+        moref=tick.loaded.vm_moref or tick.spec.moref or "",
+        name="" if tick.loaded.vm_moref else tick.spec.name,
     )
     other = tick.store.other_open(tick.id, found.moref)
     if other:
@@ -85,11 +85,11 @@ def find_vm(tick: Tick) -> Outcome:
         tick.config.migration.control_dir / directory_name(found.name, found.moref)
     )
     directory.create()
-    if not tick.migration.runtime_dir:
+    if not tick.loaded.runtime_dir:
         # Wishes of an earlier migration of this machine are not meant for this one.
         for wish in directory.wishes():
             directory.clear(wish)
-    directory.write_spec(tick.migration.spec)
+    directory.write_spec(tick.loaded.spec)
     with tick.change() as (session, migration):
         migration.vm_moref = found.moref
         migration.vm_name = found.name
@@ -108,7 +108,7 @@ def find_vm(tick: Tick) -> Outcome:
 
 def discover_disks(tick: Tick) -> Outcome:
     """Read disks and adapters; refuse what cannot be migrated as the spec says."""
-    found = tick.agents.vmware.get_vm(moref=tick.migration.vm_moref)
+    found = tick.agents.vmware.get_vm(moref=tick.loaded.vm_moref)
     _check_migratable(tick, found)
     _check_spec(tick, found)
     with tick.change() as (session, migration):

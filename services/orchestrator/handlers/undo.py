@@ -2,14 +2,16 @@
 
 from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
+from services.orchestrator.database.tables import DebtKind
 from services.orchestrator.handlers.cutover import conversion_id
 from services.orchestrator.ports.reasons import Reason
 from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.tick import Finish, Outcome, Tick
-from services.orchestrator.work.debts import IMAGE, forgive, pay_images, pay_snapshots
+from services.orchestrator.work.debts import drop_debts, settle_images, settle_snapshots
 from services.orchestrator.work.jobs import run_job, settle_jobs
 from services.orchestrator.work.passes import open_pass
+from services.orchestrator.work.pools import leave_pools
 from services.orchestrator.work.transfers import stop_transfers
 from services.orchestrator.work.verification import verify_ids
 
@@ -18,23 +20,24 @@ __all__ = ["undo"]
 
 def undo(tick: Tick) -> Outcome:
     """Take back what the migration has made; repeated until nothing of it is left."""
-    rollback = tick.migration.undo == "rollback"
+    rollback = tick.loaded.undo == "rollback"
     _stop_work(tick)
     imported = _let_go(tick)
-    if tick.migration.vm_moref:
-        pay_snapshots(tick)
+    if tick.loaded.vm_moref:
+        settle_snapshots(tick)
     if imported:
         # The target may have written to its disks: they stay for an operator to look at.
         with tick.change() as (_, migration):
-            forgive(migration, IMAGE)
+            drop_debts(migration, DebtKind.IMAGE)
     else:
-        pay_images(tick)
+        settle_images(tick)
     # A machine that was off before the migration began stays off.
-    was_on = tick.migration.source.get("power") != PowerState.OFF
-    if was_on and tick.migration.shutdown_time is not None:
-        tick.say("starting the source again")
-        tick.agents.vmware.power_on(tick.migration.vm_moref)
+    was_on = tick.loaded.source.get("power") != PowerState.OFF
+    if was_on and tick.loaded.shutdown_time is not None:
+        tick.show("starting the source again")
+        tick.agents.vmware.power_on(tick.loaded.vm_moref)
         tick.event("source.started", "the source runs again")
+    leave_pools(tick)
     if rollback:
         return Finish(State.ROLLED_BACK, "rolled back: the source is as it was")
     return Finish(State.CANCELLED, "cancelled by an operator")
@@ -42,13 +45,13 @@ def undo(tick: Tick) -> Outcome:
 
 def _stop_work(tick: Tick) -> None:
     """Stop what an earlier tick may have left running on the storage host."""
-    disk, epoch = tick.agents.disk, tick.migration.epoch
-    current = open_pass(tick.migration)
+    disk, epoch = tick.agents.disk, tick.loaded.epoch
+    current = open_pass(tick.loaded)
     transfers = [part.transfer_id for part in current.disks if part.mode] if current else []
-    if tick.migration.stage == Stage.VERIFYING:
+    if tick.loaded.stage == Stage.VERIFYING:
         transfers += verify_ids(tick)
     stop_transfers(tick, transfers)
-    if tick.migration.stage == Stage.CONVERTING:
+    if tick.loaded.stage == Stage.CONVERTING:
         try:
             disk.cancel_conversion(conversion_id(tick), epoch)
         except ServiceError as exc:
@@ -59,13 +62,13 @@ def _stop_work(tick: Tick) -> None:
 def _let_go(tick: Tick) -> bool:
     """Make CloudStack forget machine and volumes; True when there was a machine."""
     settle_jobs(tick)
-    done = {job.purpose: job.resource_id for job in tick.reload().jobs if job.done}
-    vm_id = tick.migration.target_vm_id or done.get("import_root", "")
+    done = {job.purpose: job.resource_id for job in tick.fresh().jobs if job.done}
+    vm_id = tick.loaded.target_vm_id or done.get("import_root", "")
     if not vm_id:
         return False
     if "undo:unmanage" not in done:
         _let_go_of_vm(tick, vm_id)
-    for disk in tick.migration.disks:
+    for disk in tick.loaded.disks:
         # Attached volumes go with the machine; one that was imported but not attached does not.
         volume_id = done.get(f"import:{disk.key}", "")
         if volume_id and f"attach:{disk.key}" not in done:
@@ -87,9 +90,9 @@ def _let_go_of_vm(tick: Tick, vm_id: str) -> None:
             raise
         return
     if state.lower() != "stopped":
-        tick.say("stopping the target")
+        tick.show("stopping the target")
         run_job(tick, "undo:stop", lambda job_id: cloudstack.stop_vm(job_id, vm_id))
-    tick.say("letting go of the target")
+    tick.show("letting go of the target")
     run_job(tick, "undo:unmanage", lambda job_id: cloudstack.unmanage_vm(job_id, vm_id))
 
 

@@ -22,6 +22,14 @@ class Pool:
     options: str = ""
 
 
+@dataclass(frozen=True)
+class ReachedPool:
+    """Where a pool is on the host, and whether the disk agent mounted it, now or before."""
+
+    directory: str
+    mounted_by_agent: bool
+
+
 class TransferMode(StrEnum):
     """What a transfer does."""
 
@@ -107,8 +115,11 @@ class DiskPort(Protocol):
     def check(self) -> None:
         """Raise ServiceError unless the host answers."""
 
-    def ensure_pool(self, pool: Pool) -> str:
-        """Make the pool reachable; its directory on the host."""
+    def ensure_pool(self, pool: Pool) -> ReachedPool:
+        """Make the pool reachable."""
+
+    def release_pool(self, pool_id: str) -> None:
+        """Unmount the pool if the agent mounted it; an unknown pool is no error."""
 
     def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
         """Create the image or find it with that size; its absolute path."""

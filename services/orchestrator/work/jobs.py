@@ -37,7 +37,7 @@ def run_job(tick: Tick, purpose: str, submit: _Submit) -> str:
 
 def settle_jobs(tick: Tick) -> None:
     """Wait for jobs that an interrupted tick left running: what they make has to be known."""
-    for row in tick.reload().jobs:
+    for row in tick.fresh().jobs:
         if row.done or row.purpose.startswith("undo:"):
             continue
         try:

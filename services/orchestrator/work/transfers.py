@@ -66,7 +66,7 @@ def stop_transfers(tick: Tick, transfer_ids: Sequence[str]) -> None:
     """End transfers that an earlier tick may have left running; unknown ones never started."""
     for transfer_id in transfer_ids:
         try:
-            tick.agents.disk.cancel_transfer(transfer_id, tick.migration.epoch)
+            tick.agents.disk.cancel_transfer(transfer_id, tick.loaded.epoch)
         except ServiceError as exc:
             if exc.reason != Reason.TRANSFER_NOT_FOUND:
                 raise
@@ -74,7 +74,7 @@ def stop_transfers(tick: Tick, transfer_ids: Sequence[str]) -> None:
 
 def _pause(tick: Tick, running: Mapping[int, TransferOrder]) -> None:
     # Pausing in mid-cutover would only make the downtime longer.
-    heed_pause = tick.migration.shutdown_time is None
+    heed_pause = tick.loaded.shutdown_time is None
     try:
         tick.pause(_POLL_SECONDS, heed_pause=heed_pause)
     except Interrupted:

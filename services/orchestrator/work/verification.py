@@ -22,11 +22,11 @@ def verify_orders(tick: Tick, paths: Mapping[int, str]) -> list[TransferOrder]:
     a part have no digest, and are compared with the source. It is off, so that its disks can be
     read without a snapshot. After `expect_repair` the images are written again where they differ.
     """
-    current = tick.migration.passes[-1]
-    orders = [order_for(tick, current, disk) for disk in tick.migration.disks]
+    current = tick.loaded.passes[-1]
+    orders = [order_for(tick, current, disk) for disk in tick.loaded.disks]
     return [
         _verifying(order, _path_now(tick, disk, paths))
-        for order, disk in zip(orders, tick.migration.disks, strict=True)
+        for order, disk in zip(orders, tick.loaded.disks, strict=True)
     ]
 
 
@@ -53,7 +53,7 @@ def _verifying(order: TransferOrder, path: str) -> TransferOrder:
 def _path_now(tick: Tick, disk: tables.Disk, paths: Mapping[int, str]) -> str:
     if disk.key not in paths:
         raise SpecMismatch(
-            message=f"{disk.label} (unit {disk.unit}) of {tick.migration.vm_name} was removed "
+            message=f"{disk.label} (unit {disk.unit}) of {tick.loaded.vm_name} was removed "
             "after the final sync",
             hint="attach it again and retry, or roll back",
         )
@@ -62,5 +62,5 @@ def _path_now(tick: Tick, disk: tables.Disk, paths: Mapping[int, str]) -> str:
 
 def verify_ids(tick: Tick) -> list[str]:
     """The ids of all transfers that `verify_orders` may have ordered."""
-    parts = tick.migration.passes[-1].disks
+    parts = tick.loaded.passes[-1].disks
     return [f"{part.transfer_id}{suffix}" for part in parts for suffix in (_VERIFY, _REPAIR)]

@@ -19,6 +19,7 @@ from services.orchestrator.controls.markers import MarkerWatch
 from services.orchestrator.controls.submission import Submission
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import Store
+from services.orchestrator.database.tables import DebtKind
 from services.orchestrator.database.views import EventView, MigrationView
 from services.orchestrator.handlers import HANDLERS
 from services.orchestrator.handlers.undo import undo
@@ -44,6 +45,7 @@ cloudstack_defaults:
   {{zoneid: zone-1, clusterid: cluster-1, storageid: pool-1, networkid: net-1,
    serviceofferingid: offering-1, diskofferingid: disks-1}}
 disk: {{verify_target: {verify}}}
+storage: {{unmount_when_done: {unmount}}}
 database: {{url: "sqlite:///{directory}/v2c.sqlite3"}}
 """
 # A migration that needs more ticks than this goes round in circles.
@@ -107,12 +109,18 @@ def _template() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
 
 @contextmanager
 def new_rig(
-    memory: Memory | None = None, *, verify: bool = True, parallel_vms: int = 3
+    memory: Memory | None = None,
+    *,
+    verify: bool = True,
+    parallel_vms: int = 3,
+    unmount: bool = False,
 ) -> "Iterator[Rig]":
     """A rig whose database is in memory where the host can, and gone afterwards."""
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="v2c-rig-", dir=place) as directory:
-        rig = Rig(Path(directory), memory, verify=verify, parallel_vms=parallel_vms)
+        rig = Rig(
+            Path(directory), memory, verify=verify, parallel_vms=parallel_vms, unmount=unmount
+        )
         try:
             yield rig
         finally:
@@ -129,13 +137,16 @@ class Rig:
         *,
         verify: bool,
         parallel_vms: int,
+        unmount: bool = False,
     ) -> None:
         self.directory = directory
         self.memory = memory or memory_agents()
         self.world, self.vcenter = self.memory.world, self.memory.vcenter
         self.storage, self.cloudstack = self.memory.storage, self.memory.cloudstack
         self.clock = FakeClock()
-        text = _CONFIG.format(directory=directory, verify=verify, parallel_vms=parallel_vms)
+        text = _CONFIG.format(
+            directory=directory, verify=verify, parallel_vms=parallel_vms, unmount=unmount
+        )
         self.config = parse_config(text, "config.yaml")
         shutil.copy(_template()[0], directory / "v2c.sqlite3")
         # Die at this point (a call or a commit, counted from the start), and then every so many.
@@ -300,15 +311,20 @@ class Rig:
             raise Crash(f"at point {self.points}")
 
     def _check_debts(self, name: str, args: tuple[Any, ...]) -> None:
-        """What a call makes is owed before the call."""
-        owed = {"vmware.create_snapshot": "snapshot", "disk.create_image": "image"}.get(name)
-        if owed is None:
-            return
-        query = select(tables.Debt.name).where(tables.Debt.kind == owed)
+        """What a call makes is a debt before the call."""
+        match name:
+            case "vmware.create_snapshot":
+                kind, thing = DebtKind.SNAPSHOT, args[1]
+            case "disk.create_image":
+                kind, thing = DebtKind.IMAGE, f"/pools/{args[0]}/{args[1]}"
+            case "disk.ensure_pool" if self.config.storage.unmount_when_done:
+                kind, thing = DebtKind.MOUNT, args[0].id
+            case _:
+                return
+        query = select(tables.Debt.name).where(tables.Debt.kind == kind)
         with self.store.reading() as session:
             names = session.scalars(query).all()
-        thing = args[1] if owed == "snapshot" else f"/pools/{args[0]}/{args[1]}"
-        self.world.rule(thing in names, f"{thing} is made but not owed")
+        self.world.rule(thing in names, f"{thing} is made but no debt")
 
     def _committed(self, view: MigrationView) -> None:
         self.views.append(view)

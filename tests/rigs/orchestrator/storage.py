@@ -9,6 +9,7 @@ from services.kit.failure import Failure, ServiceError
 from services.orchestrator.ports.disk import (
     ConversionSnapshot,
     Pool,
+    ReachedPool,
     TransferMode,
     TransferOrder,
     TransferSnapshot,
@@ -74,6 +75,9 @@ class MemoryStorage:
         self.epochs: dict[str, int] = {}
         self.conversion_polls = 2
         self.conversion_failure: Failure | None = None
+        # Pools by who mounted them.
+        self.mounted: set[str] = set()
+        self.mounted_by_others: set[str] = set()
         # Set from another thread in tests with real time: transfers stand still.
         self.held = False
         # What is written in a repair reads back wrong.
@@ -82,10 +86,18 @@ class MemoryStorage:
     def check(self) -> None:
         """It answers."""
 
-    def ensure_pool(self, pool: Pool) -> str:
-        return f"/pools/{pool.id}"
+    def ensure_pool(self, pool: Pool) -> ReachedPool:
+        if pool.id not in self.mounted_by_others:
+            self.mounted.add(pool.id)
+        return ReachedPool(f"/pools/{pool.id}", pool.id in self.mounted)
+
+    def release_pool(self, pool_id: str) -> None:
+        if any(self._at_work(t, t.order.target_path) for t in self.transfers.values()):
+            raise failure("POOL_BUSY", retryable=True)
+        self.mounted.discard(pool_id)
 
     def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
+        self._reachable(f"/pools/{pool_id}/{name}")
         path = f"/pools/{pool_id}/{name}"
         self.images.setdefault(path, MemoryImage(size_bytes // BLOCK))
         return path
@@ -110,6 +122,7 @@ class MemoryStorage:
 
     def start_transfer(self, order: TransferOrder) -> TransferSnapshot:
         self._fence(order.target_path, order.epoch)
+        self._reachable(order.target_path)
         known = self.transfers.get(order.transfer_id)
         if known is not None:
             if replace(known.order, epoch=0) != replace(order, epoch=0):
@@ -141,6 +154,7 @@ class MemoryStorage:
     def start_conversion(
         self, conversion_id: str, images: Sequence[str], virtio_iso: str, epoch: int
     ) -> ConversionSnapshot:
+        self._reachable(images[0])
         known = self.conversions.get(conversion_id)
         if known is None or known["state"] is WorkState.FAILED:
             fresh = {
@@ -273,6 +287,12 @@ class MemoryStorage:
             WorkState.QUEUED,
             WorkState.RUNNING,
         }
+
+    def _reachable(self, path: str) -> None:
+        pool = path.split("/")[2]
+        self._world.rule(
+            pool in self.mounted | self.mounted_by_others, f"{path} is used but not mounted"
+        )
 
     def _fence(self, path: str, epoch: int) -> None:
         if epoch < self.epochs.get(path, 0):
