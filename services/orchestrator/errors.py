@@ -85,7 +85,7 @@ class VmNotMigratable(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "VM_NOT_MIGRATABLE"
-    hint = "change the machine as the message says and retry"
+    hint = "remove from the machine what the message names and retry"
 
 
 class SnapshotLost(ServiceError):
@@ -134,7 +134,7 @@ class ConversionCancelled(ServiceError):
 
 
 class CloudstackJobFailed(ServiceError):
-    """A CloudStack job failed and CloudStack did not say why."""
+    """A CloudStack job failed and CloudStack gave no reason."""
 
     code = Code.ABORTED
     reason = "CLOUDSTACK_JOB_FAILED"

@@ -33,7 +33,8 @@ class Housekeeping:
         forget_ticks: Callable[[datetime], int],
         retention: timedelta,
     ) -> None:
-        """`forget_ticks` removes finished ticks older than a time; `retention` is for the rest."""
+        """`forget_ticks` removes finished ticks older than a time; records on the storage host are
+        kept for `retention`."""
         self._store = store
         self._disk = disk
         self._forget_ticks = forget_ticks
@@ -69,7 +70,7 @@ class Housekeeping:
         while True:
             try:
                 self.tidy()
-            except Exception:  # The thread outlives any single failure, and says so.
+            except Exception:  # The thread outlives any single failure, and logs it.
                 _log.exception("tidying up failed", action="records.failed")
             if self._stop.wait(_PERIOD_SECONDS):
                 return

@@ -264,7 +264,7 @@ async def _run(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) 
     except OperationalError as exc:
         raise DatabaseUnusable(
             message=f"the database cannot be used: {exc.orig}",
-            hint="make room where it lies (control_dir, unless database.url says otherwise), "
+            hint="make room where it lies (control_dir, unless database.url names another place), "
             "see that it can be written, and repeat the command",
         ) from exc
 

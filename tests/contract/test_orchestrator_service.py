@@ -170,7 +170,7 @@ async def test_a_migration_from_submit_to_done_as_watched(client: Client, memory
     _check_identical(memory, last)
 
 
-async def test_an_operators_wish_wakes_a_waiting_migration_at_once(client: Client) -> None:
+async def test_an_operators_request_wakes_a_waiting_migration_at_once(client: Client) -> None:
     migration = await client.submit(_quick(delta_interval=3600))
     waiting = await client.waiting(migration.id)
     assert waiting.wake_time.seconds - time.time() > 3000

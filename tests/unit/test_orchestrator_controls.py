@@ -215,7 +215,7 @@ def test_pause_in_the_middle_of_a_copy_keeps_what_was_copied() -> None:
             rig.controls.resume(id_, "tester")
         rig.finish()
         rig.check_done(vm)
-        # What changed since the snapshot that was let go is read again, nothing else is.
+        # What changed since the snapshot that was removed is read again, nothing else is.
         read = sum(t.read for t in rig.storage.transfers.values() if t.order.mode.value == "full")
         assert read < 1.5 * sum(d.block_count for d in vm.disks)
 
@@ -267,7 +267,7 @@ def test_a_refused_control_changes_nothing() -> None:
         view = rig.finish()
         before = rig.view().revision
         controls = rig.controls
-        wishes: list[Callable[[], None]] = [
+        requests: list[Callable[[], None]] = [
             lambda: controls.finalize(view.id, "tester", now=True),
             lambda: controls.pause(view.id, "tester"),
             lambda: controls.cancel(view.id, "tester"),
@@ -275,9 +275,9 @@ def test_a_refused_control_changes_nothing() -> None:
             lambda: controls.resume(view.id, "tester"),
             lambda: controls.decide_shutdown(view.id, "tester", "force"),
         ]
-        for wish in wishes:
+        for request in requests:
             with pytest.raises(ServiceError) as caught:
-                wish()
+                request()
             assert caught.value.reason == "CONTROL_NOT_ALLOWED"
             assert view.vm_name in caught.value.message
         assert rig.view().revision == before

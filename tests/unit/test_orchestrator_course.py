@@ -112,7 +112,7 @@ def test_a_change_id_that_vcenter_refuses_leads_to_a_comparison_of_that_disk() -
         rig.to_waiting_delta(passes=1)
         rig.world.faults["vmware.changed_areas"] = [failure("CBT_RESET")]
         rig.to_waiting_delta(passes=2)
-        # The other disk is told as usual.
+        # The other disk's changed areas are reported as usual.
         assert _modes(rig)[2] == {TransferMode.RESYNC, TransferMode.RANGES}
         rig.finish()
         rig.check_done(vm)
@@ -255,14 +255,14 @@ def test_a_disk_that_shrank_ends_the_migration_without_a_snapshot_left() -> None
         assert view.error.reason == "SPEC_MISMATCH"
         assert "Hard disk 2" in view.error.message
         assert vm.snapshots == {}
-        # Mended, the same pass is taken up again, and its snapshot is owed again.
+        # Once it is repaired, the same pass continues, and its snapshot is a debt again.
         vm.disks[1].block_count += 1
         rig.controls.retry(view.id, "tester")
         rig.finish()
         rig.check_done(vm)
 
 
-def test_state_json_tells_what_the_api_tells() -> None:
+def test_state_json_reports_what_the_api_reports() -> None:
     with new_rig() as rig:
         rig.add()
         rig.submit_spec(spec_text())

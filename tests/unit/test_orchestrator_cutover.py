@@ -24,7 +24,7 @@ def test_finalize_lets_one_delta_precede_the_final_pass() -> None:
         rig.controls.finalize(id_, "tester", now=False)
         view = rig.to_state(State.DONE)
         assert _kinds(rig) == ["base", "delta", "delta", "final"]
-        # The wish is honoured at once, not when the interval has passed.
+        # The request is acted on at once, not when the interval has passed.
         assert view.end_time is not None
         assert view.end_time - asked < timedelta(seconds=60)
 
@@ -393,8 +393,8 @@ def test_a_bug_ends_in_failed_and_tells_nothing_but_a_log_id() -> None:
         assert view.error is not None
         assert view.error.reason == "INTERNAL"
         assert view.error.metadata["log_id"] in view.error.message
-        told = repr(view) + repr(rig.store.events(limit=1000))
-        assert "hunter2" not in told
+        shown = repr(view) + repr(rig.store.events(limit=1000))
+        assert "hunter2" not in shown
 
 
 def test_a_disk_no_snapshot_covers_is_refused_by_name() -> None:

@@ -17,7 +17,7 @@ from tests.rigs.orchestrator.rig import new_rig, spec_text
 
 
 @pytest.mark.parametrize(("marker", "kinds"), [("FINALIZE", 2), ("FINALIZE_NOW", 1)])
-def test_a_marker_file_is_a_wish(marker: str, kinds: int) -> None:
+def test_a_marker_file_is_a_request(marker: str, kinds: int) -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         rig.submit_spec(spec_text())

@@ -28,7 +28,7 @@ class CloudstackAgent:
         return self._caller.quick(self._stub.GetEndpoint, pb.GetEndpointRequest()).version
 
     def placements(self, kind: PlacementKind, zone_id: str, text: str) -> tuple[Placement, ...]:
-        """What there is to place a machine on."""
+        """What a machine can be placed on."""
         request = pb.ListPlacementsRequest(
             kind=pb.PlacementKind.Value(f"PLACEMENT_KIND_{kind.value.upper()}"),
             zone_id=zone_id,

@@ -352,7 +352,7 @@ def _engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:
-        # WAL lets readers go on beside the writer; FULL keeps a commit over power loss.
+        # With WAL readers work beside the writer; FULL keeps a commit over power loss.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
         connection.isolation_level = None

@@ -77,8 +77,8 @@ class Migration(Base):
     due_time: Mapped[datetime | None] = mapped_column(default=None)
     # Fences the agents against a command of an orchestrator that was replaced.
     epoch: Mapped[int] = mapped_column(default=1)
-    # Counts operators' wishes, so that a tick about to wait notices one that came meanwhile.
-    wishes: Mapped[int] = mapped_column(default=0)
+    # Counts operators' requests, so that a tick about to wait notices one that came meanwhile.
+    requests: Mapped[int] = mapped_column("wishes", default=0)
 
     spec: Mapped[str] = mapped_column(Text)
     spec_source: Mapped[str] = mapped_column(Text, default="")
@@ -141,7 +141,7 @@ class Disk(Base):
     storage_id: Mapped[str] = mapped_column(String(64), default="")
     image_name: Mapped[str] = mapped_column(Text, default="")
     image_path: Mapped[str] = mapped_column(Text, default="")
-    # Advances only after a pass is durable on the target; "" means only a re-sync will do.
+    # Advances only after a pass is durable on the target; without one, a pass is a re-sync.
     change_id: Mapped[str] = mapped_column(Text, default="")
     # The first snapshot that a full copy lost: what was copied is as old as that one or newer.
     lost_change_id: Mapped[str] = mapped_column(Text, default="", server_default="")

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.kit.failure import Failure
 from services.orchestrator.database import tables
-from services.orchestrator.stages import COPYING, TERMINAL, Stage, State, row
+from services.orchestrator.stages import COUNTED_IN_BYTES, TERMINAL, Stage, State, row
 
 __all__ = [
     "PASSES_KEPT",
@@ -266,7 +266,7 @@ def _time(text: str | None) -> datetime | None:
 def _progress(stage: Stage, disks: tuple[DiskView, ...]) -> float:
     start, end = _PROGRESS[stage]
     total = sum(d.total_bytes for d in disks)
-    if stage not in COPYING or not total:
+    if stage not in COUNTED_IN_BYTES or not total:
         return float(start)
     share = min(sum(d.done_bytes for d in disks) / total, 1.0)
     return start + (end - start) * share

@@ -29,7 +29,7 @@ def base_copy(tick: Tick) -> Outcome:
 
 
 def delta(tick: Tick) -> Outcome:
-    """Run the pass that is due, or wait for it, or go on to the cutover."""
+    """Run the pass that is due, or wait for it, or begin the cutover."""
     migration = tick.fresh()
     if open_pass(migration) is not None:
         return _run_pass(tick)
@@ -53,7 +53,7 @@ def _cutover_due(tick: Tick, migration: tables.Migration, now: datetime) -> bool
     if migration.finalize_now_requested:
         return True
     # One more delta keeps the final pass, which is downtime, small: also when the time came while
-    # the base copy ran, or the migration was held.
+    # the base copy ran, or the migration was paused.
     asked, at = migration.finalize_time, tick.spec.finalize_at
     if migration.finalize_requested and asked is not None:
         return _delta_since(migration, asked)

@@ -25,7 +25,7 @@ _GIB = 1 << 30
 
 
 def await_shutdown(tick: Tick) -> Outcome:
-    """Wait until the machine is off, or an operator says to power it off."""
+    """Wait until the machine is off, or an operator has it powered off."""
     power, _ = tick.agents.vmware.power(tick.loaded.vm_moref)
     if power is PowerState.OFF or tick.loaded.shutdown_action == "force":
         mark_shutdown(tick)
@@ -61,8 +61,8 @@ def final_sync(tick: Tick) -> Outcome:
 def verify(tick: Tick) -> Outcome:
     """Read every image back and compare it with what was read from the source, or with it.
 
-    A difference fails the migration: somebody should know of storage that does not keep what it is
-    given. A retry then repairs.
+    A difference fails the migration: an operator has to know that the storage does not keep what is
+    written to it. A retry then repairs.
     """
     if tick.loaded.off_time is None:
         # Somebody had started the source: what it wrote since then comes first.
@@ -73,12 +73,12 @@ def verify(tick: Tick) -> Outcome:
     try:
         results = run_transfers(tick, verify_orders(tick, paths))
     except ServiceError as exc:
-        # A running machine's disk does not open: that is the reason to tell then.
+        # A running machine's disk does not open; then it is the running machine that is reported.
         require_off(tick)
         if exc.reason == Reason.CONTENT_MISMATCH:
             expect_repair(tick)
         raise
-    # What was read from its disks meanwhile is worth nothing otherwise.
+    # Only while it is off is what was read from its disks what the image must hold.
     require_off(tick)
     repaired = sum(result.repaired_bytes for result in results)
     if repaired:

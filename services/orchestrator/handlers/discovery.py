@@ -19,9 +19,9 @@ _ADMISSION_LONGEST_SECONDS = 60.0
 
 
 def admit(tick: Tick) -> Outcome:
-    """Take a place among the full copies, in the order of submission.
+    """Take a slot among the full copies, in the order of submission.
 
-    Deltas and cutovers need no place: they must not wait.
+    Deltas and cutovers need no slot: they must not wait.
     """
     limit = int(tick.store.setting("parallel_vms", str(tick.config.migration.parallel_vms)))
     with tick.change() as (session, migration):
@@ -38,7 +38,7 @@ def admit(tick: Tick) -> Outcome:
         if (taken or 0) + ahead < limit:
             migration.admitted = True
             return Advance(Stage.CONNECTING_VCENTER)
-    activity = f"waits for one of {limit} places (migration.parallel_vms)"
+    activity = f"waits for one of {limit} slots (migration.parallel_vms)"
     # Far back in the line nothing changes soon: a thousand machines that wait must cost little.
     seconds = min(_ADMISSION_POLL_SECONDS * (1 + ahead // limit), _ADMISSION_LONGEST_SECONDS)
     return Wait(seconds, activity, State.QUEUED)
@@ -86,9 +86,9 @@ def find_vm(tick: Tick) -> Outcome:
     )
     directory.create()
     if not tick.loaded.runtime_dir:
-        # Wishes of an earlier migration of this machine are not meant for this one.
-        for wish in directory.wishes():
-            directory.clear(wish)
+        # Requests to an earlier migration of this machine are not meant for this one.
+        for request in directory.requests():
+            directory.clear(request)
     directory.write_spec(tick.loaded.spec)
     with tick.change() as (session, migration):
         migration.vm_moref = found.moref
@@ -107,7 +107,7 @@ def find_vm(tick: Tick) -> Outcome:
 
 
 def discover_disks(tick: Tick) -> Outcome:
-    """Read disks and adapters; refuse what cannot be migrated as the spec says."""
+    """Read disks and adapters; refuse what cannot be migrated as the spec demands."""
     found = tick.agents.vmware.get_vm(moref=tick.loaded.vm_moref)
     _check_migratable(tick, found)
     _check_spec(tick, found)
@@ -168,7 +168,7 @@ def _check_migratable(tick: Tick, found: SourceVm) -> None:
 
 
 def _check_spec(tick: Tick, found: SourceVm) -> None:
-    """Every disk and adapter that the spec speaks of must be there."""
+    """Every disk and adapter that the spec names must be there."""
     units = {str(d.unit) for d in found.disks}
     wrong_disks = sorted(set(tick.spec.disks) - units)
     if wrong_disks:

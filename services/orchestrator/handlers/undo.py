@@ -1,4 +1,4 @@
-"""Cancel and rollback: what was made is taken back, and only then the migration has ended."""
+"""Cancel and rollback: what was made is undone, and only then the migration has ended."""
 
 from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
@@ -19,10 +19,10 @@ __all__ = ["undo"]
 
 
 def undo(tick: Tick) -> Outcome:
-    """Take back what the migration has made; repeated until nothing of it is left."""
+    """Undo what the migration has made; repeated until nothing of it is left."""
     rollback = tick.loaded.undo == "rollback"
     _stop_work(tick)
-    imported = _let_go(tick)
+    imported = _unmanage(tick)
     if tick.loaded.vm_moref:
         settle_snapshots(tick)
     if imported:
@@ -59,7 +59,7 @@ def _stop_work(tick: Tick) -> None:
                 raise
 
 
-def _let_go(tick: Tick) -> bool:
+def _unmanage(tick: Tick) -> bool:
     """Make CloudStack forget machine and volumes; True when there was a machine."""
     settle_jobs(tick)
     done = {job.purpose: job.resource_id for job in tick.fresh().jobs if job.done}
@@ -67,7 +67,7 @@ def _let_go(tick: Tick) -> bool:
     if not vm_id:
         return False
     if "undo:unmanage" not in done:
-        _let_go_of_vm(tick, vm_id)
+        _unmanage_vm(tick, vm_id)
     for disk in tick.loaded.disks:
         # Attached volumes go with the machine; one that was imported but not attached does not.
         volume_id = done.get(f"import:{disk.key}", "")
@@ -76,7 +76,7 @@ def _let_go(tick: Tick) -> bool:
     return True
 
 
-def _let_go_of_vm(tick: Tick, vm_id: str) -> None:
+def _unmanage_vm(tick: Tick, vm_id: str) -> None:
     """Stop the machine for certain, then unmanage it.
 
     Two running copies of one machine corrupt what they talk to, so the source starts only after
@@ -92,7 +92,7 @@ def _let_go_of_vm(tick: Tick, vm_id: str) -> None:
     if state.lower() != "stopped":
         tick.show("stopping the target")
         run_job(tick, "undo:stop", lambda job_id: cloudstack.stop_vm(job_id, vm_id))
-    tick.show("letting go of the target")
+    tick.show("unmanaging the target")
     run_job(tick, "undo:unmanage", lambda job_id: cloudstack.unmanage_vm(job_id, vm_id))
 
 

@@ -42,7 +42,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class Job:
-    """A CloudStack job; `failure` says why it failed, if CloudStack said why."""
+    """A CloudStack job; `failure` is why it failed, if CloudStack gave a reason."""
 
     job_id: str
     state: JobState
@@ -88,7 +88,7 @@ class CloudstackPort(Protocol):
         """CloudStack's version, after a signed call."""
 
     def placements(self, kind: PlacementKind, zone_id: str, text: str) -> tuple[Placement, ...]:
-        """What there is to place a machine on."""
+        """What a machine can be placed on."""
 
     def resolve_pool(self, storage_id: str) -> Pool:
         """What a storage host has to mount."""

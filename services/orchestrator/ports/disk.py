@@ -42,14 +42,16 @@ class TransferMode(StrEnum):
 
 @dataclass(frozen=True)
 class TransferOrder:
-    """A transfer to start; `snapshot_*` and `source_path` name what is read through VDDK.
+    """A transfer to start; `snapshot_moref` and `source_path` name what is read through VDDK.
 
-    Without a snapshot it is the disk itself, which opens only while the machine is off.
+    Without a snapshot it is the disk itself, which opens only while the machine is off. `disk_key`
+    is vCenter's device key, `disk_id` names the disk on the storage host.
     """
 
     transfer_id: str
     mode: TransferMode
     disk_id: str
+    disk_key: int
     capacity_bytes: int
     target_path: str
     pass_number: int

@@ -6,7 +6,7 @@ import unicodedata
 __all__ = ["image_name"]
 
 # The disk agent takes no longer names. A file name has 255 bytes on Linux, as has the column
-# `path` of CloudStack's table `volumes`; the rest is room for suffixes of other tools.
+# `path` of CloudStack's table `volumes`; what is left is for suffixes of other tools.
 _NAME_LIMIT = 200
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 # As much of a migration's id as keeps two migrations of one machine apart.

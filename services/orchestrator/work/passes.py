@@ -1,6 +1,6 @@
 """One pass: snapshot, transfers of what changed, record, snapshot away.
 
-The order makes every crash safe. The snapshot's name is owed before it exists; a disk's change id
+The order makes every crash safe. The snapshot's debt is added before it exists; a disk's change id
 advances only in the transaction that records the pass as durable; the snapshot is removed before
 another one is made.
 """
@@ -30,7 +30,7 @@ __all__ = [
     "take_snapshot",
 ]
 
-# In place of the change id of a lost snapshot that had none.
+# Instead of the change id of a lost snapshot that had none.
 _NEVER_TRACKED = "untracked"
 
 
@@ -45,7 +45,7 @@ def take_snapshot(tick: Tick, kind: str) -> tables.Pass:
     if current is None:
         current = _begin(tick, kind)
     elif not current.snapshot_moref:
-        # An earlier try may have paid for it, when the snapshot could not be used.
+        # An earlier try may have settled it, when the snapshot could not be used.
         with tick.change() as (session, migration):
             add_debt(session, tick.store.clock, migration, DebtKind.SNAPSHOT, current.snapshot_name)
     settle_snapshots(tick, keep=current.snapshot_name)
@@ -218,6 +218,7 @@ def order_for(tick: Tick, current: tables.Pass, disk: tables.Disk) -> TransferOr
         transfer_id=part.transfer_id,
         mode=TransferMode(part.mode),
         disk_id=f"{tick.loaded.vm_moref}/{disk.key}",
+        disk_key=disk.key,
         capacity_bytes=disk.capacity_bytes,
         target_path=disk.image_path,
         pass_number=current.number,
@@ -238,7 +239,7 @@ def _decide_mode(
     if current.kind != "base":
         mode, ranges_id, changed = _delta_mode(tick, current, disk, part, disk.change_id)
     elif disk.lost_change_id:
-        # Another snapshot had begun the copy: it goes on with what is not copied yet, and what
+        # Another snapshot had begun the copy: it continues with what is not copied yet, and what
         # changed since then.
         mode, ranges_id, _ = _delta_mode(tick, current, disk, part, disk.lost_change_id)
         mode = TransferMode.FULL if mode is TransferMode.RANGES else mode
@@ -285,10 +286,10 @@ def _untracked(before: str, now: str) -> str:
 
 
 def release_snapshot(tick: Tick) -> None:
-    """Let go of the snapshots of a migration that comes to rest, for an operator or a failure.
+    """Remove the snapshots of a migration that is paused or has failed.
 
     Nobody knows for how long, and a snapshot that is kept grows until its datastore is full. What
-    was copied stays: the pass goes on with another snapshot and what changed since this one.
+    was copied stays: the pass continues with another snapshot and what changed since this one.
     Raises ServiceError while a snapshot stays.
     """
     if not tick.loaded.vm_moref:
@@ -296,7 +297,7 @@ def release_snapshot(tick: Tick) -> None:
     current = open_pass(tick.fresh())
     if current is not None and current.snapshot_moref:
         stop_transfers(tick, [part.transfer_id for part in current.disks if part.mode])
-        text = f"the migration rests, the snapshot of pass {current.number} is let go"
+        text = f"the migration is suspended, the snapshot of pass {current.number} is removed"
         _forget_snapshot(tick, current, "snapshot.released", text)
     settle_snapshots(tick)
 
@@ -306,7 +307,7 @@ def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> No
     moref = tick.loaded.vm_moref
     if current.snapshot_name in tick.agents.vmware.snapshot_names(moref, "v2c-"):
         return
-    text = f"the snapshot of pass {current.number} is gone; the pass goes on with a new one"
+    text = f"the snapshot of pass {current.number} is gone; the pass continues with a new one"
     _forget_snapshot(tick, current, "snapshot.lost", text)
     raise SnapshotLost(
         message=f"the snapshot of pass {current.number} disappeared while it was read: "
@@ -325,7 +326,7 @@ def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> N
         disk = next(d for d in migration.disks if d.key == part.key)
         part.mode, part.ranges_id = TransferMode.RESYNC.value, ""
         part.changed_bytes = disk.capacity_bytes
-        # The failed transfer keeps its id, and what it was ordered to do.
+        # The failed transfer keeps its id and its order.
         part.transfer_id = next_transfer_id(part.transfer_id)
         add_event(
             session,
@@ -338,12 +339,12 @@ def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> N
             number=row.number,
         )
     raise ChunkMapLost(
-        message=f"{disk.label} cannot go on by its changed areas: {cause.message}"
+        message=f"{disk.label} cannot continue with its changed areas: {cause.message}"
     ) from cause
 
 
 def _forget_snapshot(tick: Tick, current: tables.Pass, action: str, text: str) -> None:
-    """Give the pass's next snapshot a name of its own; what this one was good for is kept."""
+    """Give the pass's next snapshot a name of its own; keep what to resume from."""
     with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, current.number))
         row.snapshot_moref = ""

@@ -8,13 +8,19 @@ from sqlalchemy import select
 from services.kit.failure import ReportedError, ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.errors import TransferCancelled
-from services.orchestrator.ports.disk import TransferOrder, TransferSnapshot, WorkState
+from services.orchestrator.ports.disk import (
+    TransferMode,
+    TransferOrder,
+    TransferSnapshot,
+    WorkState,
+)
 from services.orchestrator.ports.reasons import Reason
 from services.orchestrator.tick import Interrupted, Tick
 
-__all__ = ["next_transfer_id", "run_transfers", "stop_transfers"]
+__all__ = ["next_transfer_id", "run_transfers", "stop_transfers", "transfer_id"]
 
 _POLL_SECONDS = 0.5
+_SUFFIXES = {TransferMode.VERIFY_TARGET: "-verify", TransferMode.REPAIR: "-repair"}
 _Shown = tuple[int, int, int, int]
 
 
@@ -32,7 +38,7 @@ def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferS
     while running or (waiting and not failed):
         while waiting and not failed and len(running) < tick.spec.parallel_disks:
             order = _start(tick, waiting.pop(0))
-            running[_key(order)] = order
+            running[order.disk_key] = order
         now = {key: tick.agents.disk.get_transfer(o.transfer_id) for key, o in running.items()}
         _show(tick, now)
         for key, snapshot in now.items():
@@ -46,7 +52,7 @@ def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferS
     for snapshot in sorted(ended.values(), key=lambda each: not _differs(each)):
         if snapshot.state is not WorkState.SUCCEEDED:
             raise _error(snapshot)
-    return [ended[_key(order)] for order in orders]
+    return [ended[order.disk_key] for order in orders]
 
 
 def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
@@ -64,9 +70,9 @@ def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
 
 def stop_transfers(tick: Tick, transfer_ids: Sequence[str]) -> None:
     """End transfers that an earlier tick may have left running; unknown ones never started."""
-    for transfer_id in transfer_ids:
+    for id_ in transfer_ids:
         try:
-            tick.agents.disk.cancel_transfer(transfer_id, tick.loaded.epoch)
+            tick.agents.disk.cancel_transfer(id_, tick.loaded.epoch)
         except ServiceError as exc:
             if exc.reason != Reason.TRANSFER_NOT_FOUND:
                 raise
@@ -87,16 +93,22 @@ def _pause(tick: Tick, running: Mapping[int, TransferOrder]) -> None:
 def _rename(tick: Tick, order: TransferOrder) -> TransferOrder:
     """A cancelled transfer stays cancelled; the next try needs an id of its own."""
     with tick.change() as (session, _):
-        part = session.get_one(tables.PassDisk, (tick.id, order.pass_number, _key(order)))
-        old = part.transfer_id
-        part.transfer_id = next_transfer_id(old)
-        # A verification's id is the transfer's with a suffix.
-        return replace(order, transfer_id=order.transfer_id.replace(old, part.transfer_id, 1))
+        part = session.get_one(tables.PassDisk, (tick.id, order.pass_number, order.disk_key))
+        part.transfer_id = next_transfer_id(part.transfer_id)
+        return replace(order, transfer_id=transfer_id(part.transfer_id, order.mode))
 
 
-def next_transfer_id(transfer_id: str) -> str:
+def transfer_id(part_id: str, mode: TransferMode) -> str:
+    """The id under which a part of a pass, known by `part_id`, is transferred in a mode.
+
+    A verification or repair follows the transfer that copied, and needs an id of its own.
+    """
+    return part_id + _SUFFIXES.get(mode, "")
+
+
+def next_transfer_id(part_id: str) -> str:
     """The id of the next try at the same: ``name``, ``name.2``, ``name.3``."""
-    base, _, count = transfer_id.partition(".")
+    base, _, count = part_id.partition(".")
     return f"{base}.{int(count or 1) + 1}"
 
 
@@ -113,10 +125,6 @@ def _error(snapshot: TransferSnapshot) -> ServiceError:
 
 def _differs(snapshot: TransferSnapshot) -> bool:
     return snapshot.failure is not None and snapshot.failure.reason == Reason.CONTENT_MISMATCH
-
-
-def _key(order: TransferOrder) -> int:
-    return int(order.disk_id.rpartition("/")[2])
 
 
 def _show(tick: Tick, snapshots: Mapping[int, TransferSnapshot]) -> None:

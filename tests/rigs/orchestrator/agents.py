@@ -51,7 +51,7 @@ def memory_agents(seed: int = 1, pace: int = 7) -> Memory:
 def machine(
     name: str = "web-1", moref: str = "vm-1", disks: Sequence[int] = (24, 16), nics: int = 2
 ) -> MemoryVm:
-    """A running machine with disks of so many blocks."""
+    """A running machine; `disks` are the numbers of blocks of its disks."""
     return MemoryVm(
         moref,
         name,

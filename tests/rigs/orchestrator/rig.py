@@ -53,7 +53,7 @@ _TICK_LIMIT = 400
 
 
 class FakeClock:
-    """Time that passes only when told."""
+    """Time that passes only when it is advanced."""
 
     def __init__(self) -> None:
         self.now = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
@@ -66,7 +66,7 @@ class FakeClock:
 
 
 class FakeSignals(Signals):
-    """Waiting inside a handler lets the clock go on, and `on_wait` act as an operator."""
+    """Waiting inside a handler advances the clock; `on_wait` may act as an operator."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
@@ -116,8 +116,8 @@ def new_rig(
     unmount: bool = False,
 ) -> "Iterator[Rig]":
     """A rig whose database is in memory where the host can, and gone afterwards."""
-    place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
-    with tempfile.TemporaryDirectory(prefix="v2c-rig-", dir=place) as directory:
+    memory_disk = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="v2c-rig-", dir=memory_disk) as directory:
         rig = Rig(
             Path(directory), memory, verify=verify, parallel_vms=parallel_vms, unmount=unmount
         )
@@ -149,7 +149,8 @@ class Rig:
         )
         self.config = parse_config(text, "config.yaml")
         shutil.copy(_template()[0], directory / "v2c.sqlite3")
-        # Die at this point (a call or a commit, counted from the start), and then every so many.
+        # Die at this point (a call or a commit, counted from the start), and again every
+        # `crash_every` points.
         self.crash_at = 0
         self.crash_every = 0
         self.crashes = 0
@@ -185,7 +186,7 @@ class Rig:
         )
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         self.store.close()
 
     # -- what tests do
@@ -203,7 +204,7 @@ class Rig:
         return view.id
 
     def restart(self) -> None:
-        """The process died: a new one takes up what is in the database."""
+        """The process died: a new one continues with what is in the database."""
         self.store.close()
         self._start()
         for tick in self.controls.recover():
@@ -245,10 +246,10 @@ class Rig:
                 return view
             try:
                 if not self.step():
-                    raise AssertionError(f"nothing is due, and {_told(view)}")
+                    raise AssertionError(f"nothing is due, and {_described(view)}")
             except Crash:
                 self.restart()
-        raise AssertionError(f"no end in sight: {_told(self.view(migration_id))}")
+        raise AssertionError(f"no end in sight: {_described(self.view(migration_id))}")
 
     def to_stage(self, stage: Stage, migration_id: str = "") -> MigrationView:
         """Run until a stage is entered."""
@@ -344,10 +345,10 @@ class Rig:
                     frozen = self.vcenter.frozen[f"{disk.key} {disk.change_id}"]
                     self.world.rule(
                         content(image.blocks) == content(frozen),
-                        f"{disk.label} is not what {disk.change_id} says",
+                        f"{disk.label} is not what it was at {disk.change_id}",
                     )
         self._point()
 
 
-def _told(view: MigrationView) -> str:
+def _described(view: MigrationView) -> str:
     return f"the migration is {view.state} in {view.stage}: {view.activity} {view.error}"

@@ -262,8 +262,9 @@ class MemoryStorage:
         if order.mode is TransferMode.REPAIR:
             self._repair(transfer, order, image, block)
             return
-        key = int(order.disk_id.rpartition("/")[2])
-        value = self._vcenter.read(order.vm_moref, order.snapshot_moref, key).get(block, 0)
+        value = self._vcenter.read(order.vm_moref, order.snapshot_moref, order.disk_key).get(
+            block, 0
+        )
         image.base_done.add(block)
         if order.mode is TransferMode.RESYNC and image.digests.get(block, 0) == value:
             return

@@ -49,7 +49,7 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     STAGE_DELTA: _Stage.ValueType  # 9
     """Delta passes while the machine runs."""
     STAGE_AWAITING_SHUTDOWN_ACTION: _Stage.ValueType  # 10
-    """Waiting for an operator to say how the machine is to be shut down."""
+    """Waiting for an operator to decide how the machine is shut down."""
     STAGE_FINAL_SYNC: _Stage.ValueType  # 11
     """Shutdown and the last pass: downtime begins."""
     STAGE_VERIFYING: _Stage.ValueType  # 12
@@ -87,7 +87,7 @@ STAGE_BASE_COPY: Stage.ValueType  # 8
 STAGE_DELTA: Stage.ValueType  # 9
 """Delta passes while the machine runs."""
 STAGE_AWAITING_SHUTDOWN_ACTION: Stage.ValueType  # 10
-"""Waiting for an operator to say how the machine is to be shut down."""
+"""Waiting for an operator to decide how the machine is shut down."""
 STAGE_FINAL_SYNC: Stage.ValueType  # 11
 """Shutdown and the last pass: downtime begins."""
 STAGE_VERIFYING: Stage.ValueType  # 12
@@ -111,7 +111,7 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     STATE_UNSPECIFIED: _State.ValueType  # 0
     """Not known."""
     STATE_QUEUED: _State.ValueType  # 1
-    """Waiting for a place among the running ones."""
+    """Waiting for a slot among the running ones."""
     STATE_RUNNING: _State.ValueType  # 2
     """At work."""
     STATE_WAITING: _State.ValueType  # 3
@@ -133,7 +133,7 @@ class State(_State, metaclass=_StateEnumTypeWrapper):
 STATE_UNSPECIFIED: State.ValueType  # 0
 """Not known."""
 STATE_QUEUED: State.ValueType  # 1
-"""Waiting for a place among the running ones."""
+"""Waiting for a slot among the running ones."""
 STATE_RUNNING: State.ValueType  # 2
 """At work."""
 STATE_WAITING: State.ValueType  # 3
@@ -423,7 +423,7 @@ class Migration(_message.Message):
 
     @_builtins.property
     def wake_time(self) -> _timestamp_pb2.Timestamp:
-        """When a waiting migration goes on by itself."""
+        """When a waiting migration continues by itself."""
 
     @_builtins.property
     def debts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Debt]:

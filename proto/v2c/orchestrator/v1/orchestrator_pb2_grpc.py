@@ -140,7 +140,7 @@ class OrchestratorServiceServicer:
 
     def SubmitSpec(self, request, context):
         """Creates a migration for every machine of a spec. One that exists for the
-        same machine is returned as it is, with the spec's settings taken over
+        same machine is returned as it is, with the spec's settings
         where its stage still allows that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -201,7 +201,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeMigration(self, request, context):
-        """Lets a paused migration go on.
+        """Continues a paused migration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,7 +222,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackMigration(self, request, context):
-        """Undoes a cutover: the target is stopped and let go, the source started.
+        """Undoes a cutover: the target is stopped and unmanaged, the source started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class OrchestratorServiceStub:
     """Checks a spec and says what it would do, without keeping anything."""
     SubmitSpec: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]
     """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned as it is, with the spec's settings taken over
+    same machine is returned as it is, with the spec's settings
     where its stage still allows that.
     """
     StartMigrations: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]
@@ -63,13 +63,13 @@ class OrchestratorServiceStub:
     PauseMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]
     """Stops a migration at the next safe point and keeps it there."""
     ResumeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]
-    """Lets a paused migration go on."""
+    """Continues a paused migration."""
     CancelMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]
     """Takes a failed migration up again at its stage."""
     RollbackMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RollbackMigrationRequest, _orchestrator_pb2.RollbackMigrationResponse]
-    """Undoes a cutover: the target is stopped and let go, the source started."""
+    """Undoes a cutover: the target is stopped and unmanaged, the source started."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListEventsRequest, _orchestrator_pb2.ListEventsResponse]
     """Lists audit events, oldest first."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.WatchEventsRequest, _orchestrator_pb2.WatchEventsResponse]
@@ -90,7 +90,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Checks a spec and says what it would do, without keeping anything."""
     SubmitSpec: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]  # type: ignore[assignment]
     """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned as it is, with the spec's settings taken over
+    same machine is returned as it is, with the spec's settings
     where its stage still allows that.
     """
     StartMigrations: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]  # type: ignore[assignment]
@@ -114,13 +114,13 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     PauseMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]  # type: ignore[assignment]
     """Stops a migration at the next safe point and keeps it there."""
     ResumeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]  # type: ignore[assignment]
-    """Lets a paused migration go on."""
+    """Continues a paused migration."""
     CancelMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]  # type: ignore[assignment]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]  # type: ignore[assignment]
     """Takes a failed migration up again at its stage."""
     RollbackMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RollbackMigrationRequest, _orchestrator_pb2.RollbackMigrationResponse]  # type: ignore[assignment]
-    """Undoes a cutover: the target is stopped and let go, the source started."""
+    """Undoes a cutover: the target is stopped and unmanaged, the source started."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListEventsRequest, _orchestrator_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists audit events, oldest first."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.WatchEventsRequest, _orchestrator_pb2.WatchEventsResponse]  # type: ignore[assignment]
@@ -150,7 +150,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.SubmitSpecResponse, _abc.Awaitable[_orchestrator_pb2.SubmitSpecResponse]]:
         """Creates a migration for every machine of a spec. One that exists for the
-        same machine is returned as it is, with the spec's settings taken over
+        same machine is returned as it is, with the spec's settings
         where its stage still allows that.
         """
 
@@ -222,7 +222,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.ResumeMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.ResumeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.ResumeMigrationResponse]]:
-        """Lets a paused migration go on."""
+        """Continues a paused migration."""
 
     @_abc_1.abstractmethod
     def CancelMigration(
@@ -246,7 +246,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.RollbackMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.RollbackMigrationResponse, _abc.Awaitable[_orchestrator_pb2.RollbackMigrationResponse]]:
-        """Undoes a cutover: the target is stopped and let go, the source started."""
+        """Undoes a cutover: the target is stopped and unmanaged, the source started."""
 
     @_abc_1.abstractmethod
     def ListEvents(
