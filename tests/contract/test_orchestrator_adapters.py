@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -14,7 +14,7 @@ from services.orchestrator.adapters.cloudstack import CloudstackAgent
 from services.orchestrator.adapters.disk import DiskAgent
 from services.orchestrator.adapters.vmware import VmwareAgent
 from services.orchestrator.ports.cloudstack import JobState
-from services.orchestrator.ports.disk import WorkState
+from services.orchestrator.ports.disk import Pool, ReachedPool, WorkState
 from services.orchestrator.ports.vmware import Firmware, PowerState, Severity
 from v2c.cloudstack.v1 import cloudstack_pb2 as cloudstack_pb
 from v2c.cloudstack.v1 import cloudstack_pb2_grpc as cloudstack_rpc
@@ -35,6 +35,8 @@ _REPORTED = Failure("TARGET_FULL", "full", Code.ABORTED, "make room", True, _MET
 
 
 class _Disk(disk_rpc.DiskServiceServicer):
+    released: ClassVar[list[str]] = []
+
     def GetTransfer(self, request: Any, context: Any) -> Any:
         if request.transfer_id == "fine":
             transfer = disk_pb.Transfer(state=disk_pb.TRANSFER_STATE_SUCCEEDED)
@@ -48,6 +50,15 @@ class _Disk(disk_rpc.DiskServiceServicer):
             state=disk_pb.CONVERSION_STATE_FAILED, failure=disk_pb.Failure(**_FAILURE)
         )
         return disk_pb.GetConversionResponse(conversion=conversion)
+
+    def EnsurePool(self, request: Any, context: Any) -> Any:
+        assert request.pool.type == disk_pb.POOL_TYPE_NETWORK_FILESYSTEM
+        pool = disk_pb.Pool(path="/mnt/p1", mounted_by_agent=True)
+        return disk_pb.EnsurePoolResponse(pool=pool)
+
+    def ReleasePool(self, request: Any, context: Any) -> Any:
+        self.released.append(request.id)
+        return disk_pb.ReleasePoolResponse()
 
 
 class _Cloudstack(cloudstack_rpc.CloudstackServiceServicer):
@@ -105,3 +116,10 @@ def test_names_of_the_contract_become_members_of_the_port(caller: Caller) -> Non
     assert (vm.power, vm.firmware) == (PowerState.SUSPENDED, Firmware.UNSPECIFIED)
     (finding,) = VmwareAgent(caller).check_vm("vm-1")
     assert finding.severity is Severity.WARNING
+
+
+def test_a_pool_is_reached_and_released_by_cloudstacks_id(caller: Caller) -> None:
+    pool = Pool("pool-1", "primary", "NetworkFilesystem", "filer:/p1", "/mnt/p1")
+    assert DiskAgent(caller).ensure_pool(pool) == ReachedPool("/mnt/p1", mounted_by_agent=True)
+    DiskAgent(caller).release_pool("pool-1")
+    assert _Disk.released == ["pool-1"]

@@ -169,3 +169,17 @@ def test_a_late_release_leaves_the_state_of_a_later_migration_alone() -> None:
         assert rig.view(first).debts == ()
         assert json.loads((Path(view.runtime_dir) / "state.json").read_text())["id"] == second
         assert rig.storage.mounted == {"pool-1"}
+
+
+def test_a_mount_stays_when_its_release_is_switched_off_meanwhile() -> None:
+    with new_rig(verify=False, unmount=True) as rig:
+        vm = rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta()
+        assert _mounts(rig) == ["pool-1"]
+        off = rig.config.storage.model_copy(update={"unmount_when_done": False})
+        rig.config = rig.config.model_copy(update={"storage": off})
+        rig.restart()
+        rig.finish()
+        rig.check_done(vm)
+        assert (rig.storage.mounted, rig.world.count("disk.release_pool")) == ({"pool-1"}, 0)

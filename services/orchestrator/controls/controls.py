@@ -80,12 +80,12 @@ class Controls:
     def cancel(self, migration_id: str, actor: str) -> None:
         """End a migration and clean up both sides."""
         with self._request(migration_id, Control.CANCEL, actor, "cancel") as migration:
-            self._undo(migration, "cancel")
+            self._undo(migration, Control.CANCEL)
 
     def rollback(self, migration_id: str, actor: str) -> None:
         """Undo a cutover: CloudStack unmanages the target, the source is started."""
         with self._request(migration_id, Control.ROLLBACK, actor, "rollback") as migration:
-            self._undo(migration, "rollback")
+            self._undo(migration, Control.ROLLBACK)
 
     def act_on(self, migration_id: str, request: str, actor: str) -> None:
         """Act on a marker file's request (see `runtime_dir.MARKERS`)."""
@@ -120,7 +120,7 @@ class Controls:
         return tuple(taken)
 
     @staticmethod
-    def _undo(migration: tables.Migration, kind: str) -> None:
+    def _undo(migration: tables.Migration, kind: Control) -> None:
         if migration.state in {State.CANCELLED, State.ROLLED_BACK}:
             return
         migration.undo = migration.undo or kind

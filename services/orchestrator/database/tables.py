@@ -29,6 +29,7 @@ __all__ = [
     "Migration",
     "Pass",
     "PassDisk",
+    "PassKind",
     "Setting",
 ]
 
@@ -99,7 +100,7 @@ class Migration(Base):
     finalize_time: Mapped[datetime | None] = mapped_column(default=None)
     shutdown_action: Mapped[str] = mapped_column(String(10), default="")
     pause_requested: Mapped[bool] = mapped_column(default=False)
-    # "", "cancel" or "rollback": what the next tick does instead of the stage's handler.
+    # "", or cancel or rollback (`Control`): what the next tick does instead of the stage's handler.
     undo: Mapped[str] = mapped_column(String(10), default="")
 
     pass_number: Mapped[int] = mapped_column(default=-1)
@@ -155,8 +156,16 @@ class Disk(Base):
     eta_seconds: Mapped[int] = mapped_column(default=-1)
 
 
+class PassKind(StrEnum):
+    """A full copy; what changed while the machine runs; what changed until it was off."""
+
+    BASE = "base"
+    DELTA = "delta"
+    FINAL = "final"
+
+
 class Pass(Base):
-    """One pass over all disks of a machine; `kind` is base, delta or final."""
+    """One pass over all disks of a machine; `kind` is a `PassKind`."""
 
     __tablename__ = "passes"
 

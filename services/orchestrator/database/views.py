@@ -7,6 +7,7 @@ from typing import Any
 
 from services.kit.failure import Failure
 from services.orchestrator.database import tables
+from services.orchestrator.database.tables import PassKind
 from services.orchestrator.stages import COUNTED_IN_BYTES, TERMINAL, Stage, State, row
 
 __all__ = [
@@ -74,7 +75,7 @@ class DiskView:
 
 @dataclass(frozen=True)
 class PassView:
-    """One pass; `kind` is base, delta or final."""
+    """One pass; `kind` is a `PassKind`."""
 
     number: int
     kind: str
@@ -199,7 +200,7 @@ def view(m: tables.Migration, now: datetime) -> MigrationView:
         runtime_dir=m.runtime_dir,
         # Deltas are numbered from 1, without a gap, and old ones are not kept.
         delta_passes=max(
-            (p.number for p in m.passes if p.kind == "delta" and p.end_time), default=0
+            (p.number for p in m.passes if p.kind == PassKind.DELTA and p.end_time), default=0
         ),
         open_debts=len(m.debts),
         debts=tuple(

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from services.orchestrator.database import tables
+from services.orchestrator.database.tables import PassKind
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick, Wait
 from services.orchestrator.work.debts import settle_snapshots
@@ -13,7 +14,7 @@ __all__ = ["base_copy", "base_snapshot", "delta"]
 
 def base_snapshot(tick: Tick) -> Outcome:
     """Take the snapshot that the full copy reads."""
-    take_snapshot(tick, "base")
+    take_snapshot(tick, PassKind.BASE)
     return Advance(Stage.BASE_COPY)
 
 
@@ -21,7 +22,7 @@ def base_copy(tick: Tick) -> Outcome:
     """Copy every disk in full; a base copy that is durable already is not repeated."""
     current = open_pass(tick.loaded)
     if current is not None:
-        copy_pass(tick, take_snapshot(tick, "base"))
+        copy_pass(tick, take_snapshot(tick, PassKind.BASE))
     settle_snapshots(tick)
     with tick.change() as (_, migration):
         migration.admitted = False
@@ -45,7 +46,7 @@ def delta(tick: Tick) -> Outcome:
 
 
 def _run_pass(tick: Tick) -> Outcome:
-    copy_pass(tick, take_snapshot(tick, "delta"))
+    copy_pass(tick, take_snapshot(tick, PassKind.DELTA))
     return Wait(0, "")
 
 
@@ -64,7 +65,7 @@ def _cutover_due(tick: Tick, migration: tables.Migration, now: datetime) -> bool
 
 def _delta_since(migration: tables.Migration, begin: datetime) -> bool:
     return any(
-        p.kind == "delta" and p.end_time is not None and p.start_time >= begin
+        p.kind == PassKind.DELTA and p.end_time is not None and p.start_time >= begin
         for p in migration.passes
     )
 

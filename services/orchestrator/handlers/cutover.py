@@ -5,6 +5,7 @@ from dataclasses import replace
 from services.kit.failure import ReportedError, ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import add_event
+from services.orchestrator.database.tables import PassKind
 from services.orchestrator.errors import ConversionCancelled
 from services.orchestrator.ports.disk import ConversionSnapshot, WorkState
 from services.orchestrator.ports.reasons import Reason
@@ -47,7 +48,7 @@ def final_sync(tick: Tick) -> Outcome:
     settle(tick)
     require_off(tick)
     if not _synced(tick.fresh()):
-        copy_pass(tick, take_snapshot(tick, "final"))
+        copy_pass(tick, take_snapshot(tick, PassKind.FINAL))
         require_off(tick)
     if not _synced(tick.fresh()):
         # The pass had been begun before the source was started once more.
@@ -143,7 +144,9 @@ def conversion_id(tick: Tick) -> str:
 def _synced(migration: tables.Migration) -> bool:
     """Whether a durable pass began after the machine went off."""
     off, passes = migration.off_time, migration.passes
-    return any(off and p.end_time and p.kind == "final" and p.start_time >= off for p in passes)
+    return any(
+        off and p.end_time and p.kind == PassKind.FINAL and p.start_time >= off for p in passes
+    )
 
 
 def _after_verification(tick: Tick) -> Stage:

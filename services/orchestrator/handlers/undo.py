@@ -6,7 +6,7 @@ from services.orchestrator.database.tables import DebtKind
 from services.orchestrator.handlers.cutover import conversion_id
 from services.orchestrator.ports.reasons import Reason
 from services.orchestrator.ports.vmware import PowerState
-from services.orchestrator.stages import Stage, State
+from services.orchestrator.stages import Control, Stage, State
 from services.orchestrator.tick import Finish, Outcome, Tick
 from services.orchestrator.work.debts import drop_debts, settle_images, settle_snapshots
 from services.orchestrator.work.jobs import run_job, settle_jobs
@@ -20,7 +20,7 @@ __all__ = ["undo"]
 
 def undo(tick: Tick) -> Outcome:
     """Undo what the migration has made; repeated until nothing of it is left."""
-    rollback = tick.loaded.undo == "rollback"
+    rollback = tick.loaded.undo == Control.ROLLBACK
     _stop_work(tick)
     imported = _unmanage(tick)
     if tick.loaded.vm_moref:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import add_event
-from services.orchestrator.database.tables import DebtKind
+from services.orchestrator.database.tables import DebtKind, PassKind
 from services.orchestrator.database.views import PASSES_KEPT
 from services.orchestrator.errors import ChunkMapLost, SnapshotLost, SpecMismatch
 from services.orchestrator.ports.disk import TransferMode, TransferOrder
@@ -39,7 +39,7 @@ def open_pass(migration: tables.Migration) -> tables.Pass | None:
     return next((p for p in migration.passes if p.end_time is None), None)
 
 
-def take_snapshot(tick: Tick, kind: str) -> tables.Pass:
+def take_snapshot(tick: Tick, kind: PassKind) -> tables.Pass:
     """Begin a pass, or find the one begun: its snapshot exists and is recorded on return."""
     current = open_pass(tick.fresh())
     if current is None:
@@ -116,7 +116,7 @@ def _forget_old(session: Session, migration: tables.Migration, number: int) -> N
                 session.delete(part)
 
 
-def _begin(tick: Tick, kind: str) -> tables.Pass:
+def _begin(tick: Tick, kind: PassKind) -> tables.Pass:
     with tick.change() as (session, migration):
         number = migration.pass_number = migration.pass_number + 1
         name = f"v2c-{migration.id[:12]}-p{number}"
@@ -236,7 +236,7 @@ def _decide_mode(
     tick: Tick, current: tables.Pass, disk: tables.Disk, part: tables.PassDisk
 ) -> tables.PassDisk:
     mode, ranges_id, changed = TransferMode.FULL, "", disk.capacity_bytes
-    if current.kind != "base":
+    if current.kind != PassKind.BASE:
         mode, ranges_id, changed = _delta_mode(tick, current, disk, part, disk.change_id)
     elif disk.lost_change_id:
         # Another snapshot had begun the copy: it continues with what is not copied yet, and what
@@ -352,7 +352,7 @@ def _forget_snapshot(tick: Tick, current: tables.Pass, action: str, text: str) -
         add_debt(session, tick.store.clock, migration, DebtKind.SNAPSHOT, row.snapshot_name)
         lost = {part.key: part.change_id or _NEVER_TRACKED for part in row.disks}
         for disk in migration.disks:
-            if row.kind == "base":
+            if row.kind == PassKind.BASE:
                 # The first one stays: what changed since a later one changed since it, too.
                 disk.lost_change_id = disk.lost_change_id or lost.get(disk.key, "")
         for part in list(row.disks):

@@ -5,7 +5,6 @@ when the last migration that has not ended leaves the pool. Mounts of anybody el
 """
 
 import threading
-from collections import defaultdict
 from functools import partial
 
 import structlog
@@ -26,14 +25,14 @@ _log = structlog.stdlib.get_logger(__name__)
 
 # By pool: one migration must not count on a mount that another is just about to release. A
 # database has one orchestrator, whose ticks are threads.
-_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+_locks: dict[str, threading.Lock] = {}
 
 
 def reach_pool(tick: Tick, pool: Pool) -> str:
     """Make the pool reachable; its directory on the storage host."""
     if not tick.config.storage.unmount_when_done:
         return tick.agents.disk.ensure_pool(pool).directory
-    with _locks[pool.id]:
+    with _lock(pool.id):
         with tick.change() as (session, migration):
             add_debt(session, tick.store.clock, migration, DebtKind.MOUNT, pool.id)
         reached = tick.agents.disk.ensure_pool(pool)
@@ -49,13 +48,14 @@ def leave_pools(tick: Tick) -> None:
     A pool that cannot be released keeps its debt, and does not keep the migration from its end:
     `settle_mounts` tries again.
     """
-    if not tick.config.storage.unmount_when_done:
+    mounts = [debt for debt in tick.fresh().debts if debt.kind == DebtKind.MOUNT]
+    if mounts and not tick.config.storage.unmount_when_done:
+        # It was switched off since: the mounts stay.
         with tick.change() as (_, migration):
             drop_debts(migration, DebtKind.MOUNT)
         return
-    for debt in tick.fresh().debts:
-        if debt.kind == DebtKind.MOUNT:
-            _leave(tick.store, tick.agents.disk, debt)
+    for debt in mounts:
+        _leave(tick.store, tick.agents.disk, debt)
 
 
 def settle_mounts(store: Store, disk: DiskPort) -> None:
@@ -70,8 +70,12 @@ def settle_mounts(store: Store, disk: DiskPort) -> None:
         _leave(store, disk, debt)
 
 
+def _lock(pool_id: str) -> threading.Lock:
+    return _locks.setdefault(pool_id, threading.Lock())
+
+
 def _leave(store: Store, disk: DiskPort, debt: tables.Debt) -> None:
-    with _locks[debt.name]:
+    with _lock(debt.name):
         if _needed_by_others(store, debt):
             # Whoever needs it has a debt of its own.
             with store.change(debt.migration_id) as (session, _):
