@@ -117,7 +117,7 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     STATE_WAITING: _State.ValueType  # 3
     """Waiting for time to pass or for an operator."""
     STATE_PAUSED: _State.ValueType  # 4
-    """Held by an operator."""
+    """Paused by an operator."""
     STATE_FAILED: _State.ValueType  # 5
     """Stopped by an error; see error."""
     STATE_CANCELLED: _State.ValueType  # 6
@@ -139,7 +139,7 @@ STATE_RUNNING: State.ValueType  # 2
 STATE_WAITING: State.ValueType  # 3
 """Waiting for time to pass or for an operator."""
 STATE_PAUSED: State.ValueType  # 4
-"""Held by an operator."""
+"""Paused by an operator."""
 STATE_FAILED: State.ValueType  # 5
 """Stopped by an error; see error."""
 STATE_CANCELLED: State.ValueType  # 6

@@ -132,7 +132,7 @@ class OrchestratorServiceServicer:
     """
 
     def CheckSpec(self, request, context):
-        """Checks a spec and says what it would do, without keeping anything.
+        """Checks a spec and reports what it would do, without keeping anything.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,8 +140,8 @@ class OrchestratorServiceServicer:
 
     def SubmitSpec(self, request, context):
         """Creates a migration for every machine of a spec. One that exists for the
-        same machine is returned as it is, with the spec's settings
-        where its stage still allows that.
+        same machine is returned; until it is done, it has this spec's settings
+        from then on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,9 +178,9 @@ class OrchestratorServiceServicer:
 
     def FinalizeMigration(self, request, context):
         """Asks for cutover. Accepted in the stages from init to delta, also of a
-        migration that is not started, paused or failed: it counts when that goes
-        on. From awaiting_shutdown_action on, and once it has ended, it is refused
-        with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+        migration that is not started, paused or failed: it takes effect when that
+        continues. From awaiting_shutdown_action on, and once it has ended, it is
+        refused with CONTROL_NOT_ALLOWED. It cannot be revoked, but be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,7 +215,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryMigration(self, request, context):
-        """Takes a failed migration up again at its stage.
+        """Continues a failed migration at its stage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,11 +36,11 @@ class OrchestratorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrchestratorServiceAsyncStub: ...
     CheckSpec: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CheckSpecRequest, _orchestrator_pb2.CheckSpecResponse]
-    """Checks a spec and says what it would do, without keeping anything."""
+    """Checks a spec and reports what it would do, without keeping anything."""
     SubmitSpec: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]
     """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned as it is, with the spec's settings
-    where its stage still allows that.
+    same machine is returned; until it is done, it has this spec's settings
+    from then on.
     """
     StartMigrations: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]
     """Puts migrations into the queue."""
@@ -54,9 +54,9 @@ class OrchestratorServiceStub:
     """
     FinalizeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
-    migration that is not started, paused or failed: it counts when that goes
-    on. From awaiting_shutdown_action on, and once it has ended, it is refused
-    with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+    migration that is not started, paused or failed: it takes effect when that
+    continues. From awaiting_shutdown_action on, and once it has ended, it is
+    refused with CONTROL_NOT_ALLOWED. It cannot be revoked, but be repeated.
     """
     DecideShutdown: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]
     """Answers a migration in awaiting_shutdown_action."""
@@ -67,7 +67,7 @@ class OrchestratorServiceStub:
     CancelMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]
-    """Takes a failed migration up again at its stage."""
+    """Continues a failed migration at its stage."""
     RollbackMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RollbackMigrationRequest, _orchestrator_pb2.RollbackMigrationResponse]
     """Undoes a cutover: the target is stopped and unmanaged, the source started."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListEventsRequest, _orchestrator_pb2.ListEventsResponse]
@@ -87,11 +87,11 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckSpec: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CheckSpecRequest, _orchestrator_pb2.CheckSpecResponse]  # type: ignore[assignment]
-    """Checks a spec and says what it would do, without keeping anything."""
+    """Checks a spec and reports what it would do, without keeping anything."""
     SubmitSpec: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]  # type: ignore[assignment]
     """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned as it is, with the spec's settings
-    where its stage still allows that.
+    same machine is returned; until it is done, it has this spec's settings
+    from then on.
     """
     StartMigrations: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]  # type: ignore[assignment]
     """Puts migrations into the queue."""
@@ -105,9 +105,9 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     FinalizeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]  # type: ignore[assignment]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
-    migration that is not started, paused or failed: it counts when that goes
-    on. From awaiting_shutdown_action on, and once it has ended, it is refused
-    with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+    migration that is not started, paused or failed: it takes effect when that
+    continues. From awaiting_shutdown_action on, and once it has ended, it is
+    refused with CONTROL_NOT_ALLOWED. It cannot be revoked, but be repeated.
     """
     DecideShutdown: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]  # type: ignore[assignment]
     """Answers a migration in awaiting_shutdown_action."""
@@ -118,7 +118,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     CancelMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]  # type: ignore[assignment]
     """Ends a migration before cutover and cleans up both sides."""
     RetryMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]  # type: ignore[assignment]
-    """Takes a failed migration up again at its stage."""
+    """Continues a failed migration at its stage."""
     RollbackMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RollbackMigrationRequest, _orchestrator_pb2.RollbackMigrationResponse]  # type: ignore[assignment]
     """Undoes a cutover: the target is stopped and unmanaged, the source started."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListEventsRequest, _orchestrator_pb2.ListEventsResponse]  # type: ignore[assignment]
@@ -141,7 +141,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.CheckSpecRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.CheckSpecResponse, _abc.Awaitable[_orchestrator_pb2.CheckSpecResponse]]:
-        """Checks a spec and says what it would do, without keeping anything."""
+        """Checks a spec and reports what it would do, without keeping anything."""
 
     @_abc_1.abstractmethod
     def SubmitSpec(
@@ -150,8 +150,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.SubmitSpecResponse, _abc.Awaitable[_orchestrator_pb2.SubmitSpecResponse]]:
         """Creates a migration for every machine of a spec. One that exists for the
-        same machine is returned as it is, with the spec's settings
-        where its stage still allows that.
+        same machine is returned; until it is done, it has this spec's settings
+        from then on.
         """
 
     @_abc_1.abstractmethod
@@ -195,9 +195,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.FinalizeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.FinalizeMigrationResponse]]:
         """Asks for cutover. Accepted in the stages from init to delta, also of a
-        migration that is not started, paused or failed: it counts when that goes
-        on. From awaiting_shutdown_action on, and once it has ended, it is refused
-        with CONTROL_NOT_ALLOWED. It cannot be taken back, but be repeated.
+        migration that is not started, paused or failed: it takes effect when that
+        continues. From awaiting_shutdown_action on, and once it has ended, it is
+        refused with CONTROL_NOT_ALLOWED. It cannot be revoked, but be repeated.
         """
 
     @_abc_1.abstractmethod
@@ -238,7 +238,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.RetryMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.RetryMigrationResponse, _abc.Awaitable[_orchestrator_pb2.RetryMigrationResponse]]:
-        """Takes a failed migration up again at its stage."""
+        """Continues a failed migration at its stage."""
 
     @_abc_1.abstractmethod
     def RollbackMigration(
