@@ -1,8 +1,7 @@
 """The state machine as one table: stages, what follows them, what an operator may do there.
 
 `python -m services.orchestrator.stages` prints it as docs/state-machine.md.
-`ticker` executes it, `controls` asks it what is possible, documentation and UI are rendered from
-it.
+`tick` executes it, `controls` asks it what is legal, documentation and UI are rendered from it.
 """
 
 from collections.abc import Mapping

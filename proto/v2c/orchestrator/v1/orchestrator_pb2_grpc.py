@@ -132,7 +132,7 @@ class OrchestratorServiceServicer:
     """
 
     def CheckSpec(self, request, context):
-        """Checks a spec and reports what it would do, without keeping anything.
+        """Checks a spec and lists what it would do, without keeping anything.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,8 +140,8 @@ class OrchestratorServiceServicer:
 
     def SubmitSpec(self, request, context):
         """Creates a migration for every machine of a spec. One that exists for the
-        same machine is returned; until it is done, it has this spec's settings
-        from then on.
+        same machine is returned, with the spec's settings adopted where its
+        stage still allows that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,9 +178,9 @@ class OrchestratorServiceServicer:
 
     def FinalizeMigration(self, request, context):
         """Asks for cutover. Accepted in the stages from init to delta, also of a
-        migration that is not started, paused or failed: it takes effect when that
+        migration that is not started, paused or failed: it counts once that one
         continues. From awaiting_shutdown_action on, and once it has ended, it is
-        refused with CONTROL_NOT_ALLOWED. It cannot be revoked, but be repeated.
+        refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,11 +36,11 @@ class OrchestratorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrchestratorServiceAsyncStub: ...
     CheckSpec: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CheckSpecRequest, _orchestrator_pb2.CheckSpecResponse]
-    """Checks a spec and reports what it would do, without keeping anything."""
+    """Checks a spec and lists what it would do, without keeping anything."""
     SubmitSpec: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]
     """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned; until it is done, it has this spec's settings
-    from then on.
+    same machine is returned, with the spec's settings adopted where its
+    stage still allows that.
     """
     StartMigrations: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]
     """Puts migrations into the queue."""
@@ -54,9 +54,9 @@ class OrchestratorServiceStub:
     """
     FinalizeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
-    migration that is not started, paused or failed: it takes effect when that
+    migration that is not started, paused or failed: it counts once that one
     continues. From awaiting_shutdown_action on, and once it has ended, it is
-    refused with CONTROL_NOT_ALLOWED. It cannot be revoked, but be repeated.
+    refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
     """
     DecideShutdown: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]
     """Answers a migration in awaiting_shutdown_action."""
@@ -87,11 +87,11 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckSpec: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CheckSpecRequest, _orchestrator_pb2.CheckSpecResponse]  # type: ignore[assignment]
-    """Checks a spec and reports what it would do, without keeping anything."""
+    """Checks a spec and lists what it would do, without keeping anything."""
     SubmitSpec: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]  # type: ignore[assignment]
     """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned; until it is done, it has this spec's settings
-    from then on.
+    same machine is returned, with the spec's settings adopted where its
+    stage still allows that.
     """
     StartMigrations: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]  # type: ignore[assignment]
     """Puts migrations into the queue."""
@@ -105,9 +105,9 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     FinalizeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]  # type: ignore[assignment]
     """Asks for cutover. Accepted in the stages from init to delta, also of a
-    migration that is not started, paused or failed: it takes effect when that
+    migration that is not started, paused or failed: it counts once that one
     continues. From awaiting_shutdown_action on, and once it has ended, it is
-    refused with CONTROL_NOT_ALLOWED. It cannot be revoked, but be repeated.
+    refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
     """
     DecideShutdown: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]  # type: ignore[assignment]
     """Answers a migration in awaiting_shutdown_action."""
@@ -141,7 +141,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.CheckSpecRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.CheckSpecResponse, _abc.Awaitable[_orchestrator_pb2.CheckSpecResponse]]:
-        """Checks a spec and reports what it would do, without keeping anything."""
+        """Checks a spec and lists what it would do, without keeping anything."""
 
     @_abc_1.abstractmethod
     def SubmitSpec(
@@ -150,8 +150,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.SubmitSpecResponse, _abc.Awaitable[_orchestrator_pb2.SubmitSpecResponse]]:
         """Creates a migration for every machine of a spec. One that exists for the
-        same machine is returned; until it is done, it has this spec's settings
-        from then on.
+        same machine is returned, with the spec's settings adopted where its
+        stage still allows that.
         """
 
     @_abc_1.abstractmethod
@@ -195,9 +195,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.FinalizeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.FinalizeMigrationResponse]]:
         """Asks for cutover. Accepted in the stages from init to delta, also of a
-        migration that is not started, paused or failed: it takes effect when that
+        migration that is not started, paused or failed: it counts once that one
         continues. From awaiting_shutdown_action on, and once it has ended, it is
-        refused with CONTROL_NOT_ALLOWED. It cannot be revoked, but be repeated.
+        refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
         """
 
     @_abc_1.abstractmethod
