@@ -60,7 +60,7 @@ class Submission:
             ]
             created = iter(self._store.create_all(new, source))
             return tuple(
-                self._adopt(id_, dump_spec(spec), source) if id_ else next(created)
+                self._take_over(id_, dump_spec(spec), source) if id_ else next(created)
                 for spec, id_ in zip(specs, existing, strict=True)
             )
 
@@ -78,7 +78,7 @@ class Submission:
         except ConfigError as exc:
             raise SpecInvalid(message=str(exc)) from exc
 
-    def _adopt(self, existing: str, text: str, source: str) -> MigrationView:
+    def _take_over(self, existing: str, text: str, source: str) -> MigrationView:
         state, known = self._store.spec_of(existing)
         if state is not State.DONE and known != text:
             with self._store.change(existing) as (session, migration):
@@ -88,6 +88,6 @@ class Submission:
                     self._store.clock,
                     migration,
                     "spec.changed",
-                    f"the spec is now that of {source}",
+                    f"{source} was taken over",
                 )
         return self._store.get(existing)
