@@ -42,6 +42,7 @@ __all__ = [
     "Logging",
     "Metrics",
     "Migration",
+    "Storage",
     "Tls",
     "VCenter",
     "Virt",
@@ -190,6 +191,13 @@ class Gateway(Section):
     listen: str = ":8000"
 
 
+class Storage(Section):
+    """The storage pools on the disk agent's host."""
+
+    # Off: a mount that stays does no harm, and the next machine finds it.
+    unmount_when_done: Boolean = False
+
+
 class Disk(Section):
     """The data path of one transfer; the numbers are measured optima."""
 
@@ -242,6 +250,7 @@ class Config(Section):
     database: Database = Database()
     agents: Agents = Agents()
     gateway: Gateway = Gateway()
+    storage: Storage = Storage()
     disk: Disk = Disk()
     limits: Limits = Limits()
     logging: Logging = Logging()

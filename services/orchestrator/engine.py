@@ -1,7 +1,7 @@
 """Durable execution of ticks: DBOS's queue behind three calls.
 
 A workflow is one tick long, so that recovery costs the same after one delta pass and after ten
-thousand, and its version never changes, so that a newer release takes over ticks of an older one.
+thousand, and its version never changes, so that a newer release continues ticks of an older one.
 The queue carries only (migration, tick); what is due is in the migration's own row.
 """
 
@@ -27,7 +27,7 @@ _TICK = "tick"
 _FINISHED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 # As many rows are removed in a transaction: other ticks wait for it no longer than a moment.
 _BATCH = 500
-# An operator's wish reaches a waiting migration within a second, this included.
+# An operator's request reaches a waiting migration within a second, this included.
 _POLL_SECONDS = 0.2
 # Ticks that copy hold a thread each; waiting migrations hold none.
 _THREADS = 256
@@ -49,7 +49,7 @@ class Engine:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Start the queue and take up what a crash left. Blocks."""
+        """Start the queue and continue what a crash interrupted. Blocks."""
         config: DBOSConfig = {
             "name": "v2c",
             "system_database_url": self._url,
@@ -100,7 +100,7 @@ class Engine:
         return count
 
     def stop(self, timeout_seconds: int) -> None:
-        """End: ticks have been told by their signals, and stop at a safe point. Blocks."""
+        """End; ticks have their signal and stop at a safe point. Blocks."""
         DBOS.destroy(workflow_completion_timeout_sec=timeout_seconds, destroy_registry=True)
 
     def _tick(self, migration_id: str, number: int) -> None:

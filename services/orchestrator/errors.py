@@ -9,15 +9,19 @@ from services.kit.failure import Code, ServiceError
 __all__ = [
     "AmbiguousMigration",
     "Candidate",
+    "ChunkMapLost",
+    "CloudstackJobFailed",
     "ControlNotAllowed",
+    "ConversionCancelled",
     "DatabaseUnusable",
-    "MapLost",
+    "InvalidField",
     "MigrationExists",
     "MigrationNotFound",
     "SnapshotLost",
-    "SourceCameBack",
+    "SourcePoweredOn",
     "SpecInvalid",
     "SpecMismatch",
+    "TransferCancelled",
     "VmNotMigratable",
 ]
 
@@ -67,7 +71,7 @@ class DatabaseUnusable(ServiceError):
 
 
 class MigrationExists(ServiceError):
-    """A machine is already being migrated under another migration."""
+    """The machine already has a migration."""
 
     code = Code.ALREADY_EXISTS
     reason = "MIGRATION_EXISTS"
@@ -75,10 +79,11 @@ class MigrationExists(ServiceError):
 
 
 class ControlNotAllowed(ServiceError):
-    """The operator's wish is not legal at this stage."""
+    """The control that an operator requested is not possible at this stage."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CONTROL_NOT_ALLOWED"
+    hint = "see where the migration is with `v2c status`"
 
 
 class SpecInvalid(ServiceError):
@@ -98,7 +103,7 @@ class SpecMismatch(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "SPEC_MISMATCH"
-    hint = "mend the spec, submit it again and retry"
+    hint = "correct the spec, submit it again and retry"
 
 
 class VmNotMigratable(ServiceError):
@@ -106,26 +111,29 @@ class VmNotMigratable(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "VM_NOT_MIGRATABLE"
+    hint = "remove from the machine what the message names and retry"
 
 
 class SnapshotLost(ServiceError):
-    """The snapshot a pass was reading is gone."""
+    """The snapshot that a pass was reading is gone; the pass continues with a new one."""
 
     code = Code.ABORTED
     reason = "SNAPSHOT_LOST"
     retryable = True
+    hint = "see that no backup job or person removes snapshots whose name starts with v2c-"
 
 
-class MapLost(ServiceError):
-    """A disk's chunk map cannot be used; the pass goes on by comparing the whole disk."""
+class ChunkMapLost(ServiceError):
+    """A disk's chunk map cannot be used; the pass continues by comparing the whole disk."""
 
     code = Code.ABORTED
     reason = "CHUNK_MAP_LOST"
     retryable = True
+    hint = "nothing has to be done; look in the storage host's log for what damaged the map"
 
 
-class SourceCameBack(ServiceError):
-    """The source was started after its shutdown: the final sync no longer holds."""
+class SourcePoweredOn(ServiceError):
+    """The source was started after its shutdown, so the target may lack what it wrote since."""
 
     code = Code.FAILED_PRECONDITION
     reason = "SOURCE_POWERED_ON"
@@ -133,3 +141,35 @@ class SourceCameBack(ServiceError):
         "find out who started it; in final_sync and verifying, retry repeats shutdown and sync, "
         "later roll back and migrate it again"
     )
+
+
+class TransferCancelled(ServiceError):
+    """A transfer that the migration needs was cancelled on the storage host."""
+
+    code = Code.ABORTED
+    reason = "TRANSFER_CANCELLED"
+    hint = "retry the migration; what was copied is kept"
+
+
+class ConversionCancelled(ServiceError):
+    """The conversion was cancelled on the storage host; the images are as they were before it."""
+
+    code = Code.ABORTED
+    reason = "CONVERSION_CANCELLED"
+    hint = "retry the migration; the conversion starts again from the synced images"
+
+
+class CloudstackJobFailed(ServiceError):
+    """A CloudStack job failed and CloudStack gave no reason."""
+
+    code = Code.ABORTED
+    reason = "CLOUDSTACK_JOB_FAILED"
+    hint = "look for the job in the management server's log, then retry"
+
+
+class InvalidField(ServiceError):
+    """A field of the request has a value that is not possible."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "INVALID_FIELD"
+    hint = "give one of the values that the field's comment in orchestrator.proto names"

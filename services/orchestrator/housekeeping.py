@@ -1,4 +1,4 @@
-"""Lets go of what ended work leaves behind, on the storage host and in the engine's queue."""
+"""Removes what ended work leaves behind, on the storage host and in the engine's queue."""
 
 import threading
 from collections.abc import Callable
@@ -9,12 +9,13 @@ import structlog
 from services.kit.failure import ServiceError
 from services.orchestrator.database.store import Store
 from services.orchestrator.ports.disk import DiskPort
+from services.orchestrator.work.pools import settle_mounts
 
 __all__ = ["Housekeeping"]
 
 # Two hundred machines between delta passes end thousands of ticks an hour.
 _PERIOD_SECONDS = 3600.0
-# A finished tick tells nothing that the migration's row and its events do not tell.
+# Nothing is in a finished tick that is not in the migration's row and its events.
 _TICKS_KEPT = timedelta(hours=1)
 
 _STOP_SECONDS = 2.0
@@ -32,7 +33,8 @@ class Housekeeping:
         forget_ticks: Callable[[datetime], int],
         retention: timedelta,
     ) -> None:
-        """`forget_ticks` removes finished ticks older than a time; `retention` is for the rest."""
+        """`forget_ticks` removes finished ticks older than a time; records on the storage host are
+        kept for `retention`."""
         self._store = store
         self._disk = disk
         self._forget_ticks = forget_ticks
@@ -53,6 +55,7 @@ class Housekeeping:
         """Do it once. What cannot be reached now is tidied the next time."""
         now = self._store.clock()
         self._forget_ticks(now - _TICKS_KEPT)
+        settle_mounts(self._store, self._disk)
         images, ranges = self._store.records_in_use()
         try:
             self._disk.prune_records(images, ranges, now - self._retention)
@@ -67,7 +70,7 @@ class Housekeeping:
         while True:
             try:
                 self.tidy()
-            except Exception:  # The thread outlives any single failure, and says so.
+            except Exception:  # The thread outlives any single failure, and logs it.
                 _log.exception("tidying up failed", action="records.failed")
             if self._stop.wait(_PERIOD_SECONDS):
                 return

@@ -76,7 +76,7 @@ class _Orchestrator:
         )
 
     def start(self) -> None:
-        """Bring the schema up to date and take up what is due."""
+        """Bring the schema up to date and continue what is due."""
         self._store.upgrade_schema()
         due = self._controls.recover()
         self._engine.start()

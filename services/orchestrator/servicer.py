@@ -9,13 +9,17 @@ from sqlalchemy.exc import OperationalError
 
 from services.config import ConfigError
 from services.kit.details import DetailedError
-from services.kit.failure import Code, ServiceError
 from services.orchestrator import translate
 from services.orchestrator.controls.controls import Controls
 from services.orchestrator.controls.submission import Submission
 from services.orchestrator.controls.watch import Watch
 from services.orchestrator.database.store import Store
-from services.orchestrator.errors import AmbiguousMigration, DatabaseUnusable, SpecInvalid
+from services.orchestrator.errors import (
+    AmbiguousMigration,
+    DatabaseUnusable,
+    InvalidField,
+    SpecInvalid,
+)
 from services.orchestrator.ports.agents import Agents
 from services.orchestrator.ports.cloudstack import PlacementKind
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
@@ -280,7 +284,7 @@ async def _run(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) 
     except OperationalError as exc:
         raise DatabaseUnusable(
             message=f"the database cannot be used: {exc.orig}",
-            hint="make room where it lies (control_dir, unless database.url says otherwise), "
+            hint="make room where it lies (control_dir, unless database.url names another place), "
             "see that it can be written, and repeat the command",
         ) from exc
 
@@ -297,11 +301,9 @@ def _page_size(given: int) -> int:
     return given or _PAGE
 
 
-def _invalid(field: str, value: str, hint: str) -> ServiceError:
-    return ServiceError(
-        code=Code.INVALID_ARGUMENT,
-        reason="INVALID_FIELD",
-        message=f"{field}: {value!r} is not possible",
+def _invalid(field: str, value: str, hint: str) -> InvalidField:
+    return InvalidField(
+        f"{field}: {value!r} is not possible",
         hint=hint,
         metadata={"field": field, "value": value},
     )

@@ -25,7 +25,7 @@ class Signals:
             self._events[migration_id].set()
 
     def wait(self, migration_id: str, seconds: float) -> None:
-        """Wait until woken, stopping, or the time is over."""
+        """Wait until woken, stopping, or the time has passed."""
         with self._lock:
             event = self._events[migration_id]
         if not self._stopping:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = [
-    "COPYING",
+    "COUNTED_IN_BYTES",
     "STAGE_TABLE",
     "TERMINAL",
     "Control",
@@ -57,7 +57,7 @@ class State(StrEnum):
 
 
 # Stages whose progress is counted in bytes.
-COPYING = frozenset({Stage.BASE_COPY, Stage.FINAL_SYNC, Stage.VERIFYING})
+COUNTED_IN_BYTES = frozenset({Stage.BASE_COPY, Stage.FINAL_SYNC, Stage.VERIFYING})
 TERMINAL = frozenset({State.CANCELLED, State.ROLLED_BACK, State.DONE})
 
 
@@ -95,7 +95,7 @@ _SOURCE_ON = "the images are deleted, the source is started again"
 _ROWS = (
     StageRow(
         Stage.INIT,
-        "Waits for a place among the machines copied at the same time.",
+        "Waits for a slot among the machines that are copied at the same time.",
         (Stage.CONNECTING_VCENTER,),
         "waits again",
         _NOTHING,
@@ -119,7 +119,7 @@ _ROWS = (
     ),
     StageRow(
         Stage.DISCOVERING_VMWARE_DISKS,
-        "Reads disks and adapters and checks that the machine can be migrated as the spec says.",
+        "Reads disks and adapters and checks that the machine can be migrated as the spec demands.",
         (Stage.PREPARING_TARGET_STORAGE,),
         "reads again",
         _NOTHING,
@@ -153,7 +153,7 @@ _ROWS = (
         Stage.BASE_COPY,
         "Copies every disk in full while the machine runs, then removes the snapshot.",
         (Stage.DELTA,),
-        "goes on at the chunk where it stopped; with a new snapshot if that one is gone",
+        "continues at the chunk where it stopped; with a new snapshot if that one is gone",
         _DROP,
         _BEFORE_CUTOVER,
     ),
@@ -167,7 +167,7 @@ _ROWS = (
     ),
     StageRow(
         Stage.AWAITING_SHUTDOWN_ACTION,
-        "Waits until the machine is off or an operator says to power it off.",
+        "Waits until the machine is off or an operator has it powered off.",
         (Stage.FINAL_SYNC,),
         "looks at the power state again",
         _DROP,
@@ -203,7 +203,7 @@ _ROWS = (
         "Imports the root disk as a new machine in CloudStack.",
         (Stage.IMPORT_DATA_DISK,),
         "looks the machine up first, imports it only if it is not there",
-        "CloudStack lets go of the machine, the images stay, the source is started again",
+        "CloudStack unmanages the machine, the images stay, the source is started again",
         _IMPORT,
     ),
     StageRow(
@@ -211,7 +211,7 @@ _ROWS = (
         "Imports and attaches data disks, adds adapters, applies settings, starts the machine.",
         (Stage.DONE,),
         "does only what is not there yet",
-        "CloudStack lets go of machine and volumes, the images stay, the source is started again",
+        "CloudStack unmanages machine and volumes, the images stay, the source is started again",
         _IMPORT,
     ),
     StageRow(
@@ -219,7 +219,7 @@ _ROWS = (
         "The machine lives in CloudStack; the source is off and unchanged.",
         (),
         "nothing is left to do",
-        "CloudStack lets go of machine and volumes, the images stay, the source is started again",
+        "CloudStack unmanages machine and volumes, the images stay, the source is started again",
         _IMPORT,
     ),
 )
@@ -233,21 +233,21 @@ def row(stage: Stage) -> StageRow:
 
 
 def allowed(control: Control, stage: Stage, state: State) -> str:
-    """Why `control` is illegal at `stage` and `state`; "" when it is legal.
+    """Why `control` is not possible at `stage` and `state`; "" when it is.
 
-    A control that is already in force is legal: all of them are idempotent.
+    A control that is already in force is possible: all of them are idempotent.
     """
     if control is Control.RETRY:
         return (
             ""
             if state in {State.FAILED, State.QUEUED, State.RUNNING, State.WAITING}
-            else (f"retry takes up a failed migration, this one is {state}")
+            else f"retry continues a failed migration, this one is {state}"
         )
     if control is Control.RESUME:
         return (
             ""
             if state in {State.PAUSED, State.QUEUED, State.RUNNING, State.WAITING}
-            else (f"resume takes up a paused migration, this one is {state}")
+            else f"resume continues a paused migration, this one is {state}"
         )
     if control is Control.ROLLBACK and state is State.ROLLED_BACK:
         return ""
@@ -256,8 +256,8 @@ def allowed(control: Control, stage: Stage, state: State) -> str:
     if state in TERMINAL and not (control is Control.ROLLBACK and state is State.DONE):
         return f"{control} is not possible any more, the migration is {state}"
     if control not in row(stage).controls:
-        places = ", ".join(r.stage for r in _ROWS if control in r.controls)
-        return f"{control} is possible in {places}; this migration is in {stage}"
+        stages = ", ".join(r.stage for r in _ROWS if control in r.controls)
+        return f"{control} is possible in {stages}; this migration is in {stage}"
     return ""
 
 
@@ -266,7 +266,7 @@ _PAGE = """\
 # State machine
 
 A migration has a *stage*, where in its course it is, and a *state*, what it is doing there. A
-failed migration keeps its stage; `retry` takes it up there.
+failed migration keeps its stage; `retry` continues it there.
 
 States: {states}.
 
@@ -283,9 +283,9 @@ stateDiagram-v2
 
 ## What an operator may do
 
-`retry` takes up a failed migration and `resume` a paused one, at every stage. The other controls
+`retry` continues a failed migration and `resume` a paused one, at every stage. The other controls
 are possible where they are named here; anything else is refused with the reason
-CONTROL_NOT_ALLOWED. All of them may be repeated. Cancel and rollback take back the same things.
+CONTROL_NOT_ALLOWED. All of them may be repeated. Cancel and rollback undo the same things.
 
 | stage | controls | retry | cancel or rollback |
 |---|---|---|---|

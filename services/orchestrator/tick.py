@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Interrupted(Exception):
-    """The handler stopped at a safe point because of an operator's wish or the process' end."""
+    """The handler stopped at a safe point because of a request or the end of the process."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Advance:
 
 @dataclass(frozen=True)
 class Wait:
-    """The stage goes on after `seconds`, or when an operator wakes it."""
+    """The stage continues after `seconds`, or when an operator wakes it."""
 
     seconds: float
     activity: str
@@ -60,9 +60,18 @@ Outcome = Advance | Wait | Finish
 
 @dataclass(frozen=True)
 class Tick:
-    """What a handler has: the migration as it was loaded, and the means to change it."""
+    """What a handler has: the migration, and the means to read it anew and to change it.
 
-    migration: tables.Migration
+    There are three views of the migration, and which one decides depends on the question:
+
+    - `loaded` is the row as it was when the tick began. What cannot change under the tick is read
+      from it, and what the tick as a whole does is decided by it.
+    - `fresh()` reads the row anew. What this tick has changed itself, and what an operator may
+      have requested meanwhile, is decided by it.
+    - `change()` opens a transaction and gives the row in it. What is written depends on that row.
+    """
+
+    loaded: tables.Migration
     spec: ResolvedVm
     config: Config
     agents: Agents
@@ -72,21 +81,21 @@ class Tick:
     @property
     def id(self) -> str:
         """The migration's id."""
-        return self.migration.id
+        return self.loaded.id
 
     @contextmanager
     def change(self) -> Iterator[tuple[Session, tables.Migration]]:
-        """A transaction on the migration; a handler's own row stays as it was loaded."""
+        """A transaction on the migration; `loaded` stays as it is."""
         with self.store.change(self.id) as (session, migration):
             yield session, migration
 
-    def reload(self) -> tables.Migration:
-        """The migration as it is now."""
+    def fresh(self) -> tables.Migration:
+        """The migration as it is now, detached."""
         with self.store.reading() as session:
             return session.get_one(tables.Migration, self.id)
 
-    def say(self, activity: str) -> None:
-        """Tell the operator what is going on; only changes are written."""
+    def show(self, activity: str) -> None:
+        """Show operators what the migration is doing; only changes are written."""
         with self.store.reading() as session:
             known = select(tables.Migration.activity).where(tables.Migration.id == self.id)
             if session.scalar(known) == activity:
@@ -104,10 +113,10 @@ class Tick:
         self.signals.wait(self.id, seconds)
         if self.signals.stopping:
             raise Interrupted("the orchestrator stops")
-        wishes = select(tables.Migration.undo, tables.Migration.pause_requested)
+        requested = select(tables.Migration.undo, tables.Migration.pause_requested)
         with self.store.reading() as session:
-            now = session.execute(wishes.where(tables.Migration.id == self.id)).one()
-        if now.undo and not self.migration.undo:
+            now = session.execute(requested.where(tables.Migration.id == self.id)).one()
+        if now.undo and not self.loaded.undo:
             raise Interrupted(now.undo)
         if heed_pause and now.pause_requested:
             raise Interrupted("pause")

@@ -20,7 +20,7 @@ from services.orchestrator.database import tables
 from services.orchestrator.database.store import Store, add_event
 from services.orchestrator.ports.agents import Agents
 from services.orchestrator.signals import Signals
-from services.orchestrator.stages import COPYING, TERMINAL, Control, Stage, State, row
+from services.orchestrator.stages import COUNTED_IN_BYTES, TERMINAL, Control, Stage, State, row
 from services.orchestrator.tick import (
     Advance,
     Finish,
@@ -53,8 +53,8 @@ class NextTick:
     delay_seconds: float
 
 
-# Lets go of what a migration must not hold while it rests.
-Rest = Callable[[Tick], None]
+# Releases what a paused or failed migration must not keep.
+Release = Callable[[Tick], None]
 
 
 # Resolves a stored spec against the present configuration.
@@ -72,7 +72,7 @@ class Ticker:
         signals: Signals,
         handlers: Mapping[Stage, Handler],
         undo: Handler,
-        rest: Rest,
+        release: Release,
         read_spec: SpecReader,
     ) -> None:
         missing = set(Stage) - set(handlers) - {Stage.DONE}
@@ -84,7 +84,7 @@ class Ticker:
         self._signals = signals
         self._handlers = handlers
         self._undo = undo
-        self._rest = rest
+        self._release = release
         self._read_spec = read_spec
 
     def run(self, migration_id: str, number: int) -> NextTick | None:
@@ -103,7 +103,7 @@ class Ticker:
                 raise  # The database's trouble, not the migration's: the engine repeats the tick.
             except ServiceError as exc:
                 if not _tries_again(migration, exc):
-                    self._come_to_rest(migration)
+                    self._suspend(migration)
                 return self._failed(migration, exc)
             except Exception as exc:  # A bug must end in `failed`, not in a lost tick.
                 return self._failed(migration, internal_error(exc))
@@ -114,7 +114,7 @@ class Ticker:
         with self._store.reading() as session:
             present = select(tables.Migration.tick, tables.Migration.state)
             loaded = session.execute(present.where(tables.Migration.id == migration_id)).first()
-            if loaded is None or loaded.tick != number or loaded.state in _AT_REST:
+            if loaded is None or loaded.tick != number or loaded.state in _IDLE:
                 return None
         with self._store.change(migration_id) as (_, migration):
             if migration.tick != number:
@@ -127,13 +127,13 @@ class Ticker:
         with self._store.reading() as session:
             return session.get_one(tables.Migration, migration_id)
 
-    def _come_to_rest(self, migration: tables.Migration) -> None:
-        """Leave nothing behind that grows; what cannot be let go of now stays a debt."""
+    def _suspend(self, migration: tables.Migration) -> None:
+        """Leave nothing behind that grows; what cannot be released now stays a debt."""
         try:
-            self._rest(self._tick(migration))
+            self._release(self._tick(migration))
         except (ServiceError, Interrupted) as exc:
             _log.warning(
-                "what the migration holds is kept for now", action="rest.failed", error=str(exc)
+                "the migration's snapshots are kept for now", action="rest.failed", error=str(exc)
             )
 
     def _tick(self, migration: tables.Migration) -> Tick:
@@ -146,7 +146,7 @@ class Ticker:
             return self._undo(tick)
         stage = Stage(migration.stage)
         if migration.pause_requested and Control.PAUSE in row(stage).controls:
-            self._rest(tick)
+            self._release(tick)
             return Finish(State.PAUSED, "paused by an operator")
         outcome = self._handlers[stage](tick)
         if isinstance(outcome, Advance) and outcome.stage not in row(stage).next:
@@ -157,11 +157,11 @@ class Ticker:
         clock = self._store.clock
         with self._store.change(before.id) as (session, migration):
             if migration.tick != before.tick:
-                # Another tick has taken this one's place; what this one found out is stale.
+                # Another tick has replaced this one; what this one found out is stale.
                 return NextTick(before.id, migration.tick, 0.0)
             migration.tick = before.tick + 1
-            if (migration.undo and not before.undo) or _held(migration, outcome):
-                # An operator's wish came meanwhile: the stage is kept, nothing ends before it.
+            if (migration.undo and not before.undo) or _pause_first(migration, outcome):
+                # A request came meanwhile: the stage is kept, nothing ends before it was acted on.
                 outcome = Wait(0, migration.activity, State.RUNNING)
             delay = 0.0
             match outcome:
@@ -176,11 +176,11 @@ class Ticker:
                         add_event(session, clock, migration, "migration.done", "migrated")
                         return None
                 case Wait(seconds, activity, state):
-                    woken = migration.wishes != before.wishes
+                    woken = migration.requests != before.requests
                     delay = 0.0 if woken else seconds
                     migration.state, migration.activity = state, activity
                     migration.due_time = clock() + timedelta(seconds=delay)
-                    # The tick succeeded: an error that was retried is over.
+                    # The tick succeeded: an error that was retried is forgotten.
                     migration.error, migration.attempts = None, 0
                 case Finish(state, activity):
                     migration.activity = activity
@@ -198,14 +198,7 @@ class Ticker:
             if migration.tick != before.tick:
                 return NextTick(before.id, migration.tick, 0.0)
             migration.tick = before.tick + 1
-            migration.error = {
-                "reason": exc.reason,
-                "message": exc.message,
-                "hint": exc.hint,
-                "retryable": exc.retryable,
-                "metadata": dict(exc.metadata),
-                "time": clock().isoformat(),
-            }
+            migration.error = {**exc.failure.to_wire(), "time": clock().isoformat()}
             if migration.undo and not before.undo:
                 return NextTick(before.id, migration.tick, 0.0)
             if not _tries_again(migration, exc):
@@ -228,7 +221,7 @@ class Ticker:
         """The tick that is really due, for a stale one whose successor may not be queued yet."""
         with self._store.reading() as session:
             migration = session.get(tables.Migration, migration_id)
-            if migration is None or migration.state in _AT_REST or not migration.started:
+            if migration is None or migration.state in _IDLE or not migration.started:
                 return None
             due = migration.due_time
             delay = (due - self._store.clock()).total_seconds() if due else 0.0
@@ -242,8 +235,8 @@ def _tries_again(migration: tables.Migration, exc: ServiceError) -> bool:
     return exc.retryable and migration.attempts < limit
 
 
-def _held(migration: tables.Migration, outcome: Outcome) -> bool:
-    """True when a pause came just before the cutover, where nothing could hold it any more."""
+def _pause_first(migration: tables.Migration, outcome: Outcome) -> bool:
+    """Whether a pause was requested just before the cutover, which cannot be paused any more."""
     return (
         migration.pause_requested
         and isinstance(outcome, Advance)
@@ -252,7 +245,7 @@ def _held(migration: tables.Migration, outcome: Outcome) -> bool:
     )
 
 
-_AT_REST = TERMINAL | {State.FAILED, State.PAUSED}
+_IDLE = TERMINAL | {State.FAILED, State.PAUSED}
 
 
 def _enter(migration: tables.Migration, stage: Stage, now: str) -> None:
@@ -261,7 +254,7 @@ def _enter(migration: tables.Migration, stage: Stage, now: str) -> None:
         times[-1][2] = now
     migration.stage_times = [*times, [stage, now, None]]
     migration.stage = stage
-    if stage in COPYING:
+    if stage in COUNTED_IN_BYTES:
         reset_progress(migration)
 
 

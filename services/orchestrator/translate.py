@@ -98,7 +98,7 @@ def migration_message(m: MigrationView) -> pb.Migration:
                 hint=m.error.hint,
                 retryable=m.error.retryable,
                 metadata=m.error.metadata,
-                time=_time(datetime.fromisoformat(m.error.time)),
+                time=_time(m.error_time),
             )
         )
     if m.downtime is not None:

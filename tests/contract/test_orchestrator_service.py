@@ -23,7 +23,7 @@ from services.kit.server import serving
 from services.orchestrator import server
 from services.orchestrator.controls.controls import Controls
 from services.orchestrator.database.store import Store
-from tests.rigs.orchestrator.agents import Memory, content, machine, memory_agents
+from tests.rigs.orchestrator.agents import Memory, content, failure, machine, memory_agents
 from tests.rigs.orchestrator.rig import spec_text
 from v2c.orchestrator.v1 import orchestrator_pb2 as pb
 from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
@@ -172,7 +172,7 @@ async def test_a_migration_from_submit_to_done_as_watched(client: Client, memory
     _check_identical(memory, last)
 
 
-async def test_an_operators_wish_wakes_a_waiting_migration_at_once(client: Client) -> None:
+async def test_an_operators_request_wakes_a_waiting_migration_at_once(client: Client) -> None:
     migration = await client.submit(_quick(delta_interval=3600))
     waiting = await client.waiting(migration.id)
     assert waiting.wake_time.seconds - time.time() > 3000
@@ -459,3 +459,19 @@ async def test_a_full_disk_under_the_database_is_told(
     assert caught.value.reason == "DATABASE_UNUSABLE"
     assert "database or disk is full" in caught.value.message
     assert "control_dir" in caught.value.hint
+
+
+async def test_the_details_of_a_failure_reach_clients(
+    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise failure("TARGET_FULL", message="full", free_bytes="512", needed_bytes="4096")
+
+    monkeypatch.setattr(memory.storage, "_copy", full)
+    async with orchestrator(tmp_path, memory, monkeypatch) as client:
+        created = await client.submit(spec_text())
+        migration = await client.until(created.id, lambda m: m.state == pb.STATE_FAILED)
+    error = migration.error
+    assert (error.reason, error.message, error.retryable) == ("TARGET_FULL", "full", False)
+    assert (error.metadata["free_bytes"], error.metadata["needed_bytes"]) == ("512", "4096")
+    assert error.HasField("time")

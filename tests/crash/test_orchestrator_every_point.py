@@ -31,8 +31,9 @@ def test_death_at_any_point_costs_nothing(first: int) -> None:
     # The submission's own commits come first; a client whose submit died submits again.
     crash_at, more = 4 + first, True
     while more:
-        with new_rig() as rig:
+        with new_rig(unmount=True) as rig:
             _migrate(rig, crash_at)
             assert rig.crashes <= 1
+            assert rig.storage.mounted == set()
             more = rig.crashes == 1
         crash_at += _STRIDE

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from services.kit.failure import ServiceError
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import STAGE_TABLE, Control, Stage, State, allowed
 from tests.rigs.orchestrator.agents import MemoryVm, failure, memory_agents
 from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
@@ -81,7 +82,7 @@ def test_rollback_waits_for_the_job_under_way_and_takes_its_result_back(kind: st
         rig.controls.finalize(id_, "tester", now=True)
         rig.to_state(State.ROLLED_BACK)
         assert (rig.cloudstack.vms, rig.cloudstack.volumes) == ({}, {})
-        assert vm.power == "on"
+        assert vm.power is PowerState.ON
         assert rig.world.broken == []
 
 
@@ -113,18 +114,18 @@ def test_an_undo_that_fails_half_way_goes_on_where_it_was() -> None:
         assert rig.cloudstack.vms == {}
         rig.controls.retry(view.id, "tester")
         rig.to_state(State.ROLLED_BACK)
-        assert vm.power == "on"
+        assert vm.power is PowerState.ON
 
 
 def test_a_machine_that_was_off_stays_off_after_a_rollback() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
-        vm.power = "off"
+        vm.power = PowerState.OFF
         rig.submit_spec(spec_text())
         view = rig.finish()
         rig.controls.rollback(view.id, "tester")
         rig.to_state(State.ROLLED_BACK)
-        assert vm.power == "off"
+        assert vm.power is PowerState.OFF
 
 
 def test_cancel_during_the_conversion_stops_it_before_the_images_go() -> None:
@@ -214,7 +215,7 @@ def test_pause_in_the_middle_of_a_copy_keeps_what_was_copied() -> None:
             rig.controls.resume(id_, "tester")
         rig.finish()
         rig.check_done(vm)
-        # What changed since the snapshot that was let go is read again, nothing else is.
+        # What changed since the snapshot that was removed is read again, nothing else is.
         read = sum(t.read for t in rig.storage.transfers.values() if t.order.mode.value == "full")
         assert read < 1.5 * sum(d.block_count for d in vm.disks)
 
@@ -266,7 +267,7 @@ def test_a_refused_control_changes_nothing() -> None:
         view = rig.finish()
         before = rig.view().revision
         controls = rig.controls
-        wishes: list[Callable[[], None]] = [
+        requests: list[Callable[[], None]] = [
             lambda: controls.finalize(view.id, "tester", now=True),
             lambda: controls.pause(view.id, "tester"),
             lambda: controls.cancel(view.id, "tester"),
@@ -274,9 +275,9 @@ def test_a_refused_control_changes_nothing() -> None:
             lambda: controls.resume(view.id, "tester"),
             lambda: controls.decide_shutdown(view.id, "tester", "force"),
         ]
-        for wish in wishes:
+        for request in requests:
             with pytest.raises(ServiceError) as caught:
-                wish()
+                request()
             assert caught.value.reason == "CONTROL_NOT_ALLOWED"
             assert view.vm_name in caught.value.message
         assert rig.view().revision == before

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.kit.failure import Code, ServiceError
-from services.orchestrator.ports.disk import Pool, TransferMode
+from services.orchestrator.ports.disk import Pool, TransferMode, WorkState
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.work import passes
-from tests.rigs.orchestrator.agents import failure, machine, memory_agents
+from tests.rigs.orchestrator.agents import failure, machine, memory_agents, reported
 from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
 
 _WHOLE: dict[str, Any] = {"run_virt_v2v": "true", "start_vm_after_import": "true"}
@@ -113,7 +112,7 @@ def test_a_change_id_that_vcenter_refuses_leads_to_a_comparison_of_that_disk() -
         rig.to_waiting_delta(passes=1)
         rig.world.faults["vmware.changed_areas"] = [failure("CBT_RESET")]
         rig.to_waiting_delta(passes=2)
-        # The other disk is told as usual.
+        # The other disk's changed areas are reported as usual.
         assert _modes(rig)[2] == {TransferMode.RESYNC, TransferMode.RANGES}
         rig.finish()
         rig.check_done(vm)
@@ -128,8 +127,13 @@ def test_a_chunk_map_that_is_lost_leads_to_a_comparison_of_that_disk() -> None:
 
         def lose() -> None:
             for transfer in rig.storage.transfers.values():
-                if not lost and transfer.state == "running" and transfer.order.pass_number == 2:
-                    transfer.state, transfer.reason = "failed", "CHUNK_MAP_UNUSABLE"
+                if (
+                    not lost
+                    and transfer.state is WorkState.RUNNING
+                    and transfer.order.pass_number == 2
+                ):
+                    transfer.state = WorkState.FAILED
+                    transfer.failure = reported("CHUNK_MAP_UNUSABLE")
                     lost.append(transfer.order.transfer_id)
 
         rig.signals.on_wait = lose
@@ -251,14 +255,14 @@ def test_a_disk_that_shrank_ends_the_migration_without_a_snapshot_left() -> None
         assert view.error.reason == "SPEC_MISMATCH"
         assert "Hard disk 2" in view.error.message
         assert vm.snapshots == {}
-        # Mended, the same pass is taken up again, and its snapshot is owed again.
+        # Once it is repaired, the same pass continues, and its snapshot is a debt again.
         vm.disks[1].block_count += 1
         rig.controls.retry(view.id, "tester")
         rig.finish()
         rig.check_done(vm)
 
 
-def test_state_json_tells_what_the_api_tells() -> None:
+def test_state_json_reports_what_the_api_reports() -> None:
     with new_rig() as rig:
         rig.add()
         rig.submit_spec(spec_text())
@@ -315,9 +319,7 @@ def test_a_pool_that_is_none_is_corrected_in_the_spec(monkeypatch: pytest.Monkey
 
         def resolve_known(storage_id: str) -> Pool:
             if storage_id == "pool-9":
-                raise ServiceError(
-                    code=Code.NOT_FOUND, reason="POOL_NOT_FOUND", message="no such pool"
-                )
+                raise failure("POOL_NOT_FOUND", message="no such pool")
             return resolve(storage_id)
 
         monkeypatch.setattr(rig.cloudstack, "resolve_pool", resolve_known)

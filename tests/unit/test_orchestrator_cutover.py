@@ -4,9 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from services.orchestrator.ports.cloudstack import Job
+from services.orchestrator.ports.cloudstack import Job, JobState
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import Stage, State
-from tests.rigs.orchestrator.agents import failure, memory_agents
+from tests.rigs.orchestrator.agents import failure, memory_agents, reported
 from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
 
 
@@ -23,7 +24,7 @@ def test_finalize_lets_one_delta_precede_the_final_pass() -> None:
         rig.controls.finalize(id_, "tester", now=False)
         view = rig.to_state(State.DONE)
         assert _kinds(rig) == ["base", "delta", "delta", "final"]
-        # The wish is honoured at once, not when the interval has passed.
+        # The request is acted on at once, not when the interval has passed.
         assert view.end_time is not None
         assert view.end_time - asked < timedelta(seconds=60)
 
@@ -116,7 +117,7 @@ def test_force_pulls_the_plug() -> None:
 def test_a_machine_that_is_off_needs_no_shutdown_and_no_settling() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
-        vm.power = "off"
+        vm.power = PowerState.OFF
         rig.submit_spec(spec_text())
         view = rig.finish()
         assert rig.world.count("vmware.shutdown_guest") == 0
@@ -173,7 +174,7 @@ def test_manual_waits_until_somebody_has_shut_the_machine_down() -> None:
         view = rig.view()
         assert (view.stage, view.state) == (Stage.AWAITING_SHUTDOWN_ACTION, State.WAITING)
         assert rig.world.count("vmware.shutdown_guest") == 0
-        vm.power = "off"
+        vm.power = PowerState.OFF
         rig.to_state(State.DONE)
         rig.check_done(vm)
 
@@ -188,7 +189,7 @@ def test_a_source_that_came_back_is_synced_again() -> None:
             copying = any(t.state == "running" for t in rig.storage.transfers.values())
             if rig.view().stage is Stage.FINAL_SYNC and copying and not returned:
                 returned.append(True)
-                vm.power = "on"
+                vm.power = PowerState.ON
 
         rig.to_waiting_delta()
         rig.signals.on_wait = somebody_starts_it
@@ -211,14 +212,14 @@ def test_a_source_that_runs_again_is_not_imported() -> None:
         rig.to_waiting_delta()
         rig.controls.finalize(rig.view().id, "tester", now=True)
         rig.to_stage(Stage.IMPORT_ROOT_DISK)
-        vm.power = "on"
+        vm.power = PowerState.ON
         view = rig.to_state(State.FAILED)
         assert view.error is not None
         assert view.error.reason == "SOURCE_POWERED_ON"
         assert rig.cloudstack.vms == {}
         rig.controls.rollback(view.id, "tester")
         rig.to_state(State.ROLLED_BACK)
-        assert vm.power == "on"
+        assert vm.power is PowerState.ON
 
 
 def test_a_target_is_not_started_beside_its_source() -> None:
@@ -228,7 +229,7 @@ def test_a_target_is_not_started_beside_its_source() -> None:
         rig.to_waiting_delta()
         rig.controls.finalize(rig.view().id, "tester", now=True)
         rig.to_stage(Stage.IMPORT_DATA_DISK)
-        vm.power = "on"
+        vm.power = PowerState.ON
         rig.to_state(State.FAILED)
         assert [t.state for t in rig.cloudstack.vms.values()] == ["Stopped"]
 
@@ -273,7 +274,7 @@ def test_a_source_started_during_the_verification_is_named_as_the_cause() -> Non
         rig.to_stage(Stage.VERIFYING)
 
         def somebody_starts_it() -> None:
-            vm.power = "on"
+            vm.power = PowerState.ON
 
         rig.signals.on_wait = somebody_starts_it
         view = rig.to_state(State.FAILED)
@@ -285,12 +286,12 @@ def test_a_conversion_that_failed_is_repeated_by_retry() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         rig.submit_spec(spec_text(run_virt_v2v="true"))
-        rig.storage.conversion_failure = "GUEST_UNSUPPORTED"
+        rig.storage.conversion_failure = reported("GUEST_UNSUPPORTED")
         rig.to_waiting_delta()
         rig.controls.finalize(rig.view().id, "tester", now=True)
         view = rig.to_state(State.FAILED)
         assert (view.stage, rig.cloudstack.vms) == (Stage.CONVERTING, {})
-        rig.storage.conversion_failure = ""
+        rig.storage.conversion_failure = None
         rig.controls.retry(view.id, "tester")
         rig.to_state(State.DONE)
         rig.check_done(vm)
@@ -301,7 +302,7 @@ def test_a_job_that_failed_is_submitted_again_under_another_id() -> None:
         vm = rig.add()
         rig.submit_spec(spec_text())
         rig.cloudstack.failures["import_volume"] = [
-            Job("", "failed", reason="CLOUDSTACK_RESTARTED", message="gone", retryable=True)
+            Job("", JobState.FAILED, "", reported("CLOUDSTACK_RESTARTED", "gone", retryable=True))
         ]
         rig.finish()
         assert [j.kind for j in rig.cloudstack.jobs.values()].count("import_volume") == 2
@@ -392,8 +393,8 @@ def test_a_bug_ends_in_failed_and_tells_nothing_but_a_log_id() -> None:
         assert view.error is not None
         assert view.error.reason == "INTERNAL"
         assert view.error.metadata["log_id"] in view.error.message
-        told = repr(view) + repr(rig.store.events(limit=1000))
-        assert "hunter2" not in told
+        shown = repr(view) + repr(rig.store.events(limit=1000))
+        assert "hunter2" not in shown
 
 
 def test_a_disk_no_snapshot_covers_is_refused_by_name() -> None:

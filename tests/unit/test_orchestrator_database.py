@@ -1,5 +1,4 @@
-"""A database that cannot be used is told in one paragraph, one of an older version is brought up to
-date; names and morefs find a migration."""
+"""Databases that cannot be used and of older versions; names and morefs find a migration."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -75,7 +74,7 @@ def test_the_schema_is_that_of_the_tables(tmp_path: Path) -> None:
     on(path, compare)
 
 
-def test_open_debts_survive_an_upgrade_and_paid_ones_go(tmp_path: Path) -> None:
+def test_open_debts_survive_an_upgrade_and_settled_ones_go(tmp_path: Path) -> None:
     path = tmp_path / "v2c.sqlite3"
     store = Store(f"sqlite:///{path}")
     now = datetime.now(UTC)
@@ -91,12 +90,12 @@ def test_open_debts_survive_an_upgrade_and_paid_ones_go(tmp_path: Path) -> None:
         names, values = ", ".join(columns), ", ".join(columns.values())
         insert = f"INSERT INTO migrations ({names}) VALUES ({values})"  # noqa: S608
         connection.execute(text(insert), {"now": now})
-        for name, paid in (("v2c-m-p0", now), ("/pool/a.qcow2", None)):
+        for name, settled in (("v2c-m-p0", now), ("/pool/a.qcow2", None)):
             insert = (
                 "INSERT INTO debts (migration_id, kind, name, create_time, paid_time, attempts, "
-                "last_error) VALUES ('m', 'image', :name, :now, :paid, 2, 'locked')"
+                "last_error) VALUES ('m', 'image', :name, :now, :settled, 2, 'locked')"
             )
-            connection.execute(text(insert), {"name": name, "now": now, "paid": paid})
+            connection.execute(text(insert), {"name": name, "now": now, "settled": settled})
 
     on(path, upgraded_to("0002"))
     on(path, fill)

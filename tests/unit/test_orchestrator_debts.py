@@ -5,8 +5,9 @@ from datetime import timedelta
 from sqlalchemy import select
 
 from services.orchestrator.database import tables
+from services.orchestrator.database.tables import DebtKind
 from services.orchestrator.stages import State
-from services.orchestrator.work.debts import IMAGE, forgive, owe
+from services.orchestrator.work.debts import add_debt, drop_debts
 from tests.rigs.orchestrator.agents import failure
 from tests.rigs.orchestrator.rig import new_rig, spec_text
 
@@ -23,7 +24,7 @@ def test_a_snapshot_that_stays_is_listed_since_before_it_was_made() -> None:
             ("snapshot", name),
         ]
         assert view.passes[0].start_time >= view.debts[-1].create_time
-        # Once to go on, once to come to rest.
+        # Once to continue, once before the migration stops in failed.
         assert [debt.attempts for debt in view.debts] == [0, 0, 2]
         assert view.debts[-1].last_error == "broken"
         rig.clock.advance(3600)
@@ -33,24 +34,24 @@ def test_a_snapshot_that_stays_is_listed_since_before_it_was_made() -> None:
         assert [debt.kind for debt in rig.to_waiting_delta().debts] == ["image", "image"]
 
 
-def test_a_paid_debt_that_is_owed_again_is_as_old_as_its_second_life() -> None:
+def test_a_dropped_debt_that_is_added_again_is_as_old_as_its_second_life() -> None:
     with new_rig(verify=False) as rig:
         rig.add()
         rig.submit_spec(spec_text())
         first = rig.to_waiting_delta().debts[0]
         with rig.store.change(rig.view().id) as (_, row):
-            forgive(row, IMAGE)
+            drop_debts(row, DebtKind.IMAGE)
         assert rig.view().debts == ()
         rig.clock.advance(60)
         with rig.store.change(rig.view().id) as (session, row):
-            owe(session, rig.clock, row, IMAGE, first.name)
-            owe(session, rig.clock, row, IMAGE, first.name)
+            add_debt(session, rig.clock, row, DebtKind.IMAGE, first.name)
+            add_debt(session, rig.clock, row, DebtKind.IMAGE, first.name)
         (again,) = rig.view().debts
         assert again.name == first.name
         assert again.create_time - first.create_time >= timedelta(seconds=60)
 
 
-def test_a_debt_that_is_paid_leaves_no_row() -> None:
+def test_a_debt_that_is_settled_leaves_no_row() -> None:
     with new_rig(verify=False) as rig:
         rig.add()
         rig.submit_spec(spec_text())

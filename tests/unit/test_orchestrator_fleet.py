@@ -7,16 +7,17 @@ import pytest
 import yaml
 from sqlalchemy import event
 
-from services.orchestrator.ports.cloudstack import Job
+from services.orchestrator.ports.cloudstack import Job, JobState
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import Stage, State
-from tests.rigs.orchestrator.agents import failure, machine, memory_agents
+from tests.rigs.orchestrator.agents import failure, machine, memory_agents, reported
 from tests.rigs.orchestrator.rig import new_rig, spec_text
 
 # -- marker files
 
 
 @pytest.mark.parametrize(("marker", "kinds"), [("FINALIZE", 2), ("FINALIZE_NOW", 1)])
-def test_a_marker_file_is_a_wish(marker: str, kinds: int) -> None:
+def test_a_marker_file_is_a_request(marker: str, kinds: int) -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         rig.submit_spec(spec_text())
@@ -154,7 +155,7 @@ def test_a_second_migration_never_writes_into_the_first_ones_volumes() -> None:
         assert rig.submit_spec(spec_text()) == first
         rig.controls.rollback(first, "tester")
         rig.to_state(State.ROLLED_BACK, first)
-        assert vm.power == "on"
+        assert vm.power is PowerState.ON
         second = rig.submit_spec(spec_text())
         rig.to_stage(Stage.DELTA, second)
         rig.controls.cancel(second, "tester")
@@ -162,12 +163,17 @@ def test_a_second_migration_never_writes_into_the_first_ones_volumes() -> None:
         assert {p: dict(i.blocks) for p, i in rig.storage.images.items()} == before
 
 
-def test_a_failed_job_is_told_in_cloudstacks_own_words() -> None:
+def test_a_failed_job_is_reported_with_cloudstacks_own_message() -> None:
     with new_rig(verify=False) as rig:
         rig.add()
         rig.submit_spec(spec_text())
         rig.cloudstack.failures["import_vm"] = [
-            Job("", "failed", reason="CLOUDSTACK_CAPACITY_EXHAUSTED", message="no host has room")
+            Job(
+                "",
+                JobState.FAILED,
+                "",
+                reported("CLOUDSTACK_CAPACITY_EXHAUSTED", "no host has room"),
+            )
         ]
         rig.to_waiting_delta()
         rig.controls.finalize(rig.view().id, "tester", now=True)

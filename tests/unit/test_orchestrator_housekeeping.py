@@ -15,7 +15,7 @@ _RETENTION = timedelta(days=30)
 
 
 class Ticks:
-    """In place of the engine: when what finished before was forgotten."""
+    """Instead of the engine: when what finished before was forgotten."""
 
     def __init__(self) -> None:
         self.before: list[datetime] = []
@@ -33,15 +33,15 @@ def housekeeping(rig: Rig, ticks: Ticks | None = None) -> Housekeeping:
 
 
 def asked(rig: Rig) -> list[tuple[set[str], set[str], datetime]]:
-    """From now on: the images and range sets in use and the time, as the storage host hears."""
-    heard: list[tuple[set[str], set[str], datetime]] = []
+    """From now on: the images and range sets in use and the time, as the storage host gets them."""
+    given: list[tuple[set[str], set[str], datetime]] = []
 
-    def hear(name: str, args: tuple[Any, ...]) -> None:
+    def note(name: str, args: tuple[Any, ...]) -> None:
         if name == "disk.prune_records":
-            heard.append((set(args[0]), set(args[1]), args[2]))
+            given.append((set(args[0]), set(args[1]), args[2]))
 
-    rig.world.before.append(hear)
-    return heard
+    rig.world.before.append(note)
+    return given
 
 
 @pytest.mark.parametrize("crash_every", [0, 29])
@@ -68,7 +68,7 @@ def test_a_range_set_is_in_use_before_its_transfer_starts() -> None:
         rig.add()
         rig.submit_spec(spec_text())
         rig.to_waiting_delta()
-        heard = asked(rig)
+        given = asked(rig)
 
         def tidy(name: str, args: tuple[Any, ...]) -> None:
             if name == "disk.start_transfer":
@@ -77,7 +77,7 @@ def test_a_range_set_is_in_use_before_its_transfer_starts() -> None:
         rig.world.before.append(tidy)
         rig.to_waiting_delta(passes=1)
         assert rig.storage.ranges
-        assert heard[0][1] >= rig.storage.ranges.keys()
+        assert given[0][1] >= rig.storage.ranges.keys()
 
 
 def test_what_an_ended_migration_left_is_in_use_no_more() -> None:
@@ -85,20 +85,20 @@ def test_what_an_ended_migration_left_is_in_use_no_more() -> None:
         rig.add()
         rig.submit_spec(spec_text(run_virt_v2v="true"))
         view = rig.to_waiting_delta(passes=1)
-        heard = asked(rig)
+        given = asked(rig)
         housekeeping(rig).tidy()
-        assert heard[-1][0] == {disk.target_path for disk in view.disks}
+        assert given[-1][0] == {disk.target_path for disk in view.disks}
         # A call takes a moment.
-        assert heard[-1][2] == rig.clock.now - _RETENTION - timedelta(milliseconds=1)
+        assert given[-1][2] == rig.clock.now - _RETENTION - timedelta(milliseconds=1)
         rig.finish()
         assert rig.storage.transfers
         housekeeping(rig).tidy()
-        assert heard[-1][:2] == (set(), set())
+        assert given[-1][:2] == (set(), set())
         assert (rig.storage.transfers, rig.storage.ranges, rig.storage.conversions) == ({}, {}, {})
 
 
 @pytest.mark.parametrize("how", ["paused", "failed"])
-def test_a_migration_that_rests_for_months_finds_all_it_needs(how: str) -> None:
+def test_a_migration_that_is_suspended_for_months_finds_all_it_needs(how: str) -> None:
     with new_rig() as rig:
         vm = rig.add()
         id_ = rig.submit_spec(spec_text())
@@ -136,9 +136,9 @@ def test_a_storage_host_that_cannot_be_reached_is_asked_again() -> None:
         now = rig.clock.now
         housekeeping(rig, ticks).tidy()
         assert ticks.before == [now - timedelta(hours=1)]
-        heard = asked(rig)
+        given = asked(rig)
         housekeeping(rig, ticks).tidy()
-        assert len(heard) == 1
+        assert len(given) == 1
 
 
 def test_it_is_at_work_as_soon_as_it_is_started_and_survives_a_failure() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.orchestrator.ports.disk import TransferSnapshot
+from services.orchestrator.ports.disk import TransferSnapshot, WorkState
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import Stage, State
 from tests.rigs.orchestrator.agents import memory_agents
 from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
@@ -61,8 +62,8 @@ def test_a_repair_is_stopped_by_rollback() -> None:
         rig.signals.on_wait = somebody_rolls_back
         rig.to_state(State.ROLLED_BACK)
         repairs = [t for t in rig.storage.transfers.values() if "-repair" in t.order.transfer_id]
-        assert {t.state for t in repairs} == {"cancelled"}
-        assert vm.power == "on"
+        assert {t.state for t in repairs} == {WorkState.CANCELLED}
+        assert vm.power is PowerState.ON
 
 
 def test_a_source_started_behind_a_repair_stops_the_migration(
@@ -79,8 +80,8 @@ def test_a_source_started_behind_a_repair_stops_the_migration(
             snapshot = get_transfer(transfer_id)
             transfers = rig.storage.transfers.values()
             states = [t.state for t in transfers if "-repair" in t.order.transfer_id]
-            if states == ["succeeded"] * len(rig.storage.images):
-                vm.power = "on"
+            if states == [WorkState.SUCCEEDED] * len(rig.storage.images):
+                vm.power = PowerState.ON
             return snapshot
 
         monkeypatch.setattr(rig.storage, "get_transfer", started_at_the_end)
@@ -97,12 +98,12 @@ def test_a_source_that_was_started_and_is_off_again_is_synced_once_more() -> Non
         rig.to_waiting_delta()
         rig.controls.finalize(rig.view().id, "tester", now=True)
         rig.to_stage(Stage.VERIFYING)
-        vm.power = "on"
+        vm.power = PowerState.ON
         view = rig.to_state(State.FAILED)
         assert view.error is not None
         assert view.error.reason == "SOURCE_POWERED_ON"
         rig.vcenter.guests_write()
-        vm.power = "off"
+        vm.power = PowerState.OFF
 
         rig.controls.retry(view.id, "tester")
         rig.to_state(State.DONE)

@@ -1,18 +1,20 @@
 """Blocking calls with a deadline, errors translated; ticks run in threads, not on a loop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Protocol, TypeVar
 
 import grpc
 
 from services.kit.channel import connect_sync, remote_errors
+from services.kit.failure import Code, Failure
 from services.kit.tls import TlsFiles
 
-__all__ = ["SLOW_SECONDS", "Caller", "state_name"]
+__all__ = ["SLOW_SECONDS", "Caller", "member", "reported"]
 
 _Request = TypeVar("_Request", contravariant=True)
-_Value = TypeVar("_Value", bound=int)
+_Member = TypeVar("_Member", bound=StrEnum)
 _Response = TypeVar("_Response", covariant=True)
 
 # Snapshots of busy machines take minutes; the call is idempotent and asked again after that.
@@ -52,6 +54,41 @@ class Caller:
         self.channel.close()
 
 
-def state_name(enum: Callable[[_Value], str], value: _Value, prefix: str) -> str:
-    """``TRANSFER_STATE_RUNNING`` as ``running``."""
-    return enum(value).removeprefix(prefix).lower()
+class _FailureMessage(Protocol):
+    """What the agents' Failure messages have in common."""
+
+    @property
+    def reason(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def hint(self) -> str: ...
+    @property
+    def retryable(self) -> bool: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+
+def reported(message: _FailureMessage) -> Failure | None:
+    """The failure in an agent's message, None when it is empty.
+
+    An agent of an older version names no code; what ends a piece of work early is ABORTED.
+    """
+    if not message.reason:
+        return None
+    return Failure(
+        reason=message.reason,
+        message=message.message,
+        code=Code.__members__.get(str(getattr(message, "code", "")), Code.ABORTED),
+        hint=message.hint,
+        retryable=message.retryable,
+        metadata=dict(message.metadata),
+    )
+
+
+def member(kind: type[_Member], name: str) -> _Member:
+    """The port's member for a message's enum name: RUNNING for ``TRANSFER_STATE_RUNNING``.
+
+    Raises ValueError for a name that the port does not know.
+    """
+    return kind(name.rpartition("_")[2].lower())

@@ -1,9 +1,14 @@
 """The target over v2c.cloudstack.v1."""
 
-from collections.abc import Mapping
-
-from services.orchestrator.adapters.caller import Caller, state_name
-from services.orchestrator.ports.cloudstack import Job, Placement, PlacementKind, TargetVm, VmImport
+from services.orchestrator.adapters.caller import Caller, member, reported
+from services.orchestrator.ports.cloudstack import (
+    Job,
+    JobState,
+    Placement,
+    PlacementKind,
+    TargetVm,
+    VmImport,
+)
 from services.orchestrator.ports.disk import Pool
 from v2c.cloudstack.v1 import cloudstack_pb2 as pb
 from v2c.cloudstack.v1 import cloudstack_pb2_grpc as rpc
@@ -23,7 +28,7 @@ class CloudstackAgent:
         return self._caller.quick(self._stub.GetEndpoint, pb.GetEndpointRequest()).version
 
     def placements(self, kind: PlacementKind, zone_id: str, text: str) -> tuple[Placement, ...]:
-        """What there is to place a machine on."""
+        """What a machine can be placed on."""
         request = pb.ListPlacementsRequest(
             kind=pb.PlacementKind.Value(f"PLACEMENT_KIND_{kind.value.upper()}"),
             zone_id=zone_id,
@@ -108,12 +113,12 @@ class CloudstackAgent:
         return _job(self._caller.quick(self._stub.StartVmStop, request).job)
 
     def unmanage_vm(self, job_id: str, vm_id: str) -> Job:
-        """Let go of a machine, keep its disks."""
+        """Unmanage a machine, keep its disks."""
         request = pb.StartVmUnmanageRequest(job_id=job_id, vm_id=vm_id)
         return _job(self._caller.quick(self._stub.StartVmUnmanage, request).job)
 
     def unmanage_volume(self, job_id: str, volume_id: str) -> Job:
-        """Let go of a volume, keep its file."""
+        """Unmanage a volume, keep its file."""
         request = pb.StartVolumeUnmanageRequest(job_id=job_id, volume_id=volume_id)
         return _job(self._caller.quick(self._stub.StartVolumeUnmanage, request).job)
 
@@ -121,20 +126,16 @@ class CloudstackAgent:
         """The job now."""
         return _job(self._caller.quick(self._stub.GetJob, pb.GetJobRequest(job_id=job_id)).job)
 
-    def update_vm(self, vm_id: str, os_type_id: str, details: Mapping[str, str]) -> None:
-        """Set OS type and details."""
-        request = pb.UpdateVmRequest(vm_id=vm_id, os_type_id=os_type_id, details=dict(details))
+    def update_vm(self, vm_id: str, os_type_id: str) -> None:
+        """Set the OS type; "" leaves what CloudStack chose."""
+        request = pb.UpdateVmRequest(vm_id=vm_id, os_type_id=os_type_id)
         self._caller.quick(self._stub.UpdateVm, request)
 
 
 def _job(job: pb.Job) -> Job:
-    failure = job.failure
     return Job(
         job_id=job.job_id,
-        state=state_name(pb.JobState.Name, job.state, "JOB_STATE_"),
+        state=member(JobState, pb.JobState.Name(job.state)),
         resource_id=job.resource_id,
-        reason=failure.reason,
-        message=failure.message,
-        hint=failure.hint,
-        retryable=failure.retryable,
+        failure=reported(job.failure),
     )

@@ -1,15 +1,17 @@
 """The storage host over v2c.disk.v1."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, state_name
+from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, member, reported
 from services.orchestrator.ports.disk import (
     ConversionSnapshot,
     Pool,
+    ReachedPool,
     TransferMode,
     TransferOrder,
     TransferSnapshot,
+    WorkState,
 )
 from services.orchestrator.ports.vmware import Area
 from v2c.disk.v1 import disk_pb2 as pb
@@ -40,18 +42,12 @@ class DiskAgent:
         self._caller = caller
         self._stub = rpc.DiskServiceStub(caller.channel)
 
-    def capabilities(self) -> Mapping[str, str]:
-        """What the host has, by name."""
-        answer = self._caller.quick(self._stub.GetCapabilities, pb.GetCapabilitiesRequest())
-        return {
-            **answer.versions,
-            "host": answer.host,
-            "sources": ",".join(answer.sources),
-            "virt_v2v": answer.virt_v2v_version,
-        }
+    def check(self) -> None:
+        """Raise RemoteError unless the host answers."""
+        self._caller.quick(self._stub.GetCapabilities, pb.GetCapabilitiesRequest())
 
-    def ensure_pool(self, pool: Pool) -> str:
-        """Make the pool reachable; its directory on the host."""
+    def ensure_pool(self, pool: Pool) -> ReachedPool:
+        """Make the pool reachable."""
         wanted = pb.Pool(
             id=pool.id,
             type=_POOL_TYPES.get(pool.type, pb.POOL_TYPE_UNSPECIFIED),
@@ -59,7 +55,13 @@ class DiskAgent:
             path=pool.path,
             options=pool.options,
         )
-        return self._caller.slow(self._stub.EnsurePool, pb.EnsurePoolRequest(pool=wanted)).pool.path
+        request = pb.EnsurePoolRequest(pool=wanted)
+        reached = self._caller.slow(self._stub.EnsurePool, request).pool
+        return ReachedPool(reached.path, reached.mounted_by_agent)
+
+    def release_pool(self, pool_id: str) -> None:
+        """Unmount the pool if the agent mounted it; an unknown pool is no error."""
+        self._caller.slow(self._stub.ReleasePool, pb.ReleasePoolRequest(id=pool_id))
 
     def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
         """Create the image or find it with that size; its absolute path."""
@@ -160,10 +162,10 @@ def _range_messages(
 
 
 def _transfer(transfer: pb.Transfer) -> TransferSnapshot:
-    progress, failure = transfer.progress, transfer.failure
+    progress = transfer.progress
     return TransferSnapshot(
         transfer_id=transfer.transfer_id,
-        state=state_name(pb.TransferState.Name, transfer.state, "TRANSFER_STATE_"),
+        state=member(WorkState, pb.TransferState.Name(transfer.state)),
         total_bytes=progress.total_bytes,
         done_bytes=progress.done_bytes,
         read_bytes=progress.read_bytes,
@@ -174,24 +176,17 @@ def _transfer(transfer: pb.Transfer) -> TransferSnapshot:
         rate_bytes_per_second=progress.rate_bytes_per_second,
         eta_seconds=progress.eta_seconds,
         digest=transfer.digest,
-        reason=failure.reason,
-        message=failure.message,
-        hint=failure.hint,
-        retryable=failure.retryable,
+        failure=reported(transfer.failure),
     )
 
 
 def _conversion(conversion: pb.Conversion) -> ConversionSnapshot:
-    failure = conversion.failure
     return ConversionSnapshot(
-        state=state_name(pb.ConversionState.Name, conversion.state, "CONVERSION_STATE_"),
+        state=member(WorkState, pb.ConversionState.Name(conversion.state)),
         step=conversion.step,
         warnings=tuple(conversion.warnings),
         requires_uefi=conversion.requires_uefi,
         guest_os=conversion.guest_os,
         log_path=conversion.log_path,
-        reason=failure.reason,
-        message=failure.message,
-        hint=failure.hint,
-        retryable=failure.retryable,
+        failure=reported(conversion.failure),
     )

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 
-from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, state_name
+from services.orchestrator.adapters.caller import SLOW_SECONDS, Caller, member
 from services.orchestrator.ports.vmware import (
     Area,
     Finding,
+    Firmware,
+    PowerState,
+    Quiesce,
+    Severity,
     SnapshotDisk,
     SourceDisk,
     SourceNic,
@@ -18,9 +22,9 @@ from v2c.vmware.v1 import vmware_pb2_grpc as rpc
 __all__ = ["VmwareAgent"]
 
 _QUIESCE = {
-    "auto": pb.QUIESCE_AUTO,
-    "true": pb.QUIESCE_REQUIRED,
-    "false": pb.QUIESCE_OFF,
+    Quiesce.AUTO: pb.QUIESCE_AUTO,
+    Quiesce.REQUIRED: pb.QUIESCE_REQUIRED,
+    Quiesce.OFF: pb.QUIESCE_OFF,
 }
 
 
@@ -51,9 +55,7 @@ class VmwareAgent:
         """What is in the way of a warm migration."""
         answer = self._caller.quick(self._stub.CheckVm, pb.CheckVmRequest(moref=moref))
         return tuple(
-            Finding(
-                f.name, state_name(pb.Severity.Name, f.severity, "SEVERITY_"), f.message, f.hint
-            )
+            Finding(f.name, member(Severity, pb.Severity.Name(f.severity)), f.message, f.hint)
             for f in answer.findings
         )
 
@@ -62,7 +64,7 @@ class VmwareAgent:
         request = pb.EnableChangeTrackingRequest(moref=moref)
         return self._caller.slow(self._stub.EnableChangeTracking, request).changed
 
-    def create_snapshot(self, moref: str, name: str, quiesce: str) -> SourceSnapshot:
+    def create_snapshot(self, moref: str, name: str, quiesce: Quiesce) -> SourceSnapshot:
         """Create the snapshot, or return the one of that name."""
         request = pb.CreateSnapshotRequest(
             vm_moref=moref,
@@ -99,19 +101,17 @@ class VmwareAgent:
                 for area in batch.areas:
                     yield Area(area.offset_bytes, area.length_bytes)
 
-    def power(self, moref: str) -> tuple[str, bool]:
-        """Power state (on, off, suspended) and whether Tools run."""
+    def power(self, moref: str) -> tuple[PowerState, bool]:
+        """Power state, and whether Tools run."""
         answer = self._caller.quick(self._stub.GetPower, pb.GetPowerRequest(moref=moref))
-        return state_name(pb.PowerState.Name, answer.power_state, "POWER_STATE_"), (
-            answer.tools_running
-        )
+        return member(PowerState, pb.PowerState.Name(answer.power_state)), answer.tools_running
 
     def shutdown_guest(self, moref: str) -> None:
         """Ask the guest to shut down."""
         self._caller.quick(self._stub.ShutdownGuest, pb.ShutdownGuestRequest(moref=moref))
 
     def power_off(self, moref: str) -> None:
-        """Pull the plug."""
+        """Power the machine off without asking the guest."""
         self._caller.slow(self._stub.PowerOff, pb.PowerOffRequest(moref=moref))
 
     def power_on(self, moref: str) -> None:
@@ -125,10 +125,10 @@ def _vm(vm: pb.Vm) -> SourceVm:
         instance_uuid=vm.instance_uuid,
         name=vm.name,
         path=vm.path,
-        power=state_name(pb.PowerState.Name, vm.power_state, "POWER_STATE_"),
+        power=member(PowerState, pb.PowerState.Name(vm.power_state)),
         tools_running=vm.tools_running,
         guest=vm.guest_full_name or vm.guest_id,
-        firmware=state_name(pb.Firmware.Name, vm.firmware, "FIRMWARE_"),
+        firmware=member(Firmware, pb.Firmware.Name(vm.firmware)),
         secure_boot=vm.secure_boot,
         cpu_count=vm.cpu_count,
         memory_bytes=vm.memory_bytes,

@@ -1,7 +1,7 @@
 """What an operator asks for: checked against the state machine's table, recorded, acted on at once.
 
 Every control is idempotent. A waiting migration gets a new tick that is due now; a running one
-notices the wish at its next safe point.
+notices the request at its next safe point.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,37 +39,39 @@ class Controls:
             row = session.execute(query.where(tables.Migration.id == migration_id)).first()
         if row is not None and (row.started or row.state != State.QUEUED):
             return
-        with self._wish(migration_id, None, actor, "started") as migration:
+        with self._request(migration_id, None, actor, "started") as migration:
             migration.started = True
             migration.activity = "in the queue"
 
     def finalize(self, migration_id: str, actor: str, *, now: bool) -> None:
         """Ask for cutover; `now` skips the delta pass that would keep the final one small."""
-        with self._wish(migration_id, Control.FINALIZE, actor, "cutover") as migration:
+        with self._request(migration_id, Control.FINALIZE, actor, "cutover") as migration:
             migration.finalize_requested = True
             migration.finalize_now_requested = migration.finalize_now_requested or now
             migration.finalize_time = migration.finalize_time or self._store.clock()
 
     def decide_shutdown(self, migration_id: str, actor: str, action: str) -> None:
         """Answer a migration that waits for the shutdown; `action` is force or manual."""
-        with self._wish(migration_id, Control.SHUTDOWN, actor, f"shutdown {action}") as migration:
+        with self._request(
+            migration_id, Control.SHUTDOWN, actor, f"shutdown {action}"
+        ) as migration:
             migration.shutdown_action = action
 
     def pause(self, migration_id: str, actor: str) -> None:
         """Stop at the next safe point."""
-        with self._wish(migration_id, Control.PAUSE, actor, "pause") as migration:
+        with self._request(migration_id, Control.PAUSE, actor, "pause") as migration:
             migration.pause_requested = True
 
     def resume(self, migration_id: str, actor: str) -> None:
-        """Let a paused migration go on."""
-        with self._wish(migration_id, Control.RESUME, actor, "resume") as migration:
+        """Continue a paused migration."""
+        with self._request(migration_id, Control.RESUME, actor, "resume") as migration:
             migration.pause_requested = False
             if migration.state == State.PAUSED:
                 migration.state = State.RUNNING
 
     def retry(self, migration_id: str, actor: str) -> None:
-        """Take a failed migration up at its stage."""
-        with self._wish(migration_id, Control.RETRY, actor, "retry") as migration:
+        """Continue a failed migration at its stage."""
+        with self._request(migration_id, Control.RETRY, actor, "retry") as migration:
             if migration.state == State.FAILED:
                 migration.state = State.RUNNING
                 migration.attempts = 0
@@ -77,17 +79,17 @@ class Controls:
 
     def cancel(self, migration_id: str, actor: str) -> None:
         """End a migration and clean up both sides."""
-        with self._wish(migration_id, Control.CANCEL, actor, "cancel") as migration:
-            self._undo(migration, "cancel")
+        with self._request(migration_id, Control.CANCEL, actor, "cancel") as migration:
+            self._undo(migration, Control.CANCEL)
 
     def rollback(self, migration_id: str, actor: str) -> None:
-        """Undo a cutover: the target is let go, the source is started."""
-        with self._wish(migration_id, Control.ROLLBACK, actor, "rollback") as migration:
-            self._undo(migration, "rollback")
+        """Undo a cutover: CloudStack unmanages the target, the source is started."""
+        with self._request(migration_id, Control.ROLLBACK, actor, "rollback") as migration:
+            self._undo(migration, Control.ROLLBACK)
 
-    def honour(self, migration_id: str, wish: str, actor: str) -> None:
-        """Act on a marker file's wish (see `runtime_dir.MARKERS`)."""
-        match wish:
+    def act_on(self, migration_id: str, request: str, actor: str) -> None:
+        """Act on a marker file's request (see `runtime_dir.MARKERS`)."""
+        match request:
             case "finalize":
                 self.finalize(migration_id, actor, now=False)
             case "finalize_now":
@@ -97,11 +99,11 @@ class Controls:
             case "shutdown_manual":
                 self.decide_shutdown(migration_id, actor, "manual")
             case _:
-                raise ValueError(f"unknown wish {wish!r}")
+                raise ValueError(f"unknown request {request!r}")
 
     def recover(self) -> tuple[NextTick, ...]:
-        """What is due after a start. Called before the engine starts, so that what that takes up
-        by itself is stale and does not run beside these.
+        """What is due after a start. Called before the engine starts, so that the ticks that it
+        recovers by itself are stale and do not run beside these.
         """
         active = (State.QUEUED, State.RUNNING, State.WAITING)
         taken: list[NextTick] = []
@@ -118,21 +120,21 @@ class Controls:
         return tuple(taken)
 
     @staticmethod
-    def _undo(migration: tables.Migration, kind: str) -> None:
+    def _undo(migration: tables.Migration, kind: Control) -> None:
         if migration.state in {State.CANCELLED, State.ROLLED_BACK}:
             return
         migration.undo = migration.undo or kind
         migration.state = State.RUNNING
         migration.started = True
         migration.end_time = None
-        # Paying back has tries of its own.
+        # The undoing has attempts of its own.
         migration.attempts = 0
 
     @contextmanager
-    def _wish(
+    def _request(
         self, migration_id: str, control: Control | None, actor: str, text: str
     ) -> Iterator[tables.Migration]:
-        """Record a wish; raises ControlNotAllowed where the table does not allow it."""
+        """Record a request; raises ControlNotAllowed where the table does not allow it."""
         with self._store.change(migration_id) as (session, migration):
             state = State(migration.state)
             if control is not None:
@@ -143,7 +145,7 @@ class Controls:
                         metadata={"stage": migration.stage, "state": migration.state},
                     )
             yield migration
-            migration.wishes += 1
+            migration.requests += 1
             add_event(
                 session,
                 self._store.clock,

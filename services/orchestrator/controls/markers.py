@@ -1,4 +1,4 @@
-"""Looks for marker files in the runtime directories and passes the wishes on."""
+"""Looks for marker files in the runtime directories and passes on the requests."""
 
 import threading
 from pathlib import Path
@@ -12,7 +12,7 @@ from services.orchestrator.database.store import Store
 
 __all__ = ["MarkerWatch"]
 
-# An operator's wish reaches a waiting migration within a second.
+# An operator's request reaches a waiting migration within a second.
 _POLL_SECONDS = 0.5
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -40,18 +40,21 @@ class MarkerWatch:
         """Look once at every directory of a migration that has not ended."""
         for migration_id, path in self._store.runtime_dirs():
             directory = RuntimeDir(Path(path))
-            for wish in directory.wishes():
+            for request in directory.requests():
                 try:
-                    self._controls.honour(migration_id, wish, f"marker file in {path}")
+                    self._controls.act_on(migration_id, request, f"marker file in {path}")
                 except ServiceError as exc:
                     _log.warning(
-                        exc.message, action="marker.refused", wish=wish, migration_id=migration_id
+                        exc.message,
+                        action="marker.refused",
+                        request=request,
+                        migration_id=migration_id,
                     )
-                directory.clear(wish)
+                directory.clear(request)
 
     def _run(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
             try:
                 self.look()
-            except Exception:  # The watch outlives any single failure, and says so.
+            except Exception:  # The watch outlives any single failure, and logs it.
                 _log.exception("marker files could not be read", action="marker.failed")

@@ -1,7 +1,7 @@
 """A machine's runtime directory: state.json, spec.yaml, marker files.
 
 The database is the truth; state.json is an export for scripts. Marker files are an operator's
-wishes: they are honoured when found and removed once they are recorded.
+requests: they are read when found and removed once they are recorded.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["MARKERS", "RuntimeDir", "directory_name"]
 
-# File name -> the wish it stands for.
+# File name -> the request it stands for.
 MARKERS = {
     "FINALIZE": "finalize",
     "FINALIZE_NOW": "finalize_now",
@@ -53,14 +53,14 @@ class RuntimeDir:
         """Rewrite spec.yaml atomically."""
         self._write("spec.yaml", text)
 
-    def wishes(self) -> tuple[str, ...]:
-        """Wishes for which a marker file lies here."""
-        return tuple(wish for name, wish in MARKERS.items() if (self.path / name).exists())
+    def requests(self) -> tuple[str, ...]:
+        """Requests for which a marker file lies here."""
+        return tuple(request for name, request in MARKERS.items() if (self.path / name).exists())
 
-    def clear(self, wish: str) -> None:
-        """Remove a wish's marker file once the wish is recorded."""
+    def clear(self, request: str) -> None:
+        """Remove a request's marker file once the request is recorded."""
         for name, candidate in MARKERS.items():
-            if candidate == wish:
+            if candidate == request:
                 (self.path / name).unlink(missing_ok=True)
 
     def _write(self, name: str, text: str) -> None:
@@ -75,4 +75,4 @@ class RuntimeDir:
 def _text(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no place in state.json")
+    raise TypeError(f"{type(value).__name__} cannot be written to state.json")

@@ -134,7 +134,7 @@ class Store:
 
     def publish(self, snapshot: MigrationView) -> None:
         """Write state.json and call the listeners; an export that fails never stops the work."""
-        if snapshot.runtime_dir:
+        if snapshot.runtime_dir and not self._superseded(snapshot):
             try:
                 RuntimeDir(Path(snapshot.runtime_dir)).write_state(exported(snapshot))
             except OSError as exc:
@@ -146,6 +146,17 @@ class Store:
                 )
         for listener in tuple(self._listeners):
             listener(snapshot)
+
+    def _superseded(self, snapshot: MigrationView) -> bool:
+        """Whether the runtime directory belongs to a later migration of the machine by now."""
+        if snapshot.state not in _UNDONE:
+            return False
+        later = select(tables.Migration.id).where(
+            tables.Migration.runtime_dir == snapshot.runtime_dir,
+            tables.Migration.create_time > snapshot.create_time,
+        )
+        with self.reading() as session:
+            return session.execute(later.limit(1)).first() is not None
 
     def create(self, vm_name: str, vm_moref: str, spec: str, spec_source: str) -> MigrationView:
         """A new migration in stage init, not started."""
@@ -329,7 +340,7 @@ def _engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:
-        # WAL lets readers go on beside the writer; FULL keeps a commit over power loss.
+        # With WAL readers work beside the writer; FULL keeps a commit over power loss.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
         connection.isolation_level = None

@@ -1,6 +1,7 @@
 """The orchestrator's tables. Times are UTC; sizes are bytes; JSON columns hold no secrets."""
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -18,7 +19,19 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["Base", "Debt", "Disk", "Event", "Job", "Migration", "Pass", "PassDisk", "Setting"]
+__all__ = [
+    "Base",
+    "Debt",
+    "DebtKind",
+    "Disk",
+    "Event",
+    "Job",
+    "Migration",
+    "Pass",
+    "PassDisk",
+    "PassKind",
+    "Setting",
+]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -65,8 +78,8 @@ class Migration(Base):
     due_time: Mapped[datetime | None] = mapped_column(default=None)
     # Fences the agents against a command of an orchestrator that was replaced.
     epoch: Mapped[int] = mapped_column(default=1)
-    # Counts operators' wishes, so that a tick about to wait notices one that came meanwhile.
-    wishes: Mapped[int] = mapped_column(default=0)
+    # Counts operators' requests, so that a tick about to wait notices one that came meanwhile.
+    requests: Mapped[int] = mapped_column("wishes", default=0)
 
     spec: Mapped[str] = mapped_column(Text)
     spec_source: Mapped[str] = mapped_column(Text, default="")
@@ -87,7 +100,7 @@ class Migration(Base):
     finalize_time: Mapped[datetime | None] = mapped_column(default=None)
     shutdown_action: Mapped[str] = mapped_column(String(10), default="")
     pause_requested: Mapped[bool] = mapped_column(default=False)
-    # "", "cancel" or "rollback": what the next tick does instead of the stage's handler.
+    # "", or cancel or rollback (`Control`): what the next tick does instead of the stage's handler.
     undo: Mapped[str] = mapped_column(String(10), default="")
 
     pass_number: Mapped[int] = mapped_column(default=-1)
@@ -129,7 +142,7 @@ class Disk(Base):
     storage_id: Mapped[str] = mapped_column(String(64), default="")
     image_name: Mapped[str] = mapped_column(Text, default="")
     image_path: Mapped[str] = mapped_column(Text, default="")
-    # Advances only after a pass is durable on the target; "" means only a re-sync will do.
+    # Advances only after a pass is durable on the target; without one, a pass is a re-sync.
     change_id: Mapped[str] = mapped_column(Text, default="")
     # The first snapshot that a full copy lost: what was copied is as old as that one or newer.
     lost_change_id: Mapped[str] = mapped_column(Text, default="", server_default="")
@@ -143,8 +156,16 @@ class Disk(Base):
     eta_seconds: Mapped[int] = mapped_column(default=-1)
 
 
+class PassKind(StrEnum):
+    """A full copy; what changed while the machine runs; what changed until it was off."""
+
+    BASE = "base"
+    DELTA = "delta"
+    FINAL = "final"
+
+
 class Pass(Base):
-    """One pass over all disks of a machine; `kind` is base, delta or final."""
+    """One pass over all disks of a machine; `kind` is a `PassKind`."""
 
     __tablename__ = "passes"
 
@@ -195,10 +216,18 @@ class Job(Base):
     done: Mapped[bool] = mapped_column(default=False)
 
 
-class Debt(Base):
-    """Something to be undone, written before it exists; `kind` is snapshot or image.
+class DebtKind(StrEnum):
+    """What has to be undone; its name is a snapshot's name, an image's path, a pool's id."""
 
-    The row goes when the thing is gone, or belongs to somebody else for good.
+    SNAPSHOT = "snapshot"
+    IMAGE = "image"
+    MOUNT = "mount"
+
+
+class Debt(Base):
+    """Something to be undone, recorded before it exists; `kind` is a `DebtKind`.
+
+    The row is removed when the thing is gone, or belongs to somebody else for good.
     """
 
     __tablename__ = "debts"
@@ -209,7 +238,7 @@ class Debt(Base):
     kind: Mapped[str] = mapped_column(String(20))
     name: Mapped[str] = mapped_column(Text)
     create_time: Mapped[datetime]
-    # Payments that failed, and why the last one did.
+    # How often undoing it failed, and why it did the last time.
     attempts: Mapped[int] = mapped_column(default=0)
     last_error: Mapped[str] = mapped_column(Text, default="")
 

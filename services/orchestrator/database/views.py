@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from services.kit.failure import Failure
 from services.orchestrator.database import tables
-from services.orchestrator.stages import COPYING, TERMINAL, Stage, State, row
+from services.orchestrator.database.tables import PassKind
+from services.orchestrator.stages import COUNTED_IN_BYTES, TERMINAL, Stage, State, row
 
 __all__ = [
     "PASSES_KEPT",
     "DebtView",
     "DiskView",
     "Downtime",
-    "ErrorView",
     "EventView",
     "MigrationView",
     "PassView",
@@ -54,18 +55,6 @@ PASSES_KEPT = 100
 
 
 @dataclass(frozen=True)
-class ErrorView:
-    """Why a migration failed, or what is being retried."""
-
-    reason: str
-    message: str
-    hint: str
-    retryable: bool
-    metadata: Mapping[str, str]
-    time: str
-
-
-@dataclass(frozen=True)
 class DiskView:
     """One disk and its part of the present pass."""
 
@@ -86,7 +75,7 @@ class DiskView:
 
 @dataclass(frozen=True)
 class PassView:
-    """One pass; `kind` is base, delta or final."""
+    """One pass; `kind` is a `PassKind`."""
 
     number: int
     kind: str
@@ -118,9 +107,9 @@ class Downtime:
 
 @dataclass(frozen=True)
 class DebtView:
-    """Something to be undone; `kind` is snapshot or image, its age counts from `create_time`.
+    """Something to be undone; `kind` is a `DebtKind`, its age counts from `create_time`.
 
-    `attempts` payments have failed, the last for the reason `last_error`.
+    Undoing it has failed `attempts` times, the last time with the message `last_error`.
     """
 
     kind: str
@@ -132,7 +121,7 @@ class DebtView:
 
 @dataclass(frozen=True)
 class MigrationView:
-    """One migration at one revision."""
+    """One migration at one revision; `error` is why it failed, or what is being retried."""
 
     id: str
     revision: int
@@ -142,7 +131,8 @@ class MigrationView:
     next_stage: Stage | None
     state: State
     activity: str
-    error: ErrorView | None
+    error: Failure | None
+    error_time: datetime | None
     finalize_requested: bool
     finalize_now_requested: bool
     overall_progress: float
@@ -193,7 +183,8 @@ def view(m: tables.Migration, now: datetime) -> MigrationView:
         next_stage=following[0] if following else None,
         state=state,
         activity=m.activity,
-        error=ErrorView(**m.error) if m.error else None,
+        error=Failure.from_wire(m.error) if m.error else None,
+        error_time=_time(m.error["time"]) if m.error else None,
         finalize_requested=m.finalize_requested,
         finalize_now_requested=m.finalize_now_requested,
         overall_progress=_progress(stage, disks),
@@ -209,7 +200,7 @@ def view(m: tables.Migration, now: datetime) -> MigrationView:
         runtime_dir=m.runtime_dir,
         # Deltas are numbered from 1, without a gap, and old ones are not kept.
         delta_passes=max(
-            (p.number for p in m.passes if p.kind == "delta" and p.end_time), default=0
+            (p.number for p in m.passes if p.kind == PassKind.DELTA and p.end_time), default=0
         ),
         open_debts=len(m.debts),
         debts=tuple(
@@ -236,6 +227,8 @@ def exported(m: MigrationView) -> dict[str, Any]:
     """The content of state.json: the snapshot with the names scripts of the reference tool read."""
     data: dict[str, Any] = asdict(m)
     data["status"] = data.pop("state")
+    time = data.pop("error_time")
+    data["error"] = {**m.error.to_wire(), "time": time} if m.error else None
     data["vm_id"] = m.vm_moref
     data["transfer_speed_mbps"] = round(m.transfer_rate_bytes_per_second / 1e6, 2)
     data["disk_progress"] = {str(d.unit): round(d.percent, 1) for d in m.disks}
@@ -274,7 +267,7 @@ def _time(text: str | None) -> datetime | None:
 def _progress(stage: Stage, disks: tuple[DiskView, ...]) -> float:
     start, end = _PROGRESS[stage]
     total = sum(d.total_bytes for d in disks)
-    if stage not in COPYING or not total:
+    if stage not in COUNTED_IN_BYTES or not total:
         return float(start)
     share = min(sum(d.done_bytes for d in disks) / total, 1.0)
     return start + (end - start) * share

@@ -3,9 +3,10 @@
 from datetime import datetime, timedelta
 
 from services.orchestrator.database import tables
+from services.orchestrator.database.tables import PassKind
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick, Wait
-from services.orchestrator.work.debts import pay_snapshots
+from services.orchestrator.work.debts import settle_snapshots
 from services.orchestrator.work.passes import copy_pass, open_pass, take_snapshot
 
 __all__ = ["base_copy", "base_snapshot", "delta"]
@@ -13,27 +14,27 @@ __all__ = ["base_copy", "base_snapshot", "delta"]
 
 def base_snapshot(tick: Tick) -> Outcome:
     """Take the snapshot that the full copy reads."""
-    take_snapshot(tick, "base")
+    take_snapshot(tick, PassKind.BASE)
     return Advance(Stage.BASE_COPY)
 
 
 def base_copy(tick: Tick) -> Outcome:
     """Copy every disk in full; a base copy that is durable already is not repeated."""
-    current = open_pass(tick.migration)
+    current = open_pass(tick.loaded)
     if current is not None:
-        copy_pass(tick, take_snapshot(tick, "base"))
-    pay_snapshots(tick)
+        copy_pass(tick, take_snapshot(tick, PassKind.BASE))
+    settle_snapshots(tick)
     with tick.change() as (_, migration):
         migration.admitted = False
     return Advance(Stage.DELTA)
 
 
 def delta(tick: Tick) -> Outcome:
-    """Run the pass that is due, or wait for it, or go on to the cutover."""
-    migration = tick.reload()
+    """Run the pass that is due, or wait for it, or begin the cutover."""
+    migration = tick.fresh()
     if open_pass(migration) is not None:
         return _run_pass(tick)
-    pay_snapshots(tick)
+    settle_snapshots(tick)
     now = tick.store.clock()
     if _cutover_due(tick, migration, now):
         return Advance(_cutover_stage(tick))
@@ -45,7 +46,7 @@ def delta(tick: Tick) -> Outcome:
 
 
 def _run_pass(tick: Tick) -> Outcome:
-    copy_pass(tick, take_snapshot(tick, "delta"))
+    copy_pass(tick, take_snapshot(tick, PassKind.DELTA))
     return Wait(0, "")
 
 
@@ -53,7 +54,7 @@ def _cutover_due(tick: Tick, migration: tables.Migration, now: datetime) -> bool
     if migration.finalize_now_requested:
         return True
     # One more delta keeps the final pass, which is downtime, small: also when the time came while
-    # the base copy ran, or the migration was held.
+    # the base copy ran, or the migration was paused.
     asked, at = migration.finalize_time, tick.spec.finalize_at
     if migration.finalize_requested and asked is not None:
         return _delta_since(migration, asked)
@@ -64,7 +65,7 @@ def _cutover_due(tick: Tick, migration: tables.Migration, now: datetime) -> bool
 
 def _delta_since(migration: tables.Migration, begin: datetime) -> bool:
     return any(
-        p.kind == "delta" and p.end_time is not None and p.start_time >= begin
+        p.kind == PassKind.DELTA and p.end_time is not None and p.start_time >= begin
         for p in migration.passes
     )
 

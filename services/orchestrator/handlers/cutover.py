@@ -1,15 +1,21 @@
 """The cutover: shutdown, final sync, verification, conversion. From here on every second counts."""
 
-from services.kit.failure import Code, ServiceError
+from dataclasses import replace
+
+from services.kit.failure import ReportedError, ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import add_event
-from services.orchestrator.ports.disk import ConversionSnapshot
+from services.orchestrator.database.tables import PassKind
+from services.orchestrator.errors import ConversionCancelled
+from services.orchestrator.ports.disk import ConversionSnapshot, WorkState
+from services.orchestrator.ports.reasons import Reason
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Interrupted, Outcome, Tick, Wait
-from services.orchestrator.work.debts import pay_snapshots
+from services.orchestrator.work.debts import settle_snapshots
 from services.orchestrator.work.passes import copy_pass, open_pass, take_snapshot
 from services.orchestrator.work.shutdown import mark_shutdown, require_off, settle, shut_down
-from services.orchestrator.work.transfers import CONTENT_MISMATCH, run_transfers
+from services.orchestrator.work.transfers import run_transfers
 from services.orchestrator.work.verification import expect_repair, verify_orders
 
 __all__ = ["await_shutdown", "conversion_id", "convert", "final_sync", "verify"]
@@ -20,12 +26,12 @@ _GIB = 1 << 30
 
 
 def await_shutdown(tick: Tick) -> Outcome:
-    """Wait until the machine is off, or an operator says to power it off."""
-    power, _ = tick.agents.vmware.power(tick.migration.vm_moref)
-    if power == "off" or tick.migration.shutdown_action == "force":
+    """Wait until the machine is off, or an operator has it powered off."""
+    power, _ = tick.agents.vmware.power(tick.loaded.vm_moref)
+    if power is PowerState.OFF or tick.loaded.shutdown_action == "force":
         mark_shutdown(tick)
         return Advance(Stage.FINAL_SYNC)
-    if tick.migration.shutdown_action == "manual":
+    if tick.loaded.shutdown_action == "manual":
         return Wait(_MANUAL_POLL_SECONDS, "waits until somebody has shut the machine down")
     return Wait(
         _MANUAL_POLL_SECONDS,
@@ -35,19 +41,19 @@ def await_shutdown(tick: Tick) -> Outcome:
 
 def final_sync(tick: Tick) -> Outcome:
     """Shut the machine down and copy what changed since the last pass."""
-    current = open_pass(tick.migration)
-    pay_snapshots(tick, keep=current.snapshot_name if current else "")
-    if tick.migration.off_time is None and not shut_down(tick):
+    current = open_pass(tick.loaded)
+    settle_snapshots(tick, keep=current.snapshot_name if current else "")
+    if tick.loaded.off_time is None and not shut_down(tick):
         return Advance(Stage.AWAITING_SHUTDOWN_ACTION)
     settle(tick)
     require_off(tick)
-    if not _synced(tick.reload()):
-        copy_pass(tick, take_snapshot(tick, "final"))
+    if not _synced(tick.fresh()):
+        copy_pass(tick, take_snapshot(tick, PassKind.FINAL))
         require_off(tick)
-    if not _synced(tick.reload()):
+    if not _synced(tick.fresh()):
         # The pass had been begun before the source was started once more.
         return Wait(0, "")
-    pay_snapshots(tick)
+    settle_snapshots(tick)
     if tick.config.disk.verify_target:
         return Advance(Stage.VERIFYING)
     return Advance(_after_verification(tick))
@@ -56,24 +62,24 @@ def final_sync(tick: Tick) -> Outcome:
 def verify(tick: Tick) -> Outcome:
     """Read every image back and compare it with what was read from the source, or with it.
 
-    A difference fails the migration: somebody should know of storage that does not keep what it is
-    given. A retry then repairs.
+    A difference fails the migration: an operator has to know that the storage does not keep what is
+    written to it. A retry then repairs.
     """
-    if tick.migration.off_time is None:
+    if tick.loaded.off_time is None:
         # Somebody had started the source: what it wrote since then comes first.
         return Advance(Stage.FINAL_SYNC)
     require_off(tick)
-    found = tick.agents.vmware.get_vm(moref=tick.migration.vm_moref)
+    found = tick.agents.vmware.get_vm(moref=tick.loaded.vm_moref)
     paths = {disk.key: disk.path for disk in found.disks}
     try:
         results = run_transfers(tick, verify_orders(tick, paths))
     except ServiceError as exc:
-        # A running machine's disk does not open: that is the reason to tell then.
+        # A running machine's disk does not open; then it is the running machine that is reported.
         require_off(tick)
-        if exc.reason == CONTENT_MISMATCH:
+        if exc.reason == Reason.CONTENT_MISMATCH:
             expect_repair(tick)
         raise
-    # What was read from its disks meanwhile is worth nothing otherwise.
+    # Only while it is off is what was read from its disks what the image must hold.
     require_off(tick)
     repaired = sum(result.repaired_bytes for result in results)
     if repaired:
@@ -100,20 +106,20 @@ def verify(tick: Tick) -> Outcome:
 
 def convert(tick: Tick) -> Outcome:
     """Convert the guest on an overlay; the images stay as they are unless that succeeds."""
-    images = [d.image_path for d in sorted(tick.migration.disks, key=lambda d: not d.is_root)]
+    images = [d.image_path for d in sorted(tick.loaded.disks, key=lambda d: not d.is_root)]
     id_ = conversion_id(tick)
-    epoch = tick.migration.epoch
+    epoch = tick.loaded.epoch
     disk = tick.agents.disk
     disk.start_conversion(id_, images, str(tick.spec.virtio_iso), epoch)
-    while (now := disk.get_conversion(id_)).state in {"queued", "running"}:
-        tick.say(f"virt-v2v: {now.step or now.state}")
+    while not (now := disk.get_conversion(id_)).state.ended:
+        tick.show(f"virt-v2v: {now.step or now.state}")
         try:
             tick.pause(_CONVERSION_POLL_SECONDS, heed_pause=False)
         except Interrupted:
             if not tick.signals.stopping:
                 disk.cancel_conversion(id_, epoch)
             raise
-    if now.state != "succeeded":
+    if now.state is not WorkState.SUCCEEDED:
         raise _conversion_error(now)
     for warning in now.warnings:
         tick.event("conversion.warning", warning)
@@ -138,7 +144,9 @@ def conversion_id(tick: Tick) -> str:
 def _synced(migration: tables.Migration) -> bool:
     """Whether a durable pass began after the machine went off."""
     off, passes = migration.off_time, migration.passes
-    return any(off and p.end_time and p.kind == "final" and p.start_time >= off for p in passes)
+    return any(
+        off and p.end_time and p.kind == PassKind.FINAL and p.start_time >= off for p in passes
+    )
 
 
 def _after_verification(tick: Tick) -> Stage:
@@ -146,11 +154,7 @@ def _after_verification(tick: Tick) -> Stage:
 
 
 def _conversion_error(now: ConversionSnapshot) -> ServiceError:
-    return ServiceError(
-        code=Code.ABORTED,
-        reason=now.reason or "CONVERSION_CANCELLED",
-        message=now.message or f"the conversion was {now.state}",
-        hint=now.hint,
-        retryable=now.retryable,
-        metadata={"log_path": now.log_path},
-    )
+    known = {"log_path": now.log_path}
+    if now.failure is None:
+        return ConversionCancelled("the conversion was cancelled", metadata=known)
+    return ReportedError(replace(now.failure, metadata={**now.failure.metadata, **known}))

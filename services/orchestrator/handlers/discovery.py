@@ -8,7 +8,7 @@ from services.orchestrator.database import tables
 from services.orchestrator.database.runtime_dir import RuntimeDir, directory_name
 from services.orchestrator.database.store import add_event
 from services.orchestrator.errors import MigrationExists, SpecMismatch, VmNotMigratable
-from services.orchestrator.ports.vmware import SourceDisk, SourceVm
+from services.orchestrator.ports.vmware import Severity, SourceDisk, SourceVm
 from services.orchestrator.stages import TERMINAL, Stage, State
 from services.orchestrator.tick import Advance, Outcome, Tick, Wait
 
@@ -19,9 +19,9 @@ _ADMISSION_LONGEST_SECONDS = 60.0
 
 
 def admit(tick: Tick) -> Outcome:
-    """Take a place among the full copies, in the order of submission.
+    """Take a slot among the full copies, in the order of submission.
 
-    Deltas and cutovers need no place: they must not wait.
+    Deltas and cutovers need no slot: they must not wait.
     """
     limit = int(tick.store.setting("parallel_vms", str(tick.config.migration.parallel_vms)))
     with tick.change() as (session, migration):
@@ -38,7 +38,7 @@ def admit(tick: Tick) -> Outcome:
         if (taken or 0) + ahead < limit:
             migration.admitted = True
             return Advance(Stage.CONNECTING_VCENTER)
-    activity = f"waits for one of {limit} places (migration.parallel_vms)"
+    activity = f"waits for one of {limit} slots (migration.parallel_vms)"
     # Far back in the line nothing changes soon: a thousand machines that wait must cost little.
     seconds = min(_ADMISSION_POLL_SECONDS * (1 + ahead // limit), _ADMISSION_LONGEST_SECONDS)
     return Wait(seconds, activity, State.QUEUED)
@@ -64,7 +64,7 @@ def connect(tick: Tick) -> Outcome:
     """See that vCenter, CloudStack and the storage host answer before anything is touched."""
     thumbprint = tick.agents.vmware.thumbprint()
     tick.agents.cloudstack.check()
-    tick.agents.disk.capabilities()
+    tick.agents.disk.check()
     with tick.change() as (_, migration):
         migration.source = {**migration.source, "thumbprint": thumbprint}
     return Advance(Stage.FINDING_VM)
@@ -73,8 +73,8 @@ def connect(tick: Tick) -> Outcome:
 def find_vm(tick: Tick) -> Outcome:
     """Find the machine and open its runtime directory."""
     found = tick.agents.vmware.get_vm(
-        moref=tick.migration.vm_moref or tick.spec.moref or "",
-        name="" if tick.migration.vm_moref else tick.spec.name,
+        moref=tick.loaded.vm_moref or tick.spec.moref or "",
+        name="" if tick.loaded.vm_moref else tick.spec.name,
     )
     other = tick.store.other_open(tick.id, found.moref)
     if other:
@@ -85,11 +85,11 @@ def find_vm(tick: Tick) -> Outcome:
         tick.config.migration.control_dir / directory_name(found.name, found.moref)
     )
     directory.create()
-    if not tick.migration.runtime_dir:
-        # Wishes of an earlier migration of this machine are not meant for this one.
-        for wish in directory.wishes():
-            directory.clear(wish)
-    directory.write_spec(tick.migration.spec)
+    if not tick.loaded.runtime_dir:
+        # Requests to an earlier migration of this machine are not meant for this one.
+        for request in directory.requests():
+            directory.clear(request)
+    directory.write_spec(tick.loaded.spec)
     with tick.change() as (session, migration):
         migration.vm_moref = found.moref
         migration.vm_name = found.name
@@ -107,8 +107,8 @@ def find_vm(tick: Tick) -> Outcome:
 
 
 def discover_disks(tick: Tick) -> Outcome:
-    """Read disks and adapters; refuse what cannot be migrated as the spec says."""
-    found = tick.agents.vmware.get_vm(moref=tick.migration.vm_moref)
+    """Read disks and adapters; refuse what cannot be migrated as the spec demands."""
+    found = tick.agents.vmware.get_vm(moref=tick.loaded.vm_moref)
     _check_migratable(tick, found)
     _check_spec(tick, found)
     with tick.change() as (session, migration):
@@ -158,7 +158,7 @@ def _check_migratable(tick: Tick, found: SourceVm) -> None:
             hint="make them dependent, or detach them and migrate their data by other means",
         )
     for finding in tick.agents.vmware.check_vm(found.moref):
-        if finding.severity == "error":
+        if finding.severity is Severity.ERROR:
             raise VmNotMigratable(
                 message=f"{found.name}: {finding.message}",
                 hint=finding.hint,
@@ -168,7 +168,7 @@ def _check_migratable(tick: Tick, found: SourceVm) -> None:
 
 
 def _check_spec(tick: Tick, found: SourceVm) -> None:
-    """Every disk and adapter that the spec speaks of must be there."""
+    """Every disk and adapter that the spec names must be there."""
     units = {str(d.unit) for d in found.disks}
     wrong_disks = sorted(set(tick.spec.disks) - units)
     if wrong_disks:

@@ -4,11 +4,14 @@ from functools import partial
 from typing import Any
 
 from services.orchestrator.database import tables
+from services.orchestrator.database.tables import DebtKind
 from services.orchestrator.ports.cloudstack import Job, VmImport
+from services.orchestrator.ports.vmware import Firmware
 from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick
-from services.orchestrator.work.debts import IMAGE, forgive
+from services.orchestrator.work.debts import drop_debts
 from services.orchestrator.work.jobs import run_job
+from services.orchestrator.work.pools import leave_pools
 from services.orchestrator.work.shutdown import require_off
 
 __all__ = ["import_data", "import_root"]
@@ -18,7 +21,7 @@ def import_root(tick: Tick) -> Outcome:
     """Import the root disk as a new machine, or find the one an earlier try left."""
     require_off(tick)
     order = _vm_import(tick)
-    tick.say("importing the root disk")
+    tick.show("importing the root disk")
     vm_id = run_job(
         tick, "import_root", lambda job_id: tick.agents.cloudstack.import_vm(job_id, order)
     )
@@ -34,29 +37,30 @@ def import_root(tick: Tick) -> Outcome:
 
 def import_data(tick: Tick) -> Outcome:
     """Add what the root disk's import leaves out, then start the machine if that is wanted."""
-    vm_id = tick.migration.target_vm_id
-    for disk in tick.migration.disks:
+    vm_id = tick.loaded.target_vm_id
+    for disk in tick.loaded.disks:
         if not disk.is_root:
             _import_disk(tick, disk, vm_id)
     _add_nics(tick, vm_id)
-    tick.say("applying settings")
-    tick.agents.cloudstack.update_vm(vm_id, tick.spec.ostypeid or "", {})
+    tick.show("applying settings")
+    tick.agents.cloudstack.update_vm(vm_id, tick.spec.ostypeid or "")
     if tick.spec.start_vm_after_import:
         # Two running copies of one machine corrupt what they talk to.
         require_off(tick)
-        tick.say("starting the machine")
+        tick.show("starting the machine")
         run_job(tick, "start", lambda job_id: tick.agents.cloudstack.start_vm(job_id, vm_id))
     with tick.change() as (_, migration):
         migration.up_time = tick.store.clock()
         # The images are CloudStack's volumes now.
-        forgive(migration, IMAGE)
+        drop_debts(migration, DebtKind.IMAGE)
+    leave_pools(tick)
     return Advance(Stage.DONE)
 
 
 def _import_disk(tick: Tick, disk: tables.Disk, vm_id: str) -> None:
     cloudstack = tick.agents.cloudstack
-    tick.say(f"importing {disk.label}")
-    name = f"{tick.migration.vm_name} {disk.label}"
+    tick.show(f"importing {disk.label}")
+    name = f"{tick.loaded.vm_name} {disk.label}"
     offering_id = tick.spec.placement(disk.unit).diskofferingid or ""
     volume_id = run_job(
         tick,
@@ -77,7 +81,7 @@ def _import_disk(tick: Tick, disk: tables.Disk, vm_id: str) -> None:
 def _add_nics(tick: Tick, vm_id: str) -> None:
     """The first mapped adapter came with the import; the others keep their MAC addresses."""
     for nic, network in _mapped_nics(tick)[1:]:
-        tick.say(f"adding {nic['label']}")
+        tick.show(f"adding {nic['label']}")
         add = partial(_add_nic, tick, vm_id, network, str(nic["mac"]))
         run_job(tick, f"nic:{nic['key']}", add)
 
@@ -87,20 +91,20 @@ def _add_nic(tick: Tick, vm_id: str, network_id: str, mac: str, job_id: str) -> 
 
 
 def _mapped_nics(tick: Tick) -> list[tuple[dict[str, Any], str]]:
-    nics: list[dict[str, Any]] = tick.migration.source.get("nics", [])
+    nics: list[dict[str, Any]] = tick.loaded.source.get("nics", [])
     mapped = [(nic, tick.spec.network(nic["key"], nic["index"])) for nic in nics]
     return [(nic, network) for nic, network in mapped if network]
 
 
 def _vm_import(tick: Tick) -> VmImport:
-    spec, source = tick.spec, tick.migration.source
-    root = next(d for d in tick.migration.disks if d.is_root)
+    spec, source = tick.spec, tick.loaded.source
+    root = next(d for d in tick.loaded.disks if d.is_root)
     mapped = _mapped_nics(tick)
     boot_type = spec.boottype or _boot_type(tick)
     secure = spec.bootmode or ("SECURE" if source.get("secure_boot") else "LEGACY")
     return VmImport(
-        display_name=tick.migration.vm_name,
-        name_suffix=tick.migration.vm_moref,
+        display_name=tick.loaded.vm_name,
+        name_suffix=tick.loaded.vm_moref,
         zone_id=spec.zoneid,
         cluster_id=spec.clusterid,
         storage_id=root.storage_id,
@@ -118,5 +122,5 @@ def _vm_import(tick: Tick) -> VmImport:
 
 
 def _boot_type(tick: Tick) -> str:
-    uefi = tick.migration.source.get("firmware") == "uefi" or tick.migration.requires_uefi
+    uefi = tick.loaded.source.get("firmware") == Firmware.UEFI or tick.loaded.requires_uefi
     return "UEFI" if uefi else "BIOS"

@@ -1,13 +1,17 @@
-"""Cancel and rollback: what was made is taken back, and only then the migration has ended."""
+"""Cancel and rollback: what was made is undone, and only then the migration has ended."""
 
 from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
+from services.orchestrator.database.tables import DebtKind
 from services.orchestrator.handlers.cutover import conversion_id
-from services.orchestrator.stages import Stage, State
+from services.orchestrator.ports.reasons import Reason
+from services.orchestrator.ports.vmware import PowerState
+from services.orchestrator.stages import Control, Stage, State
 from services.orchestrator.tick import Finish, Outcome, Tick
-from services.orchestrator.work.debts import IMAGE, forgive, pay_images, pay_snapshots
+from services.orchestrator.work.debts import drop_debts, settle_images, settle_snapshots
 from services.orchestrator.work.jobs import run_job, settle_jobs
 from services.orchestrator.work.passes import open_pass
+from services.orchestrator.work.pools import leave_pools
 from services.orchestrator.work.transfers import stop_transfers
 from services.orchestrator.work.verification import verify_ids
 
@@ -15,23 +19,25 @@ __all__ = ["undo"]
 
 
 def undo(tick: Tick) -> Outcome:
-    """Take back what the migration has made; repeated until nothing of it is left."""
-    rollback = tick.migration.undo == "rollback"
+    """Undo what the migration has made; repeated until nothing of it is left."""
+    rollback = tick.loaded.undo == Control.ROLLBACK
     _stop_work(tick)
-    imported = _let_go(tick)
-    if tick.migration.vm_moref:
-        pay_snapshots(tick)
+    imported = _unmanage(tick)
+    if tick.loaded.vm_moref:
+        settle_snapshots(tick)
     if imported:
         # The target may have written to its disks: they stay for an operator to look at.
         with tick.change() as (_, migration):
-            forgive(migration, IMAGE)
+            drop_debts(migration, DebtKind.IMAGE)
     else:
-        pay_images(tick)
+        settle_images(tick)
     # A machine that was off before the migration began stays off.
-    if tick.migration.shutdown_time is not None and tick.migration.source.get("power") != "off":
-        tick.say("starting the source again")
-        tick.agents.vmware.power_on(tick.migration.vm_moref)
+    was_on = tick.loaded.source.get("power") != PowerState.OFF
+    if was_on and tick.loaded.shutdown_time is not None:
+        tick.show("starting the source again")
+        tick.agents.vmware.power_on(tick.loaded.vm_moref)
         tick.event("source.started", "the source runs again")
+    leave_pools(tick)
     if rollback:
         return Finish(State.ROLLED_BACK, "rolled back: the source is as it was")
     return Finish(State.CANCELLED, "cancelled by an operator")
@@ -39,30 +45,30 @@ def undo(tick: Tick) -> Outcome:
 
 def _stop_work(tick: Tick) -> None:
     """Stop what an earlier tick may have left running on the storage host."""
-    disk, epoch = tick.agents.disk, tick.migration.epoch
-    current = open_pass(tick.migration)
+    disk, epoch = tick.agents.disk, tick.loaded.epoch
+    current = open_pass(tick.loaded)
     transfers = [part.transfer_id for part in current.disks if part.mode] if current else []
-    if tick.migration.stage == Stage.VERIFYING:
+    if tick.loaded.stage == Stage.VERIFYING:
         transfers += verify_ids(tick)
     stop_transfers(tick, transfers)
-    if tick.migration.stage == Stage.CONVERTING:
+    if tick.loaded.stage == Stage.CONVERTING:
         try:
             disk.cancel_conversion(conversion_id(tick), epoch)
         except ServiceError as exc:
-            if exc.reason != "CONVERSION_NOT_FOUND":
+            if exc.reason != Reason.CONVERSION_NOT_FOUND:
                 raise
 
 
-def _let_go(tick: Tick) -> bool:
+def _unmanage(tick: Tick) -> bool:
     """Make CloudStack forget machine and volumes; True when there was a machine."""
     settle_jobs(tick)
-    done = {job.purpose: job.resource_id for job in tick.reload().jobs if job.done}
-    vm_id = tick.migration.target_vm_id or done.get("import_root", "")
+    done = {job.purpose: job.resource_id for job in tick.fresh().jobs if job.done}
+    vm_id = tick.loaded.target_vm_id or done.get("import_root", "")
     if not vm_id:
         return False
     if "undo:unmanage" not in done:
-        _let_go_of_vm(tick, vm_id)
-    for disk in tick.migration.disks:
+        _unmanage_vm(tick, vm_id)
+    for disk in tick.loaded.disks:
         # Attached volumes go with the machine; one that was imported but not attached does not.
         volume_id = done.get(f"import:{disk.key}", "")
         if volume_id and f"attach:{disk.key}" not in done:
@@ -70,7 +76,7 @@ def _let_go(tick: Tick) -> bool:
     return True
 
 
-def _let_go_of_vm(tick: Tick, vm_id: str) -> None:
+def _unmanage_vm(tick: Tick, vm_id: str) -> None:
     """Stop the machine for certain, then unmanage it.
 
     Two running copies of one machine corrupt what they talk to, so the source starts only after
@@ -80,13 +86,13 @@ def _let_go_of_vm(tick: Tick, vm_id: str) -> None:
     try:
         state = cloudstack.get_vm(vm_id).state
     except ServiceError as exc:
-        if exc.reason != "VM_NOT_FOUND":
+        if exc.reason != Reason.VM_NOT_FOUND:
             raise
         return
     if state.lower() != "stopped":
-        tick.say("stopping the target")
+        tick.show("stopping the target")
         run_job(tick, "undo:stop", lambda job_id: cloudstack.stop_vm(job_id, vm_id))
-    tick.say("letting go of the target")
+    tick.show("unmanaging the target")
     run_job(tick, "undo:unmanage", lambda job_id: cloudstack.unmanage_vm(job_id, vm_id))
 
 

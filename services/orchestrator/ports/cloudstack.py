@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from services.kit.failure import Failure
 from services.orchestrator.ports.disk import Pool
 
 
@@ -31,17 +32,22 @@ class Placement:
     attributes: Mapping[str, str]
 
 
+class JobState(StrEnum):
+    """Where a CloudStack job stands."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True)
 class Job:
-    """A CloudStack job; `state` is running, succeeded or failed."""
+    """A CloudStack job; `failure` is why it failed, if CloudStack gave a reason."""
 
     job_id: str
-    state: str
+    state: JobState
     resource_id: str = ""
-    reason: str = ""
-    message: str = ""
-    hint: str = ""
-    retryable: bool = False
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class CloudstackPort(Protocol):
         """CloudStack's version, after a signed call."""
 
     def placements(self, kind: PlacementKind, zone_id: str, text: str) -> tuple[Placement, ...]:
-        """What there is to place a machine on."""
+        """What a machine can be placed on."""
 
     def resolve_pool(self, storage_id: str) -> Pool:
         """What a storage host has to mount."""
@@ -111,13 +117,13 @@ class CloudstackPort(Protocol):
         """Stop a machine for certain."""
 
     def unmanage_vm(self, job_id: str, vm_id: str) -> Job:
-        """Let go of a machine, keep its disks."""
+        """Unmanage a machine, keep its disks."""
 
     def unmanage_volume(self, job_id: str, volume_id: str) -> Job:
-        """Let go of a volume, keep its file."""
+        """Unmanage a volume, keep its file."""
 
     def get_job(self, job_id: str) -> Job:
         """The job now."""
 
-    def update_vm(self, vm_id: str, os_type_id: str, details: Mapping[str, str]) -> None:
-        """Set OS type and details."""
+    def update_vm(self, vm_id: str, os_type_id: str) -> None:
+        """Set the OS type; "" leaves what CloudStack chose."""

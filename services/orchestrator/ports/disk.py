@@ -1,11 +1,12 @@
 """One storage host, as the state machine needs it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from services.kit.failure import Failure
 from services.orchestrator.ports.vmware import Area
 
 
@@ -21,6 +22,14 @@ class Pool:
     options: str = ""
 
 
+@dataclass(frozen=True)
+class ReachedPool:
+    """Where a pool is on the host, and whether the disk agent mounted it, now or before."""
+
+    directory: str
+    mounted_by_agent: bool
+
+
 class TransferMode(StrEnum):
     """What a transfer does."""
 
@@ -33,14 +42,16 @@ class TransferMode(StrEnum):
 
 @dataclass(frozen=True)
 class TransferOrder:
-    """A transfer to start; `snapshot_*` and `source_path` name what is read through VDDK.
+    """A transfer to start; `snapshot_moref` and `source_path` name what is read through VDDK.
 
-    Without a snapshot it is the disk itself, which opens only while the machine is off.
+    Without a snapshot it is the disk itself, which opens only while the machine is off. `disk_key`
+    is vCenter's device key, `disk_id` names the disk on the storage host.
     """
 
     transfer_id: str
     mode: TransferMode
     disk_id: str
+    disk_key: int
     capacity_bytes: int
     target_path: str
     pass_number: int
@@ -53,12 +64,27 @@ class TransferOrder:
     queue_depth: int = 0
 
 
+class WorkState(StrEnum):
+    """Where a transfer or a conversion stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change by itself any more."""
+        return self not in {WorkState.QUEUED, WorkState.RUNNING}
+
+
 @dataclass(frozen=True)
 class TransferSnapshot:
-    """A transfer now; `state` is queued, running, succeeded, failed or cancelled."""
+    """A transfer now; `failure` says why it failed."""
 
     transfer_id: str
-    state: str
+    state: WorkState
     total_bytes: int = 0
     done_bytes: int = 0
     read_bytes: int = 0
@@ -69,36 +95,33 @@ class TransferSnapshot:
     rate_bytes_per_second: int = 0
     eta_seconds: int = -1
     digest: str = ""
-    reason: str = ""
-    message: str = ""
-    hint: str = ""
-    retryable: bool = False
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
 class ConversionSnapshot:
-    """A conversion now; `state` as of a transfer."""
+    """A conversion now; `failure` says why it failed."""
 
-    state: str
+    state: WorkState
     step: str = ""
     warnings: tuple[str, ...] = ()
     requires_uefi: bool = False
     guest_os: str = ""
     log_path: str = ""
-    reason: str = ""
-    message: str = ""
-    hint: str = ""
-    retryable: bool = False
+    failure: Failure | None = None
 
 
 class DiskPort(Protocol):
     """One storage host."""
 
-    def capabilities(self) -> Mapping[str, str]:
-        """What the host has, by name; "sources" is a comma-separated list."""
+    def check(self) -> None:
+        """Raise ServiceError unless the host answers."""
 
-    def ensure_pool(self, pool: Pool) -> str:
-        """Make the pool reachable; its directory on the host."""
+    def ensure_pool(self, pool: Pool) -> ReachedPool:
+        """Make the pool reachable."""
+
+    def release_pool(self, pool_id: str) -> None:
+        """Unmount the pool if the agent mounted it; an unknown pool is no error."""
 
     def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
         """Create the image or find it with that size; its absolute path."""

@@ -2,7 +2,41 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
+
+
+class PowerState(StrEnum):
+    """A machine's power; UNSPECIFIED when vCenter reports none that is known here."""
+
+    ON = "on"
+    OFF = "off"
+    SUSPENDED = "suspended"
+    UNSPECIFIED = "unspecified"
+
+
+class Firmware(StrEnum):
+    """What a machine boots with; UNSPECIFIED when vCenter reports none that is known here."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
+    UNSPECIFIED = "unspecified"
+
+
+class Quiesce(StrEnum):
+    """Whether the guest's file systems are frozen for a snapshot; the values are the specs'."""
+
+    AUTO = "auto"
+    REQUIRED = "true"
+    OFF = "false"
+
+
+class Severity(StrEnum):
+    """How much a finding matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 @dataclass(frozen=True)
@@ -40,16 +74,16 @@ class SourceNic:
 
 @dataclass(frozen=True)
 class SourceVm:
-    """A machine as vCenter has it; `firmware` is "bios" or "uefi", `power` on, off, suspended."""
+    """A machine as vCenter has it."""
 
     moref: str
     instance_uuid: str
     name: str
     path: str
-    power: str
+    power: PowerState
     tools_running: bool
     guest: str
-    firmware: str
+    firmware: Firmware
     secure_boot: bool
     cpu_count: int
     memory_bytes: int
@@ -59,10 +93,10 @@ class SourceVm:
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of a check; `severity` is info, warning or error."""
+    """One result of a check."""
 
     name: str
-    severity: str
+    severity: Severity
     message: str
     hint: str
 
@@ -104,8 +138,8 @@ class VmwarePort(Protocol):
     def enable_tracking(self, moref: str) -> bool:
         """Switch changed block tracking on; True when it was off."""
 
-    def create_snapshot(self, moref: str, name: str, quiesce: str) -> SourceSnapshot:
-        """Create the snapshot, or return the one of that name. `quiesce`: auto, true, false."""
+    def create_snapshot(self, moref: str, name: str, quiesce: Quiesce) -> SourceSnapshot:
+        """Create the snapshot, or return the one of that name."""
 
     def remove_snapshot(self, moref: str, name: str) -> bool:
         """Remove the snapshot of that name; False when there is none."""
@@ -116,16 +150,16 @@ class VmwarePort(Protocol):
     def changed_areas(
         self, moref: str, snapshot_moref: str, disk_key: int, change_id: str
     ) -> Iterator[Area]:
-        """Areas that changed since `change_id`; reason CBT_RESET when vCenter cannot tell."""
+        """Areas that changed since `change_id`; reason CBT_RESET when vCenter has lost track."""
 
-    def power(self, moref: str) -> tuple[str, bool]:
-        """Power state (on, off, suspended) and whether Tools run."""
+    def power(self, moref: str) -> tuple[PowerState, bool]:
+        """Power state, and whether Tools run."""
 
     def shutdown_guest(self, moref: str) -> None:
-        """Ask the guest to shut down; reason TOOLS_NOT_RUNNING when nobody listens."""
+        """Ask the guest to shut down; reason TOOLS_NOT_RUNNING when it cannot be asked."""
 
     def power_off(self, moref: str) -> None:
-        """Pull the plug."""
+        """Power the machine off without asking the guest."""
 
     def power_on(self, moref: str) -> None:
         """Start the machine."""

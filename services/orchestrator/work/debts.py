@@ -1,4 +1,8 @@
-"""Debts: what has to be undone, written down before it exists and paid until it is gone."""
+"""Debts: what has to be undone, recorded before it exists.
+
+A debt is *added* before the thing exists, *settled* when the thing was undone, and *dropped* when
+the thing belongs to somebody else for good. Both ends remove the row.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,18 +14,19 @@ from sqlalchemy.orm import Session
 from services.kit.failure import ServiceError
 from services.orchestrator.clock import Clock
 from services.orchestrator.database import tables
+from services.orchestrator.database.store import Store
+from services.orchestrator.database.tables import DebtKind
 from services.orchestrator.tick import Tick
 
-__all__ = ["IMAGE", "SNAPSHOT", "forgive", "owe", "pay_images", "pay_snapshots"]
-
-SNAPSHOT = "snapshot"
-IMAGE = "image"
+__all__ = ["add_debt", "drop_debts", "settle", "settle_images", "settle_snapshots"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def owe(session: Session, clock: Clock, migration: tables.Migration, kind: str, name: str) -> None:
-    """Write a debt down; one that is open already stays as it is."""
+def add_debt(
+    session: Session, clock: Clock, migration: tables.Migration, kind: DebtKind, name: str
+) -> None:
+    """Record a debt; one that is open already stays as it is."""
     query = select(tables.Debt).where(
         tables.Debt.migration_id == migration.id,
         tables.Debt.kind == kind,
@@ -33,44 +38,48 @@ def owe(session: Session, clock: Clock, migration: tables.Migration, kind: str, 
         )
 
 
-def forgive(migration: tables.Migration, kind: str) -> None:
-    """Close all debts of a kind: the things now belong to somebody else for good."""
-    migration.debts = [debt for debt in migration.debts if debt.kind != kind]
+def drop_debts(migration: tables.Migration, kind: DebtKind, name: str = "") -> None:
+    """Remove all debts of a kind, or the one of a name, without undoing anything."""
+    migration.debts = [
+        debt for debt in migration.debts if debt.kind != kind or (name and debt.name != name)
+    ]
 
 
-def pay_snapshots(tick: Tick, *, keep: str = "") -> None:
+def settle_snapshots(tick: Tick, *, keep: str = "") -> None:
     """Remove the migration's snapshots but `keep`. Raises ServiceError while one stays."""
-    moref = tick.migration.vm_moref
-    for debt in _open(tick, SNAPSHOT):
+    moref = tick.loaded.vm_moref
+    for debt in _open(tick, DebtKind.SNAPSHOT):
         if debt.name != keep:
-            _pay(tick, debt, partial(tick.agents.vmware.remove_snapshot, moref, debt.name))
+            remove = partial(tick.agents.vmware.remove_snapshot, moref, debt.name)
+            settle(tick.store, debt, remove)
 
 
-def pay_images(tick: Tick) -> None:
+def settle_images(tick: Tick) -> None:
     """Delete the migration's images. Raises ServiceError while one stays."""
-    for debt in _open(tick, IMAGE):
-        _pay(tick, debt, partial(tick.agents.disk.delete_image, debt.name))
+    for debt in _open(tick, DebtKind.IMAGE):
+        settle(tick.store, debt, partial(tick.agents.disk.delete_image, debt.name))
 
 
-def _open(tick: Tick, kind: str) -> list[tables.Debt]:
-    return [d for d in tick.reload().debts if d.kind == kind]
-
-
-def _pay(tick: Tick, debt: tables.Debt, payment: Callable[[], object]) -> None:
+def settle(store: Store, debt: tables.Debt, undo: Callable[[], object]) -> None:
+    """Undo the thing and remove its debt. Raises ServiceError, which the debt then records."""
     try:
-        payment()
+        undo()
     except ServiceError as exc:
-        with tick.change() as (session, _):
+        with store.change(debt.migration_id) as (session, _):
             row = session.get_one(tables.Debt, debt.id)
             row.attempts += 1
             row.last_error = exc.message
         _log.warning(
-            "a debt could not be paid yet",
+            "a debt could not be settled yet",
             action="debt.open",
             kind=debt.kind,
             name=debt.name,
             error=exc.message,
         )
         raise
-    with tick.change() as (session, _):
+    with store.change(debt.migration_id) as (session, _):
         session.execute(delete(tables.Debt).where(tables.Debt.id == debt.id))
+
+
+def _open(tick: Tick, kind: DebtKind) -> list[tables.Debt]:
+    return [debt for debt in tick.fresh().debts if debt.kind == kind]

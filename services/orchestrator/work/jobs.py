@@ -2,12 +2,15 @@
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy import select
 
-from services.kit.failure import Code, ServiceError
+from services.kit.failure import ReportedError, ServiceError
 from services.orchestrator.database import tables
-from services.orchestrator.ports.cloudstack import Job
+from services.orchestrator.errors import CloudstackJobFailed
+from services.orchestrator.ports.cloudstack import Job, JobState
+from services.orchestrator.ports.reasons import Reason
 from services.orchestrator.tick import Tick
 
 __all__ = ["run_job", "settle_jobs"]
@@ -27,43 +30,43 @@ def run_job(tick: Tick, purpose: str, submit: _Submit) -> str:
     if row.done:
         return row.resource_id
     job = _end(tick, row, submit(row.job_id))
-    if job.state != "succeeded":
-        raise ServiceError(
-            code=Code.ABORTED,
-            reason=job.reason or "CLOUDSTACK_JOB_FAILED",
-            message=job.message or f"CloudStack's job for {purpose} failed",
-            hint=job.hint,
-            retryable=job.retryable,
-            metadata={"job_id": job.job_id, "purpose": purpose},
-        )
+    if job.state is not JobState.SUCCEEDED:
+        raise _error(job, purpose)
     return job.resource_id
 
 
 def settle_jobs(tick: Tick) -> None:
     """Wait for jobs that an interrupted tick left running: what they make has to be known."""
-    for row in tick.reload().jobs:
+    for row in tick.fresh().jobs:
         if row.done or row.purpose.startswith("undo:"):
             continue
         try:
             _end(tick, row, tick.agents.cloudstack.get_job(row.job_id))
         except ServiceError as exc:
-            if exc.reason != "JOB_NOT_FOUND":
+            if exc.reason != Reason.JOB_NOT_FOUND:
                 raise
             _forget(tick, row)
 
 
 def _end(tick: Tick, row: tables.Job, job: Job) -> Job:
     """Wait for the job's end and record it."""
-    while job.state == "running":
+    while job.state is JobState.RUNNING:
         tick.pause(_POLL_SECONDS, heed_pause=False)
         job = tick.agents.cloudstack.get_job(row.job_id)
-    if job.state != "succeeded":
+    if job.state is not JobState.SUCCEEDED:
         _forget(tick, row)
         return job
     with tick.change() as (session, _):
         kept = session.get_one(tables.Job, row.job_id)
         kept.done, kept.resource_id = True, job.resource_id
     return job
+
+
+def _error(job: Job, purpose: str) -> ServiceError:
+    known = {"job_id": job.job_id, "purpose": purpose}
+    if job.failure is None:
+        return CloudstackJobFailed(f"CloudStack's job for {purpose} failed", metadata=known)
+    return ReportedError(replace(job.failure, metadata={**job.failure.metadata, **known}))
 
 
 def _forget(tick: Tick, row: tables.Job) -> None:

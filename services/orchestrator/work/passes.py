@@ -1,6 +1,6 @@
 """One pass: snapshot, transfers of what changed, record, snapshot away.
 
-The order makes every crash safe. The snapshot's name is owed before it exists; a disk's change id
+The order makes every crash safe. The snapshot's debt is added before it exists; a disk's change id
 advances only in the transaction that records the pass as durable; the snapshot is removed before
 another one is made.
 """
@@ -12,12 +12,14 @@ from sqlalchemy.orm import Session
 from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import add_event
+from services.orchestrator.database.tables import DebtKind, PassKind
 from services.orchestrator.database.views import PASSES_KEPT
-from services.orchestrator.errors import MapLost, SnapshotLost, SpecMismatch
+from services.orchestrator.errors import ChunkMapLost, SnapshotLost, SpecMismatch
 from services.orchestrator.ports.disk import TransferMode, TransferOrder
-from services.orchestrator.ports.vmware import Area, SourceSnapshot
+from services.orchestrator.ports.reasons import Reason
+from services.orchestrator.ports.vmware import Area, Quiesce, SourceSnapshot
 from services.orchestrator.tick import Tick, reset_progress
-from services.orchestrator.work.debts import SNAPSHOT, owe, pay_snapshots
+from services.orchestrator.work.debts import add_debt, settle_snapshots
 from services.orchestrator.work.transfers import next_transfer_id, run_transfers, stop_transfers
 
 __all__ = [
@@ -28,10 +30,8 @@ __all__ = [
     "take_snapshot",
 ]
 
-# In place of the change id of a lost snapshot that had none.
+# Instead of the change id of a lost snapshot that had none.
 _NEVER_TRACKED = "untracked"
-# The disk agent's reason for a chunk map that is missing, damaged or of other content.
-_MAP_UNUSABLE = "CHUNK_MAP_UNUSABLE"
 
 
 def open_pass(migration: tables.Migration) -> tables.Pass | None:
@@ -39,26 +39,26 @@ def open_pass(migration: tables.Migration) -> tables.Pass | None:
     return next((p for p in migration.passes if p.end_time is None), None)
 
 
-def take_snapshot(tick: Tick, kind: str) -> tables.Pass:
+def take_snapshot(tick: Tick, kind: PassKind) -> tables.Pass:
     """Begin a pass, or find the one begun: its snapshot exists and is recorded on return."""
-    current = open_pass(tick.reload())
+    current = open_pass(tick.fresh())
     if current is None:
         current = _begin(tick, kind)
     elif not current.snapshot_moref:
-        # An earlier try may have paid for it, when the snapshot could not be used.
+        # An earlier try may have settled it, when the snapshot could not be used.
         with tick.change() as (session, migration):
-            owe(session, tick.store.clock, migration, SNAPSHOT, current.snapshot_name)
-    pay_snapshots(tick, keep=current.snapshot_name)
+            add_debt(session, tick.store.clock, migration, DebtKind.SNAPSHOT, current.snapshot_name)
+    settle_snapshots(tick, keep=current.snapshot_name)
     if current.snapshot_moref:
         return current
-    tick.say(f"snapshot for pass {current.number}")
+    tick.show(f"snapshot for pass {current.number}")
     snapshot = tick.agents.vmware.create_snapshot(
-        tick.migration.vm_moref, current.snapshot_name, tick.spec.snapshot_quiesce
+        tick.loaded.vm_moref, current.snapshot_name, Quiesce(tick.spec.snapshot_quiesce)
     )
     try:
         return _record_snapshot(tick, current.number, snapshot)
     except SpecMismatch:
-        pay_snapshots(tick)
+        settle_snapshots(tick)
         raise
 
 
@@ -66,16 +66,16 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
     """Copy what the pass has to, make it durable, record it, remove its snapshot.
 
     Raises SnapshotLost (retryable) when the snapshot is gone; the pass then has a new name, and
-    the next try takes a new snapshot. Raises MapLost (retryable) when a disk's chunk map cannot be
-    used; the next try compares that disk.
+    the next try takes a new snapshot. Raises ChunkMapLost (retryable) when a disk's chunk map
+    cannot be used; the next try compares that disk.
     """
     try:
         # Read anew: one may have grown since the tick began.
-        orders = [order_for(tick, current, disk) for disk in tick.reload().disks]
+        orders = [order_for(tick, current, disk) for disk in tick.fresh().disks]
         results = run_transfers(tick, orders)
     except ServiceError as exc:
         _check_snapshot(tick, current, exc)
-        if exc.reason == _MAP_UNUSABLE:
+        if exc.reason == Reason.CHUNK_MAP_UNUSABLE:
             _compare_instead(tick, current, exc)
         raise
     with tick.change() as (session, migration):
@@ -84,7 +84,7 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
         row.read_bytes = sum(r.read_bytes for r in results)
         row.written_bytes = sum(r.written_bytes for r in results)
         row.changed_bytes = sum(d.changed_bytes for d in row.disks)
-        digests = {d.key: r.digest for d, r in zip(tick.migration.disks, results, strict=True)}
+        digests = {d.key: r.digest for d, r in zip(tick.loaded.disks, results, strict=True)}
         change_ids = {d.key: d.change_id for d in row.disks}
         _forget_old(session, migration, row.number)
         for disk in migration.disks:
@@ -102,8 +102,8 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
             read_bytes=row.read_bytes,
             changed_bytes=row.changed_bytes,
         )
-    tick.say("removing the snapshot")
-    pay_snapshots(tick)
+    tick.show("removing the snapshot")
+    settle_snapshots(tick)
 
 
 def _forget_old(session: Session, migration: tables.Migration, number: int) -> None:
@@ -116,12 +116,12 @@ def _forget_old(session: Session, migration: tables.Migration, number: int) -> N
                 session.delete(part)
 
 
-def _begin(tick: Tick, kind: str) -> tables.Pass:
+def _begin(tick: Tick, kind: PassKind) -> tables.Pass:
     with tick.change() as (session, migration):
         number = migration.pass_number = migration.pass_number + 1
         name = f"v2c-{migration.id[:12]}-p{number}"
         # The debt comes first: a crash right after vCenter made the snapshot finds it by name.
-        owe(session, tick.store.clock, migration, SNAPSHOT, name)
+        add_debt(session, tick.store.clock, migration, DebtKind.SNAPSHOT, name)
         row = tables.Pass(
             migration_id=migration.id,
             number=number,
@@ -137,18 +137,18 @@ def _begin(tick: Tick, kind: str) -> tables.Pass:
 def _record_snapshot(tick: Tick, number: int, snapshot: SourceSnapshot) -> tables.Pass:
     by_key = {d.key: d for d in snapshot.disks}
     capacities = {d.key: d.capacity_bytes for d in snapshot.disks}
-    for disk in tick.migration.disks:
+    for disk in tick.loaded.disks:
         found = by_key.pop(disk.key, None)
         if found is None or found.capacity_bytes < disk.capacity_bytes:
             raise SpecMismatch(
-                message=f"{disk.label} (unit {disk.unit}) of {tick.migration.vm_name} was "
+                message=f"{disk.label} (unit {disk.unit}) of {tick.loaded.vm_name} was "
                 + ("removed" if found is None else "made smaller")
                 + " since the migration began",
                 hint="cancel this migration and start a new one",
             )
     if by_key:
         raise SpecMismatch(
-            message=f"{tick.migration.vm_name} has {len(by_key)} new disk(s) since the migration "
+            message=f"{tick.loaded.vm_name} has {len(by_key)} new disk(s) since the migration "
             f"began: device key {', '.join(map(str, sorted(by_key)))}",
             hint="remove them from the machine, or cancel this migration and start a new one",
         )
@@ -217,15 +217,16 @@ def order_for(tick: Tick, current: tables.Pass, disk: tables.Disk) -> TransferOr
     return TransferOrder(
         transfer_id=part.transfer_id,
         mode=TransferMode(part.mode),
-        disk_id=f"{tick.migration.vm_moref}/{disk.key}",
+        disk_id=f"{tick.loaded.vm_moref}/{disk.key}",
+        disk_key=disk.key,
         capacity_bytes=disk.capacity_bytes,
         target_path=disk.image_path,
         pass_number=current.number,
-        epoch=tick.migration.epoch,
-        vm_moref=tick.migration.vm_moref,
+        epoch=tick.loaded.epoch,
+        vm_moref=tick.loaded.vm_moref,
         snapshot_moref=current.snapshot_moref,
         source_path=part.path,
-        thumbprint=str(tick.migration.source.get("thumbprint", "")),
+        thumbprint=str(tick.loaded.source.get("thumbprint", "")),
         ranges_id=part.ranges_id,
         queue_depth=tick.spec.readers or 0,
     )
@@ -235,10 +236,10 @@ def _decide_mode(
     tick: Tick, current: tables.Pass, disk: tables.Disk, part: tables.PassDisk
 ) -> tables.PassDisk:
     mode, ranges_id, changed = TransferMode.FULL, "", disk.capacity_bytes
-    if current.kind != "base":
+    if current.kind != PassKind.BASE:
         mode, ranges_id, changed = _delta_mode(tick, current, disk, part, disk.change_id)
     elif disk.lost_change_id:
-        # Another snapshot had begun the copy: it goes on with what is not copied yet, and what
+        # Another snapshot had begun the copy: it continues with what is not copied yet, and what
         # changed since then.
         mode, ranges_id, _ = _delta_mode(tick, current, disk, part, disk.lost_change_id)
         mode = TransferMode.FULL if mode is TransferMode.RANGES else mode
@@ -256,12 +257,12 @@ def _delta_mode(
         ranges_id = f"{part.transfer_id}-ranges"
         try:
             areas: Iterator[Area] = tick.agents.vmware.changed_areas(
-                tick.migration.vm_moref, current.snapshot_moref, disk.key, since
+                tick.loaded.vm_moref, current.snapshot_moref, disk.key, since
             )
             changed = tick.agents.disk.put_ranges(ranges_id, disk.capacity_bytes, areas)
             return TransferMode.RANGES, ranges_id, changed
         except ServiceError as exc:
-            if exc.reason != "CBT_RESET":
+            if exc.reason != Reason.CBT_RESET:
                 raise
             reason = exc.message
     tick.event(
@@ -285,28 +286,28 @@ def _untracked(before: str, now: str) -> str:
 
 
 def release_snapshot(tick: Tick) -> None:
-    """Let go of the snapshots of a migration that comes to rest, for an operator or a failure.
+    """Remove the snapshots of a migration that is paused or has failed.
 
     Nobody knows for how long, and a snapshot that is kept grows until its datastore is full. What
-    was copied stays: the pass goes on with another snapshot and what changed since this one.
+    was copied stays: the pass continues with another snapshot and what changed since this one.
     Raises ServiceError while a snapshot stays.
     """
-    if not tick.migration.vm_moref:
+    if not tick.loaded.vm_moref:
         return
-    current = open_pass(tick.reload())
+    current = open_pass(tick.fresh())
     if current is not None and current.snapshot_moref:
         stop_transfers(tick, [part.transfer_id for part in current.disks if part.mode])
-        text = f"the migration rests, the snapshot of pass {current.number} is let go"
+        text = f"the migration is suspended, the snapshot of pass {current.number} is removed"
         _forget_snapshot(tick, current, "snapshot.released", text)
-    pay_snapshots(tick)
+    settle_snapshots(tick)
 
 
 def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> None:
     """Raise SnapshotLost if that is why a transfer failed, after renaming the pass's snapshot."""
-    moref = tick.migration.vm_moref
+    moref = tick.loaded.vm_moref
     if current.snapshot_name in tick.agents.vmware.snapshot_names(moref, "v2c-"):
         return
-    text = f"the snapshot of pass {current.number} is gone; the pass goes on with a new one"
+    text = f"the snapshot of pass {current.number} is gone; the pass continues with a new one"
     _forget_snapshot(tick, current, "snapshot.lost", text)
     raise SnapshotLost(
         message=f"the snapshot of pass {current.number} disappeared while it was read: "
@@ -315,7 +316,7 @@ def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> No
 
 
 def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> None:
-    """Raise MapLost if the transfer that failed was of changed areas, which need a map."""
+    """Raise ChunkMapLost if the transfer that failed was of changed areas, which need a map."""
     failed = cause.metadata.get("transfer_id", "")
     with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, current.number))
@@ -325,7 +326,7 @@ def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> N
         disk = next(d for d in migration.disks if d.key == part.key)
         part.mode, part.ranges_id = TransferMode.RESYNC.value, ""
         part.changed_bytes = disk.capacity_bytes
-        # The failed transfer keeps its id, and what it was ordered to do.
+        # The failed transfer keeps its id and its order.
         part.transfer_id = next_transfer_id(part.transfer_id)
         add_event(
             session,
@@ -337,21 +338,21 @@ def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> N
             unit=disk.unit,
             number=row.number,
         )
-    raise MapLost(
-        message=f"{disk.label} cannot go on by its changed areas: {cause.message}"
+    raise ChunkMapLost(
+        message=f"{disk.label} cannot continue with its changed areas: {cause.message}"
     ) from cause
 
 
 def _forget_snapshot(tick: Tick, current: tables.Pass, action: str, text: str) -> None:
-    """Give the pass's next snapshot a name of its own; what this one was good for is kept."""
+    """Give the pass's next snapshot a name of its own; keep what to resume from."""
     with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, current.number))
         row.snapshot_moref = ""
         row.snapshot_name = f"{row.snapshot_name}r"
-        owe(session, tick.store.clock, migration, SNAPSHOT, row.snapshot_name)
+        add_debt(session, tick.store.clock, migration, DebtKind.SNAPSHOT, row.snapshot_name)
         lost = {part.key: part.change_id or _NEVER_TRACKED for part in row.disks}
         for disk in migration.disks:
-            if row.kind == "base":
+            if row.kind == PassKind.BASE:
                 # The first one stays: what changed since a later one changed since it, too.
                 disk.lost_change_id = disk.lost_change_id or lost.get(disk.key, "")
         for part in list(row.disks):

@@ -3,7 +3,9 @@
 from datetime import timedelta
 
 from services.kit.failure import ServiceError
-from services.orchestrator.errors import SourceCameBack
+from services.orchestrator.errors import SourcePoweredOn
+from services.orchestrator.ports.reasons import Reason
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.tick import Tick
 
 __all__ = ["mark_shutdown", "require_off", "settle", "shut_down"]
@@ -15,13 +17,13 @@ _POWER_POLL_SECONDS = 0.5
 
 def shut_down(tick: Tick) -> bool:
     """True once the machine is off; False when an operator has to decide."""
-    vmware, moref = tick.agents.vmware, tick.migration.vm_moref
+    vmware, moref = tick.agents.vmware, tick.loaded.vm_moref
     power, _ = vmware.power(moref)
-    found_off = power == "off" and tick.migration.shutdown_time is None
+    found_off = power is PowerState.OFF and tick.loaded.shutdown_time is None
     mark_shutdown(tick)
-    if power != "off":
-        if tick.spec.shutdown_mode == "force" or tick.migration.shutdown_action == "force":
-            tick.say("powering the machine off")
+    if power is not PowerState.OFF:
+        if tick.spec.shutdown_mode == "force" or tick.loaded.shutdown_action == "force":
+            tick.show("powering the machine off")
             vmware.power_off(moref)
         elif not _ask_guest(tick):
             return False
@@ -32,14 +34,14 @@ def shut_down(tick: Tick) -> bool:
 
 def settle(tick: Tick) -> None:
     """Give the storage its time after power-off; none when the machine was off before."""
-    now = tick.reload()
+    now = tick.fresh()
     if now.off_time is None or now.off_time == now.shutdown_time:
         return
     windows = "windows" in str(now.source.get("guest", "")).lower()
     seconds = tick.spec.settle_seconds(windows=windows)
     end = now.off_time + timedelta(seconds=seconds)
     while (left := (end - tick.store.clock()).total_seconds()) > 0:
-        tick.say(f"settling for {seconds} s after power-off")
+        tick.show(f"settling for {seconds} s after power-off")
         tick.pause(left, heed_pause=False)
 
 
@@ -50,28 +52,28 @@ def mark_shutdown(tick: Tick) -> None:
 
 
 def require_off(tick: Tick) -> None:
-    """Raise SourceCameBack unless the source is off.
+    """Raise SourcePoweredOn unless the source is off.
 
     What was synced holds only while nobody starts the source; after that the final sync, which
     begins with another shutdown, has to be repeated.
     """
-    power, _ = tick.agents.vmware.power(tick.migration.vm_moref)
+    power, _ = tick.agents.vmware.power(tick.loaded.vm_moref)
     # One that is off again was seen running: what it wrote meanwhile is not on the target.
-    if power == "off" and tick.reload().off_time is not None:
+    if power is PowerState.OFF and tick.fresh().off_time is not None:
         return
     with tick.change() as (_, migration):
         migration.off_time = None
-    state = "was started" if power == "off" else f"is {power}"
-    raise SourceCameBack(message=f"{tick.migration.vm_name} {state} although it was shut down")
+    state = "was started" if power is PowerState.OFF else f"is {power}"
+    raise SourcePoweredOn(message=f"{tick.loaded.vm_name} {state} although it was shut down")
 
 
 def _ask_guest(tick: Tick) -> bool:
-    vmware, moref = tick.agents.vmware, tick.migration.vm_moref
-    tick.say("asking the guest to shut down")
+    vmware, moref = tick.agents.vmware, tick.loaded.vm_moref
+    tick.show("asking the guest to shut down")
     try:
         vmware.shutdown_guest(moref)
     except ServiceError as exc:
-        if exc.reason != "TOOLS_NOT_RUNNING":
+        if exc.reason != Reason.TOOLS_NOT_RUNNING:
             raise
         # Nobody was asked: the machine is up, and the downtime clock has not begun.
         with tick.change() as (_, migration):
@@ -79,7 +81,7 @@ def _ask_guest(tick: Tick) -> bool:
         tick.event("shutdown.no_tools", "VMware Tools do not run: an operator has to decide")
         return False
     deadline = tick.store.clock().timestamp() + _SHUTDOWN_SECONDS
-    while vmware.power(moref)[0] != "off":
+    while vmware.power(moref)[0] is not PowerState.OFF:
         if tick.store.clock().timestamp() >= deadline:
             tick.event("shutdown.timeout", "the guest did not shut down: an operator has to decide")
             return False

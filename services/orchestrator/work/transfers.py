@@ -5,17 +5,22 @@ from dataclasses import replace
 
 from sqlalchemy import select
 
-from services.kit.failure import Code, ServiceError
+from services.kit.failure import ReportedError, ServiceError
 from services.orchestrator.database import tables
-from services.orchestrator.ports.disk import TransferOrder, TransferSnapshot
+from services.orchestrator.errors import TransferCancelled
+from services.orchestrator.ports.disk import (
+    TransferMode,
+    TransferOrder,
+    TransferSnapshot,
+    WorkState,
+)
+from services.orchestrator.ports.reasons import Reason
 from services.orchestrator.tick import Interrupted, Tick
 
-__all__ = ["CONTENT_MISMATCH", "next_transfer_id", "run_transfers", "stop_transfers"]
+__all__ = ["next_transfer_id", "run_transfers", "stop_transfers", "transfer_id"]
 
-# The disk agent's reason for an image that does not hold what was read.
-CONTENT_MISMATCH = "CONTENT_MISMATCH"
 _POLL_SECONDS = 0.5
-_ENDED = frozenset({"succeeded", "failed", "cancelled"})
+_SUFFIXES = {TransferMode.VERIFY_TARGET: "-verify", TransferMode.REPAIR: "-repair"}
 _Shown = tuple[int, int, int, int]
 
 
@@ -33,21 +38,21 @@ def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferS
     while running or (waiting and not failed):
         while waiting and not failed and len(running) < tick.spec.parallel_disks:
             order = _start(tick, waiting.pop(0))
-            running[_key(order)] = order
+            running[order.disk_key] = order
         now = {key: tick.agents.disk.get_transfer(o.transfer_id) for key, o in running.items()}
         _show(tick, now)
         for key, snapshot in now.items():
-            if snapshot.state in _ENDED:
+            if snapshot.state.ended:
                 del running[key]
                 ended[key] = snapshot
-                failed = failed or snapshot.state != "succeeded"
+                failed = failed or snapshot.state is not WorkState.SUCCEEDED
         if running:
             _pause(tick, running)
     # A difference comes first: what follows from it must not wait for another disk's trouble.
-    for snapshot in sorted(ended.values(), key=lambda each: each.reason != CONTENT_MISMATCH):
-        if snapshot.state != "succeeded":
+    for snapshot in sorted(ended.values(), key=lambda each: not _differs(each)):
+        if snapshot.state is not WorkState.SUCCEEDED:
             raise _error(snapshot)
-    return [ended[_key(order)] for order in orders]
+    return [ended[order.disk_key] for order in orders]
 
 
 def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
@@ -56,7 +61,7 @@ def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
         try:
             tick.agents.disk.start_transfer(order)
         except ServiceError as exc:
-            if exc.reason != "TRANSFER_ENDED":
+            if exc.reason != Reason.TRANSFER_ENDED:
                 raise
             order = _rename(tick, order)
         else:
@@ -65,17 +70,17 @@ def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
 
 def stop_transfers(tick: Tick, transfer_ids: Sequence[str]) -> None:
     """End transfers that an earlier tick may have left running; unknown ones never started."""
-    for transfer_id in transfer_ids:
+    for id_ in transfer_ids:
         try:
-            tick.agents.disk.cancel_transfer(transfer_id, tick.migration.epoch)
+            tick.agents.disk.cancel_transfer(id_, tick.loaded.epoch)
         except ServiceError as exc:
-            if exc.reason != "TRANSFER_NOT_FOUND":
+            if exc.reason != Reason.TRANSFER_NOT_FOUND:
                 raise
 
 
 def _pause(tick: Tick, running: Mapping[int, TransferOrder]) -> None:
     # Pausing in mid-cutover would only make the downtime longer.
-    heed_pause = tick.migration.shutdown_time is None
+    heed_pause = tick.loaded.shutdown_time is None
     try:
         tick.pause(_POLL_SECONDS, heed_pause=heed_pause)
     except Interrupted:
@@ -88,32 +93,38 @@ def _pause(tick: Tick, running: Mapping[int, TransferOrder]) -> None:
 def _rename(tick: Tick, order: TransferOrder) -> TransferOrder:
     """A cancelled transfer stays cancelled; the next try needs an id of its own."""
     with tick.change() as (session, _):
-        part = session.get_one(tables.PassDisk, (tick.id, order.pass_number, _key(order)))
-        old = part.transfer_id
-        part.transfer_id = next_transfer_id(old)
-        # A verification's id is the transfer's with a suffix.
-        return replace(order, transfer_id=order.transfer_id.replace(old, part.transfer_id, 1))
+        part = session.get_one(tables.PassDisk, (tick.id, order.pass_number, order.disk_key))
+        part.transfer_id = next_transfer_id(part.transfer_id)
+        return replace(order, transfer_id=transfer_id(part.transfer_id, order.mode))
 
 
-def next_transfer_id(transfer_id: str) -> str:
+def transfer_id(part_id: str, mode: TransferMode) -> str:
+    """The id under which a part of a pass, known by `part_id`, is transferred in a mode.
+
+    A verification or repair follows the transfer that copied, and needs an id of its own.
+    """
+    return part_id + _SUFFIXES.get(mode, "")
+
+
+def next_transfer_id(part_id: str) -> str:
     """The id of the next try at the same: ``name``, ``name.2``, ``name.3``."""
-    base, _, count = transfer_id.partition(".")
+    base, _, count = part_id.partition(".")
     return f"{base}.{int(count or 1) + 1}"
 
 
 def _error(snapshot: TransferSnapshot) -> ServiceError:
-    return ServiceError(
-        code=Code.ABORTED,
-        reason=snapshot.reason or "TRANSFER_CANCELLED",
-        message=snapshot.message or f"transfer {snapshot.transfer_id} was {snapshot.state}",
-        hint=snapshot.hint,
-        retryable=snapshot.retryable,
-        metadata={"transfer_id": snapshot.transfer_id},
-    )
+    known = {"transfer_id": snapshot.transfer_id}
+    if snapshot.failure is None:
+        text = f"transfer {snapshot.transfer_id} has {snapshot.state}"
+        if snapshot.state is WorkState.CANCELLED:
+            text = f"transfer {snapshot.transfer_id} was cancelled"
+        return TransferCancelled(text, metadata=known)
+    metadata = {**snapshot.failure.metadata, **known}
+    return ReportedError(replace(snapshot.failure, metadata=metadata))
 
 
-def _key(order: TransferOrder) -> int:
-    return int(order.disk_id.rpartition("/")[2])
+def _differs(snapshot: TransferSnapshot) -> bool:
+    return snapshot.failure is not None and snapshot.failure.reason == Reason.CONTENT_MISMATCH
 
 
 def _show(tick: Tick, snapshots: Mapping[int, TransferSnapshot]) -> None:
@@ -138,9 +149,9 @@ def _shown(disk: tables.Disk) -> _Shown:
 
 def _progress(snapshot: TransferSnapshot, capacity_bytes: int) -> _Shown:
     """Total, done, rate and seconds left as they are shown."""
-    if snapshot.state == "succeeded":
+    if snapshot.state is WorkState.SUCCEEDED:
         total = snapshot.total_bytes or capacity_bytes
         return (total, total, 0, 0)
-    rate = snapshot.rate_bytes_per_second if snapshot.state == "running" else 0
+    rate = snapshot.rate_bytes_per_second if snapshot.state is WorkState.RUNNING else 0
     total = snapshot.total_bytes or capacity_bytes
     return (total, snapshot.done_bytes, rate, snapshot.eta_seconds)

@@ -8,11 +8,9 @@ from services.orchestrator.errors import SpecMismatch
 from services.orchestrator.ports.disk import TransferMode, TransferOrder
 from services.orchestrator.tick import Tick
 from services.orchestrator.work.passes import order_for
+from services.orchestrator.work.transfers import transfer_id
 
 __all__ = ["expect_repair", "verify_ids", "verify_orders"]
-
-_VERIFY = "-verify"
-_REPAIR = "-repair"
 
 
 def verify_orders(tick: Tick, paths: Mapping[int, str]) -> list[TransferOrder]:
@@ -22,11 +20,11 @@ def verify_orders(tick: Tick, paths: Mapping[int, str]) -> list[TransferOrder]:
     a part have no digest, and are compared with the source. It is off, so that its disks can be
     read without a snapshot. After `expect_repair` the images are written again where they differ.
     """
-    current = tick.migration.passes[-1]
-    orders = [order_for(tick, current, disk) for disk in tick.migration.disks]
+    current = tick.loaded.passes[-1]
+    orders = [order_for(tick, current, disk) for disk in tick.loaded.disks]
     return [
         _verifying(order, _path_now(tick, disk, paths))
-        for order, disk in zip(orders, tick.migration.disks, strict=True)
+        for order, disk in zip(orders, tick.loaded.disks, strict=True)
     ]
 
 
@@ -40,10 +38,11 @@ def expect_repair(tick: Tick) -> None:
 
 def _verifying(order: TransferOrder, path: str) -> TransferOrder:
     repairs = order.mode is TransferMode.REPAIR
+    mode = TransferMode.REPAIR if repairs else TransferMode.VERIFY_TARGET
     return replace(
         order,
-        transfer_id=f"{order.transfer_id}{_REPAIR if repairs else _VERIFY}",
-        mode=TransferMode.REPAIR if repairs else TransferMode.VERIFY_TARGET,
+        transfer_id=transfer_id(order.transfer_id, mode),
+        mode=mode,
         snapshot_moref="",
         source_path=path,
         ranges_id="",
@@ -53,7 +52,7 @@ def _verifying(order: TransferOrder, path: str) -> TransferOrder:
 def _path_now(tick: Tick, disk: tables.Disk, paths: Mapping[int, str]) -> str:
     if disk.key not in paths:
         raise SpecMismatch(
-            message=f"{disk.label} (unit {disk.unit}) of {tick.migration.vm_name} was removed "
+            message=f"{disk.label} (unit {disk.unit}) of {tick.loaded.vm_name} was removed "
             "after the final sync",
             hint="attach it again and retry, or roll back",
         )
@@ -62,5 +61,6 @@ def _path_now(tick: Tick, disk: tables.Disk, paths: Mapping[int, str]) -> str:
 
 def verify_ids(tick: Tick) -> list[str]:
     """The ids of all transfers that `verify_orders` may have ordered."""
-    parts = tick.migration.passes[-1].disks
-    return [f"{part.transfer_id}{suffix}" for part in parts for suffix in (_VERIFY, _REPAIR)]
+    parts = tick.loaded.passes[-1].disks
+    modes = (TransferMode.VERIFY_TARGET, TransferMode.REPAIR)
+    return [transfer_id(part.transfer_id, mode) for part in parts for mode in modes]

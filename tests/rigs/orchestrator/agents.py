@@ -9,9 +9,18 @@ from services.orchestrator.ports.vmware import SourceNic
 from tests.rigs.orchestrator.cloudstack import MemoryCloudstack
 from tests.rigs.orchestrator.storage import MemoryStorage
 from tests.rigs.orchestrator.vcenter import MemoryDisk, MemoryVcenter, MemoryVm
-from tests.rigs.orchestrator.world import Blocks, Crash, Recorded, World, failure
+from tests.rigs.orchestrator.world import Blocks, Crash, Recorded, World, failure, reported
 
-__all__ = ["Crash", "Memory", "MemoryVm", "content", "failure", "machine", "memory_agents"]
+__all__ = [
+    "Crash",
+    "Memory",
+    "MemoryVm",
+    "content",
+    "failure",
+    "machine",
+    "memory_agents",
+    "reported",
+]
 
 
 @dataclass
@@ -42,7 +51,7 @@ def memory_agents(seed: int = 1, pace: int = 7) -> Memory:
 def machine(
     name: str = "web-1", moref: str = "vm-1", disks: Sequence[int] = (24, 16), nics: int = 2
 ) -> MemoryVm:
-    """A running machine with disks of so many blocks."""
+    """A running machine; `disks` are the numbers of blocks of its disks."""
     return MemoryVm(
         moref,
         name,

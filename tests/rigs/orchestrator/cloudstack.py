@@ -1,13 +1,19 @@
 """A CloudStack in memory, with jobs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from services.kit.failure import Code, ServiceError
-from services.orchestrator.ports.cloudstack import Job, Placement, PlacementKind, TargetVm, VmImport
+from services.orchestrator.ports.cloudstack import (
+    Job,
+    JobState,
+    Placement,
+    PlacementKind,
+    TargetVm,
+    VmImport,
+)
 from services.orchestrator.ports.disk import Pool
 from tests.rigs.orchestrator.storage import MemoryStorage
-from tests.rigs.orchestrator.world import World
+from tests.rigs.orchestrator.world import World, failure
 
 
 @dataclass
@@ -43,7 +49,7 @@ class MemoryCloudstack:
         self.vms: dict[str, MemoryTargetVm] = {}
         self.volumes: dict[str, str] = {}
         self.jobs: dict[str, MemoryJob] = {}
-        # Reasons with which the next job of a kind fails.
+        # With what the next jobs of a kind fail.
         self.failures: dict[str, list[Job]] = {}
         self._numbers = 0
 
@@ -59,9 +65,7 @@ class MemoryCloudstack:
     def get_vm(self, vm_id: str) -> TargetVm:
         vm = self.vms.get(vm_id)
         if vm is None:
-            raise ServiceError(
-                code=Code.NOT_FOUND, reason="VM_NOT_FOUND", message=f"there is no {vm_id}"
-            )
+            raise failure("VM_NOT_FOUND", message=f"there is no {vm_id}")
         return TargetVm(vm.id, vm.name, vm.state, dict(vm.nics), dict(vm.volumes))
 
     def import_vm(self, job_id: str, order: VmImport) -> Job:
@@ -131,21 +135,19 @@ class MemoryCloudstack:
     def get_job(self, job_id: str) -> Job:
         entry = self.jobs.get(job_id)
         if entry is None:
-            raise ServiceError(
-                code=Code.NOT_FOUND, reason="JOB_NOT_FOUND", message=f"no job {job_id}"
-            )
-        if entry.job.state == "running":
+            raise failure("JOB_NOT_FOUND", message=f"no job {job_id}")
+        if entry.job.state is JobState.RUNNING:
             entry.left -= 1
             if entry.left <= 0:
                 planned = self.failures.get(entry.kind)
                 if planned:
-                    entry.job = replace(planned.pop(0), job_id=job_id, state="failed")
+                    entry.job = replace(planned.pop(0), job_id=job_id)
                 else:
-                    entry.job = Job(job_id, "succeeded", entry.effect())
+                    entry.job = Job(job_id, JobState.SUCCEEDED, entry.effect())
         return entry.job
 
-    def update_vm(self, vm_id: str, os_type_id: str, details: Mapping[str, str]) -> None:
-        self.vms[vm_id].settings = {"ostypeid": os_type_id, **details}
+    def update_vm(self, vm_id: str, os_type_id: str) -> None:
+        self.vms[vm_id].settings = {"ostypeid": os_type_id}
 
     def _adopt(self, storage_id: str, name: str) -> None:
         path = f"/pools/{storage_id}/{name}"
@@ -153,7 +155,7 @@ class MemoryCloudstack:
 
     def _start(self, kind: str, job_id: str, effect: Callable[[], str]) -> Job:
         if job_id not in self.jobs:
-            self.jobs[job_id] = MemoryJob(kind, effect, self.polls, Job(job_id, "running"))
+            self.jobs[job_id] = MemoryJob(kind, effect, self.polls, Job(job_id, JobState.RUNNING))
         return self.jobs[job_id].job
 
     def _set_state(self, vm_id: str, state: str) -> str:

@@ -19,9 +19,11 @@ from services.orchestrator.controls.markers import MarkerWatch
 from services.orchestrator.controls.submission import Submission
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import Store
+from services.orchestrator.database.tables import DebtKind
 from services.orchestrator.database.views import EventView, MigrationView
 from services.orchestrator.handlers import HANDLERS
 from services.orchestrator.handlers.undo import undo
+from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.signals import Signals
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.ticker import NextTick, Ticker
@@ -43,6 +45,7 @@ cloudstack_defaults:
   {{zoneid: zone-1, clusterid: cluster-1, storageid: pool-1, networkid: net-1,
    serviceofferingid: offering-1, diskofferingid: disks-1}}
 disk: {{verify_target: {verify}}}
+storage: {{unmount_when_done: {unmount}}}
 database: {{url: "sqlite:///{directory}/v2c.sqlite3"}}
 """
 # A migration that needs more ticks than this goes round in circles.
@@ -50,7 +53,7 @@ _TICK_LIMIT = 400
 
 
 class FakeClock:
-    """Time that passes only when told."""
+    """Time that passes only when it is advanced."""
 
     def __init__(self) -> None:
         self.now = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
@@ -63,7 +66,7 @@ class FakeClock:
 
 
 class FakeSignals(Signals):
-    """Waiting inside a handler lets the clock go on, and `on_wait` act as an operator."""
+    """Waiting inside a handler advances the clock; `on_wait` may act as an operator."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
@@ -106,12 +109,18 @@ def _template() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
 
 @contextmanager
 def new_rig(
-    memory: Memory | None = None, *, verify: bool = True, parallel_vms: int = 3
+    memory: Memory | None = None,
+    *,
+    verify: bool = True,
+    parallel_vms: int = 3,
+    unmount: bool = False,
 ) -> "Iterator[Rig]":
     """A rig whose database is in memory where the host can, and gone afterwards."""
-    place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
-    with tempfile.TemporaryDirectory(prefix="v2c-rig-", dir=place) as directory:
-        rig = Rig(Path(directory), memory, verify=verify, parallel_vms=parallel_vms)
+    memory_disk = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="v2c-rig-", dir=memory_disk) as directory:
+        rig = Rig(
+            Path(directory), memory, verify=verify, parallel_vms=parallel_vms, unmount=unmount
+        )
         try:
             yield rig
         finally:
@@ -128,16 +137,20 @@ class Rig:
         *,
         verify: bool,
         parallel_vms: int,
+        unmount: bool = False,
     ) -> None:
         self.directory = directory
         self.memory = memory or memory_agents()
         self.world, self.vcenter = self.memory.world, self.memory.vcenter
         self.storage, self.cloudstack = self.memory.storage, self.memory.cloudstack
         self.clock = FakeClock()
-        text = _CONFIG.format(directory=directory, verify=verify, parallel_vms=parallel_vms)
+        text = _CONFIG.format(
+            directory=directory, verify=verify, parallel_vms=parallel_vms, unmount=unmount
+        )
         self.config = parse_config(text, "config.yaml")
         shutil.copy(_template()[0], directory / "v2c.sqlite3")
-        # Die at this point (a call or a commit, counted from the start), and then every so many.
+        # Die at this point (a call or a commit, counted from the start), and again every
+        # `crash_every` points.
         self.crash_at = 0
         self.crash_every = 0
         self.crashes = 0
@@ -173,7 +186,7 @@ class Rig:
         )
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         self.store.close()
 
     # -- what tests do
@@ -191,7 +204,7 @@ class Rig:
         return view.id
 
     def restart(self) -> None:
-        """The process died: a new one takes up what is in the database."""
+        """The process died: a new one continues with what is in the database."""
         self.store.close()
         self._start()
         for tick in self.controls.recover():
@@ -233,10 +246,10 @@ class Rig:
                 return view
             try:
                 if not self.step():
-                    raise AssertionError(f"nothing is due, and {_told(view)}")
+                    raise AssertionError(f"nothing is due, and {_described(view)}")
             except Crash:
                 self.restart()
-        raise AssertionError(f"no end in sight: {_told(self.view(migration_id))}")
+        raise AssertionError(f"no end in sight: {_described(self.view(migration_id))}")
 
     def to_stage(self, stage: Stage, migration_id: str = "") -> MigrationView:
         """Run until a stage is entered."""
@@ -282,7 +295,7 @@ class Rig:
         assert self.world.broken == []
         (target,) = (t for t in self.cloudstack.vms.values() if t.name == vm.name)
         assert len(target.volumes) == len(vm.disks)
-        assert vm.power == "off"
+        assert vm.power is PowerState.OFF
         assert vm.snapshots == {}
         view = self.view(self.store.find(vm_moref=vm.moref))
         assert view.open_debts == 0
@@ -299,15 +312,20 @@ class Rig:
             raise Crash(f"at point {self.points}")
 
     def _check_debts(self, name: str, args: tuple[Any, ...]) -> None:
-        """What a call makes is owed before the call."""
-        owed = {"vmware.create_snapshot": "snapshot", "disk.create_image": "image"}.get(name)
-        if owed is None:
-            return
-        query = select(tables.Debt.name).where(tables.Debt.kind == owed)
+        """What a call makes is a debt before the call."""
+        match name:
+            case "vmware.create_snapshot":
+                kind, thing = DebtKind.SNAPSHOT, args[1]
+            case "disk.create_image":
+                kind, thing = DebtKind.IMAGE, f"/pools/{args[0]}/{args[1]}"
+            case "disk.ensure_pool" if self.config.storage.unmount_when_done:
+                kind, thing = DebtKind.MOUNT, args[0].id
+            case _:
+                return
+        query = select(tables.Debt.name).where(tables.Debt.kind == kind)
         with self.store.reading() as session:
             names = session.scalars(query).all()
-        thing = args[1] if owed == "snapshot" else f"/pools/{args[0]}/{args[1]}"
-        self.world.rule(thing in names, f"{thing} is made but not owed")
+        self.world.rule(thing in names, f"{thing} is made but no debt")
 
     def _committed(self, view: MigrationView) -> None:
         self.views.append(view)
@@ -327,10 +345,10 @@ class Rig:
                     frozen = self.vcenter.frozen[f"{disk.key} {disk.change_id}"]
                     self.world.rule(
                         content(image.blocks) == content(frozen),
-                        f"{disk.label} is not what {disk.change_id} says",
+                        f"{disk.label} is not what it was at {disk.change_id}",
                     )
         self._point()
 
 
-def _told(view: MigrationView) -> str:
+def _described(view: MigrationView) -> str:
     return f"the migration is {view.state} in {view.stage}: {view.activity} {view.error}"

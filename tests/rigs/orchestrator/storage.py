@@ -1,17 +1,19 @@
 """A storage host in memory whose transfers really copy."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from services.kit.failure import ServiceError
+from services.kit.failure import Failure, ServiceError
 from services.orchestrator.ports.disk import (
     ConversionSnapshot,
     Pool,
+    ReachedPool,
     TransferMode,
     TransferOrder,
     TransferSnapshot,
+    WorkState,
 )
 from services.orchestrator.ports.vmware import Area
 from tests.rigs.orchestrator.vcenter import MemoryVcenter
@@ -23,14 +25,14 @@ class MemoryTransfer:
     """A transfer and the blocks it still has to go through."""
 
     order: TransferOrder
-    state: str = "queued"
+    state: WorkState = WorkState.QUEUED
     todo: list[int] = field(default_factory=list)
     total: int = 0
     read: int = 0
     written: int = 0
     verified: int = 0
     repaired: int = 0
-    reason: str = ""
+    failure: Failure | None = None
 
     def snapshot(self) -> TransferSnapshot:
         return TransferSnapshot(
@@ -42,8 +44,8 @@ class MemoryTransfer:
             written_bytes=self.written * BLOCK,
             verified_bytes=self.verified * BLOCK,
             repaired_bytes=self.repaired * BLOCK,
-            digest=f"digest-{self.order.pass_number}" if self.state == "succeeded" else "",
-            reason=self.reason,
+            digest=f"digest-{self.order.pass_number}" if self.state is WorkState.SUCCEEDED else "",
+            failure=self.failure,
         )
 
 
@@ -72,19 +74,30 @@ class MemoryStorage:
         self.conversions: dict[str, dict[str, Any]] = {}
         self.epochs: dict[str, int] = {}
         self.conversion_polls = 2
-        self.conversion_failure = ""
+        self.conversion_failure: Failure | None = None
+        # Pools by who mounted them.
+        self.mounted: set[str] = set()
+        self.mounted_by_others: set[str] = set()
         # Set from another thread in tests with real time: transfers stand still.
         self.held = False
         # What is written in a repair reads back wrong.
         self.forgets = False
 
-    def capabilities(self) -> Mapping[str, str]:
-        return {"sources": "vddk", "virt_v2v": "2.2"}
+    def check(self) -> None:
+        """It answers."""
 
-    def ensure_pool(self, pool: Pool) -> str:
-        return f"/pools/{pool.id}"
+    def ensure_pool(self, pool: Pool) -> ReachedPool:
+        if pool.id not in self.mounted_by_others:
+            self.mounted.add(pool.id)
+        return ReachedPool(f"/pools/{pool.id}", pool.id in self.mounted)
+
+    def release_pool(self, pool_id: str) -> None:
+        if any(self._at_work(t, t.order.target_path) for t in self.transfers.values()):
+            raise failure("POOL_BUSY", retryable=True)
+        self.mounted.discard(pool_id)
 
     def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
+        self._reachable(f"/pools/{pool_id}/{name}")
         path = f"/pools/{pool_id}/{name}"
         self.images.setdefault(path, MemoryImage(size_bytes // BLOCK))
         return path
@@ -97,7 +110,8 @@ class MemoryStorage:
 
     def delete_image(self, path: str) -> None:
         if any(self._at_work(t, path) for t in self.transfers.values()) or any(
-            c["state"] == "running" and path in c["images"] for c in self.conversions.values()
+            c["state"] is WorkState.RUNNING and path in c["images"]
+            for c in self.conversions.values()
         ):
             raise failure("IMAGE_LOCKED", retryable=True)
         self.images.pop(path, None)
@@ -108,13 +122,14 @@ class MemoryStorage:
 
     def start_transfer(self, order: TransferOrder) -> TransferSnapshot:
         self._fence(order.target_path, order.epoch)
+        self._reachable(order.target_path)
         known = self.transfers.get(order.transfer_id)
         if known is not None:
             if replace(known.order, epoch=0) != replace(order, epoch=0):
                 raise failure("TRANSFER_EXISTS")
-            if known.state == "cancelled":
+            if known.state is WorkState.CANCELLED:
                 raise failure("TRANSFER_ENDED")
-            if known.state != "failed":
+            if known.state is not WorkState.FAILED:
                 return known.snapshot()
         if any(self._at_work(t, order.target_path) for t in self.transfers.values()):
             raise failure("TARGET_BUSY", retryable=True)
@@ -126,41 +141,52 @@ class MemoryStorage:
     def get_transfer(self, transfer_id: str) -> TransferSnapshot:
         self._vcenter.guests_write()
         transfer = self._transfer(transfer_id)
-        if transfer.state in {"queued", "running"} and not self.held:
+        if transfer.state in {WorkState.QUEUED, WorkState.RUNNING} and not self.held:
             self._advance(transfer)
         return transfer.snapshot()
 
     def cancel_transfer(self, transfer_id: str, epoch: int) -> None:
         transfer = self._transfer(transfer_id)
         self._fence(transfer.order.target_path, epoch)
-        if transfer.state in {"queued", "running", "failed"}:
-            transfer.state = "cancelled"
+        if transfer.state in {WorkState.QUEUED, WorkState.RUNNING, WorkState.FAILED}:
+            transfer.state = WorkState.CANCELLED
 
     def start_conversion(
         self, conversion_id: str, images: Sequence[str], virtio_iso: str, epoch: int
     ) -> ConversionSnapshot:
+        self._reachable(images[0])
         known = self.conversions.get(conversion_id)
-        if known is None or known["state"] == "failed":
-            fresh = {"state": "running", "images": tuple(images), "left": self.conversion_polls}
+        if known is None or known["state"] is WorkState.FAILED:
+            fresh = {
+                "state": WorkState.RUNNING,
+                "images": tuple(images),
+                "left": self.conversion_polls,
+            }
             self.conversions[conversion_id] = fresh
         return ConversionSnapshot(self.conversions[conversion_id]["state"])
 
     def get_conversion(self, conversion_id: str) -> ConversionSnapshot:
         now = self._conversion(conversion_id)
-        if now["state"] == "running":
+        if now["state"] is WorkState.RUNNING:
             now["left"] -= 1
             if now["left"] <= 0 and self.conversion_failure:
-                now["state"] = "failed"
+                now["state"] = WorkState.FAILED
             elif now["left"] <= 0:
-                now["state"] = "succeeded"
+                now["state"] = WorkState.SUCCEEDED
                 self.images[now["images"][0]].converted = True
-        reason = self.conversion_failure if now["state"] == "failed" else ""
-        return ConversionSnapshot(now["state"], step="Inspecting", guest_os="Linux", reason=reason)
+        why = self.conversion_failure if now["state"] is WorkState.FAILED else None
+        return ConversionSnapshot(
+            now["state"],
+            step="Inspecting",
+            guest_os="Linux",
+            log_path="/log/virt-v2v.log",
+            failure=why,
+        )
 
     def cancel_conversion(self, conversion_id: str, epoch: int) -> None:
         now = self._conversion(conversion_id)
-        if now["state"] == "running":
-            now["state"] = "cancelled"
+        if now["state"] is WorkState.RUNNING:
+            now["state"] = WorkState.CANCELLED
 
     def prune_records(
         self, images_in_use: Sequence[str], ranges_in_use: Sequence[str], ended_before: datetime
@@ -192,8 +218,8 @@ class MemoryStorage:
             not image.converted or order.mode is TransferMode.VERIFY_TARGET,
             f"{order.mode} after the conversion of {order.target_path}",
         )
-        if transfer.state == "failed":
-            transfer.state = "queued"
+        if transfer.state is WorkState.FAILED:
+            transfer.state = WorkState.QUEUED
             return
         whole = list(range(image.block_count))
         if order.mode is TransferMode.RANGES:
@@ -211,17 +237,17 @@ class MemoryStorage:
 
     def _advance(self, transfer: MemoryTransfer) -> None:
         order, image = transfer.order, self.images[transfer.order.target_path]
-        transfer.state = "running"
+        transfer.state = WorkState.RUNNING
         batch, transfer.todo = transfer.todo[: self.pace], transfer.todo[self.pace :]
         try:
             for block in batch:
                 self._copy(transfer, order, image, block)
         except ServiceError as exc:
             transfer.todo = batch + transfer.todo
-            transfer.state, transfer.reason = "failed", exc.reason
+            transfer.state, transfer.failure = WorkState.FAILED, exc.failure
             return
         if not transfer.todo:
-            transfer.state = "succeeded"
+            transfer.state = WorkState.SUCCEEDED
 
     def _copy(
         self, transfer: MemoryTransfer, order: TransferOrder, image: MemoryImage, block: int
@@ -236,8 +262,9 @@ class MemoryStorage:
         if order.mode is TransferMode.REPAIR:
             self._repair(transfer, order, image, block)
             return
-        key = int(order.disk_id.rpartition("/")[2])
-        value = self._vcenter.read(order.vm_moref, order.snapshot_moref, key).get(block, 0)
+        value = self._vcenter.read(order.vm_moref, order.snapshot_moref, order.disk_key).get(
+            block, 0
+        )
         image.base_done.add(block)
         if order.mode is TransferMode.RESYNC and image.digests.get(block, 0) == value:
             return
@@ -257,7 +284,16 @@ class MemoryStorage:
                 raise failure("CONTENT_MISMATCH")
 
     def _at_work(self, transfer: MemoryTransfer, path: str) -> bool:
-        return transfer.order.target_path == path and transfer.state in {"queued", "running"}
+        return transfer.order.target_path == path and transfer.state in {
+            WorkState.QUEUED,
+            WorkState.RUNNING,
+        }
+
+    def _reachable(self, path: str) -> None:
+        pool = path.split("/")[2]
+        self._world.rule(
+            pool in self.mounted | self.mounted_by_others, f"{path} is used but not mounted"
+        )
 
     def _fence(self, path: str, epoch: int) -> None:
         if epoch < self.epochs.get(path, 0):

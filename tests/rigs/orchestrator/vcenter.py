@@ -4,11 +4,13 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from services.kit.failure import Code, ServiceError
 from services.orchestrator.ports.disk import TransferOrder
 from services.orchestrator.ports.vmware import (
     Area,
     Finding,
+    Firmware,
+    PowerState,
+    Quiesce,
     SnapshotDisk,
     SourceDisk,
     SourceNic,
@@ -62,7 +64,7 @@ class MemoryVm:
     moref: str
     name: str
     disks: list[MemoryDisk]
-    power: str = "on"
+    power: PowerState = PowerState.ON
     tools: bool = True
     guest: str = "Debian GNU/Linux 12"
     on_shutdown: str = "off"
@@ -78,9 +80,9 @@ class MemoryVm:
             name=self.name,
             path=f"/DC1/vm/{self.name}",
             power=self.power,
-            tools_running=self.tools and self.power == "on",
+            tools_running=self.tools and self.power is PowerState.ON,
             guest=self.guest,
-            firmware="bios",
+            firmware=Firmware.BIOS,
             secure_boot=False,
             cpu_count=2,
             memory_bytes=2 << 30,
@@ -123,7 +125,7 @@ class MemoryVcenter:
     def guests_write(self) -> None:
         """Time has passed: every running guest writes, zeroes too."""
         for vm in self.vms.values():
-            if vm.power == "on":
+            if vm.power is PowerState.ON:
                 for disk in vm.disks:
                     value = self._value() if self._random.random() < 0.8 else 0
                     disk.write(self._random.randrange(disk.block_count), value)
@@ -141,7 +143,7 @@ class MemoryVcenter:
         paths = [disk.path for disk in vm.source().disks]
         if order.snapshot_moref or order.source_path not in paths:
             raise failure("VDDK_DISK_NOT_FOUND")
-        if vm.power != "off":
+        if vm.power is not PowerState.OFF:
             raise failure("VDDK_LOGIN")
 
     def reset_tracking(self, moref: str) -> None:
@@ -167,9 +169,7 @@ class MemoryVcenter:
         for vm in self.vms.values():
             if (moref and vm.moref == moref) or (not moref and vm.name == name):
                 return vm.source()
-        raise ServiceError(
-            code=Code.NOT_FOUND, reason="VM_NOT_FOUND", message=f"there is no {name or moref}"
-        )
+        raise failure("VM_NOT_FOUND", message=f"there is no {name or moref}")
 
     def check_vm(self, moref: str) -> tuple[Finding, ...]:
         return self.findings
@@ -179,7 +179,7 @@ class MemoryVcenter:
         was_off, vm.tracked = not vm.tracked, True
         return was_off
 
-    def create_snapshot(self, moref: str, name: str, quiesce: str) -> SourceSnapshot:
+    def create_snapshot(self, moref: str, name: str, quiesce: Quiesce) -> SourceSnapshot:
         vm = self.vms[moref]
         existing = vm.snapshot_names.get(name)
         if existing is None:
@@ -227,29 +227,29 @@ class MemoryVcenter:
             if written > int(generation):
                 yield Area(block * BLOCK, BLOCK)
 
-    def power(self, moref: str) -> tuple[str, bool]:
+    def power(self, moref: str) -> tuple[PowerState, bool]:
         vm = self.vms[moref]
         if vm.on_shutdown.startswith("slow-"):
             left = int(vm.on_shutdown.removeprefix("slow-"))
             vm.on_shutdown = f"slow-{left - 1}"
             if left <= 0:
-                vm.power = "off"
-        return vm.power, vm.tools and vm.power == "on"
+                vm.power = PowerState.OFF
+        return vm.power, vm.tools and vm.power is PowerState.ON
 
     def shutdown_guest(self, moref: str) -> None:
         vm = self.vms[moref]
         if not vm.tools:
             raise failure("TOOLS_NOT_RUNNING")
         if vm.on_shutdown == "off":
-            vm.power = "off"
+            vm.power = PowerState.OFF
         elif vm.on_shutdown == "slow":
             vm.on_shutdown = "slow-3"
 
     def power_off(self, moref: str) -> None:
-        self.vms[moref].power = "off"
+        self.vms[moref].power = PowerState.OFF
 
     def power_on(self, moref: str) -> None:
-        self.vms[moref].power = "on"
+        self.vms[moref].power = PowerState.ON
 
     def _value(self) -> int:
         return self._random.randrange(1, 1 << 30)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.kit.failure import Code, ServiceError
+from services.kit.failure import Code, Failure, ReportedError, ServiceError
 
 BLOCK = 64 * 1024
 Blocks = dict[int, int]
@@ -18,14 +18,24 @@ class Crash(BaseException):
     """The process dies here; nothing in the product may catch it."""
 
 
-def failure(reason: str, *, retryable: bool = False, message: str = "") -> ServiceError:
-    """An agent's error."""
-    return ServiceError(
-        code=Code.ABORTED,
-        reason=reason,
-        message=message or reason.lower().replace("_", " "),
+def reported(
+    reason: str, message: str = "", *, retryable: bool = False, **metadata: str
+) -> Failure:
+    """A failure as an agent reports it."""
+    return Failure(
+        reason,
+        message or reason.lower().replace("_", " "),
+        Code.ABORTED,
         retryable=retryable,
+        metadata=metadata,
     )
+
+
+def failure(
+    reason: str, *, retryable: bool = False, message: str = "", **metadata: str
+) -> ServiceError:
+    """An agent's error."""
+    return ReportedError(reported(reason, message, retryable=retryable, **metadata))
 
 
 @dataclass

@@ -480,17 +480,19 @@ class Debt(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"snapshot" or "image"."""
+    """"snapshot", "image" or "mount"."""
     name: _builtins.str
-    """The snapshot's name in vCenter, or the image's path on the storage host."""
+    """The snapshot's name in vCenter, the image's path on the storage host, or
+    CloudStack's id of the pool that was mounted there.
+    """
     attempts: _builtins.int
     """How often removing it has failed; it is tried again."""
     last_error: _builtins.str
     """Why it failed the last time; empty before."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was written down, just before the thing was made: its age counts
-        from here.
+        """When it was recorded, just before the thing was made: its age counts from
+        here.
         """
 
     def __init__(

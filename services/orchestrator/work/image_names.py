@@ -1,0 +1,39 @@
+"""File names of images: what every pool and CloudStack take, unique, and recognisable."""
+
+import re
+import unicodedata
+
+__all__ = ["image_name"]
+
+# The disk agent takes no longer names. A file name has 255 bytes on Linux, as has the column
+# `path` of CloudStack's table `volumes`; what is left is for suffixes of other tools.
+_NAME_LIMIT = 200
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+# As much of a migration's id as keeps two migrations of one machine apart.
+_ID_DIGITS = 8
+
+
+def image_name(vm_name: str, moref: str, unit: int, migration_id: str) -> str:
+    """The file name for a machine's disk: ``<vm>_<moref>_disk<unit>_<migration>.qcow2``.
+
+    The ending is what CloudStack's importer asks for. `moref` and `unit` make it unique in one
+    vCenter; the migration's id keeps a second migration of the machine away from the first one's
+    image, which may be a running machine's disk by then, and from a machine of another vCenter.
+    Letters lose their accents; what else CloudStack, a shell or a file system could stumble over
+    becomes ``-``. ``%2f`` is vCenter's way to write a slash in a name.
+
+    Raises ValueError without a moref or a migration, or with a negative unit.
+    """
+    machine, migration = _safe(moref), _safe(migration_id)[:_ID_DIGITS]
+    if not machine or not migration or unit < 0:
+        raise ValueError(
+            f"no image name for moref {moref!r}, unit {unit} and migration {migration_id!r}"
+        )
+    ending = f"_{machine}_disk{unit}_{migration}.qcow2"
+    stem = _safe(re.sub("%2f", "-", vm_name, flags=re.IGNORECASE)) or "vm"
+    return stem[: _NAME_LIMIT - len(ending)].rstrip(".-_") + ending
+
+
+def _safe(text: str) -> str:
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return _UNSAFE.sub("-", ascii_text).strip(".-_")
