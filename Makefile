@@ -10,7 +10,7 @@ PYTEST := $(PYTHON) -m pytest -q -n 3 --dist loadfile
 TIERS := tests/unit tests/contract
 
 .PHONY: help setup demo test unit contract storage e2e crash check coverage bench proto
-.PHONY: docs lab lock clean
+.PHONY: proto-baseline docs lab lock clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -48,6 +48,7 @@ check: setup ## Format, lint, types, contracts, architecture
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 	cd proto && ../.venv/bin/buf lint
+	cd proto && ../.venv/bin/buf breaking --against baseline.binpb
 	proto/check.sh $(CURDIR)/$(PYTHON)
 
 coverage: setup ## What the unit and contract tiers leave untested: the weakest modules, and the total
@@ -61,6 +62,9 @@ bench: setup ## Ratios of the copy path to nbdcopy, into build/bench.json
 
 proto: setup ## Generate the stubs from proto/
 	proto/generate.sh $(CURDIR)/$(PYTHON)
+
+proto-baseline: setup ## Take the present contracts as those that later ones are compared with
+	cd proto && ../.venv/bin/buf build --exclude-source-info --output baseline.binpb
 
 docs: setup ## Render the pages that come from the code
 	$(PYTHON) -m docs.render
