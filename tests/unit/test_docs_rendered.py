@@ -35,7 +35,7 @@ def _literals(tree: ast.Module) -> set[str]:
 
 
 def test_every_reason_that_the_code_can_raise_is_on_the_page() -> None:
-    page = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reference/errors.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| ([A-Z0-9_]+) \|", page, re.MULTILINE))
     raised = set()
     for path in source_files():
