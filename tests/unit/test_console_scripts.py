@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
-from docs.render.reasons import ROOT
-
-_SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+_ROOT = Path(__file__).parents[2]
+_SCRIPTS = tomllib.loads((_ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
 
 
 def test_there_is_one_for_each_service() -> None:

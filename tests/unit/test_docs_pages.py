@@ -13,12 +13,12 @@ from typer.main import get_command
 import lab.__main__ as lab_cli
 from cli.app import _app
 from cli.expert.spec import load_expert_spec
-from docs.render.reasons import ROOT
 from gateway.routes import health, inventory, migrations
 from services.config.config_model import Config
 from services.config.spec_model import MigrationSpec
 from services.kit import metrics
 
+ROOT = Path(__file__).parents[2]
 _DOCS = ROOT / "docs"
 _HOWTO = _DOCS / "howto"
 _REFERENCE = _DOCS / "reference"
