@@ -26,7 +26,7 @@ PAGES = (
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG")),
     *sorted(_DOCS.rglob("*.md")),
 )
-# What its examples call is checked by the page it belongs to.
+# It also names what older versions had.
 _HISTORY = ROOT / "CHANGELOG.md"
 
 
