@@ -53,9 +53,9 @@ check: setup ## Format, lint, types, contracts, architecture
 
 coverage: setup ## What the unit and contract tiers leave untested: the weakest modules, and the total
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(PYTHON) -m coverage run -m pytest -q -n 3 --dist loadfile $(TIERS)
-	@$(PYTHON) -m coverage combine -q
-	@$(PYTHON) -m coverage report | sed -n -e '1,22p' -e '$$p'
+	@$(PYTHON) -m coverage run -m pytest -q -n 3 --dist loadfile -m "not alone" $(TIERS); status=$$?; \
+	  $(PYTHON) -m coverage combine -q && \
+	  $(PYTHON) -m coverage report | sed -n -e '1,22p' -e '$$p'; exit $$status
 
 bench: setup ## Ratios of the copy path to nbdcopy, into build/bench.json
 	$(PYTHON) -m tests.bench
