@@ -143,6 +143,15 @@ def test_the_command_line_reference_is_complete() -> None:
     assert missing == []
 
 
+def test_every_environment_variable_is_explained() -> None:
+    sources = [
+        p for part in ("services", "gateway", "cli", "lab") for p in (ROOT / part).rglob("*.py")
+    ]
+    used = {name for path in sources for name in re.findall(r"\bV2C_[A-Z_]+", _text(path))}
+    shown = set(re.findall(r"^\| `(V2C_\w+)` \|", _text(_REFERENCE / "cli.md"), re.MULTILINE))
+    assert used == shown
+
+
 def _served() -> list[tuple[str, str]]:
     return [
         (method, str(getattr(route, "path", "")))
