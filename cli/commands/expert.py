@@ -81,7 +81,7 @@ def base_copy(spec: SpecFile, json: JsonOption = False) -> None:
     base_copy{snapshot_moref, disk_path, target_qcow2, disk_size_bytes, …}. The larger of its
     readers and queue_depth (16) is how many requests are in flight at most; chunks have 1 MiB, or
     the next power of two from min_chunk_mb on, up to max_chunk_mb. An example is in
-    docs/operations.md.
+    docs/howto/copy-one-disk.md.
     """
     loaded = load_expert_spec(spec)
     job = loaded.base_copy

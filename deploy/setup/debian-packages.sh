@@ -24,7 +24,7 @@ for package in $packages; do
   [ "$status" = installed ] || missing="$missing $package"
 done
 if [ -z "$missing" ]; then
-  echo "Debian packages: all there"
+  echo "Debian packages: all installed"
   exit 0
 fi
 

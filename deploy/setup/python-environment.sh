@@ -10,7 +10,7 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && [ -x .venv/bin/python
 fi
 # The distribution's interpreter and its site packages: libnbd's bindings exist only there.
 echo "Python environment: installing requirements.lock into .venv"
-# --clear: a package that is no longer pinned must not go on working by accident.
+# --clear: a package that is no longer pinned must not keep working by accident.
 /usr/bin/python3 -m venv --clear --system-site-packages .venv
 .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 .venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -9,8 +9,8 @@ from services.orchestrator import stages
 __all__ = ["PAGES"]
 
 PAGES: Mapping[Path, Callable[[], str]] = {
-    Path("docs/errors.md"): errors.page,
-    Path("docs/state-machine.md"): stages.markdown,
+    Path("docs/reference/errors.md"): errors.page,
+    Path("docs/reference/state-machine.md"): stages.markdown,
 }
 """Below the repository's root."""
 

@@ -1,4 +1,4 @@
-"""docs/errors.md: every reason, its meaning and what to do about it.
+"""docs/reference/errors.md: every reason, its meaning and what to do about it.
 
 All of it is read from objects: a class of `ServiceError` for each reason, grouped by the service
 that defines it, and the kinds of findings.

@@ -1,6 +1,6 @@
 """The state machine as one table: stages, what follows them, what an operator may do there.
 
-`python -m services.orchestrator.stages` prints it as docs/state-machine.md.
+`python -m services.orchestrator.stages` prints it as docs/reference/state-machine.md.
 `tick` executes it, `controls` asks it what is legal, documentation and UI are rendered from it.
 """
 

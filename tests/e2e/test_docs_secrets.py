@@ -1,4 +1,4 @@
-"""docs/operations.md says that secrets are in no log: a whole stack is searched for them."""
+"""docs/howto/configure.md states that secrets are in no log: a whole stack is searched for them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_no_secret_reaches_a_log_a_state_file_or_a_command_line(
     assert all(len(secret) >= 8 for secret in secrets.values()), secrets
     assert _status(secret_stack, "/vmware/vms", secret_stack.token) == 200
     assert _status(secret_stack, "/vmware/vms", "no-such-token") == 401
-    # Servers tell what they were told: here CloudStack knows vCenter's password, and says it.
+    # Servers repeat what they were sent: here CloudStack's error has vCenter's password.
     secret_site.lab.cloudstack.call(
         "fault",
         command="importVm",

@@ -1,4 +1,4 @@
-"""Secrets of a config are masked in what a process writes, as docs/operations.md promises."""
+"""Secrets of a config are masked in what a process writes, as docs/howto/configure.md promises."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_all_secrets_of_a_config_are_masked_and_missing_ones_are_left_out(
     monkeypatch.setenv("TEST_MASKED_VC", "masked-vc-password-3")
     # masked-key does not exist: this host does not talk to CloudStack.
     mask_secrets(load_config(tmp_path / "config.yaml"))
-    told = "masked-vc-password-3 masked-secret-key-1 masked%2Fpass-2 masked/pass-2 db.test"
-    assert redactor.text(told) == f"{MASK} {MASK} {MASK} {MASK} db.test"
+    shown = "masked-vc-password-3 masked-secret-key-1 masked%2Fpass-2 masked/pass-2 db.test"
+    assert redactor.text(shown) == f"{MASK} {MASK} {MASK} {MASK} db.test"
 
 
 def test_a_secret_that_changed_is_masked_once_it_is_read(tmp_path: Path) -> None:
@@ -58,9 +58,9 @@ def test_a_traceback_of_a_defect_is_masked(capsys: pytest.CaptureFixture[str]) -
         raise ValueError("cannot parse masked-in-traceback-9")
     except ValueError as error:
         print_masked(type(error), error, error.__traceback__)
-    told = capsys.readouterr().err
-    assert told.endswith(f"ValueError: cannot parse {MASK}\n")
-    assert told.startswith("Traceback (most recent call last)")
+    printed = capsys.readouterr().err
+    assert printed.endswith(f"ValueError: cannot parse {MASK}\n")
+    assert printed.startswith("Traceback (most recent call last)")
 
 
 def test_what_is_no_url_is_masked_whole() -> None:

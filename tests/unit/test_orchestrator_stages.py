@@ -12,7 +12,7 @@ from services.orchestrator.handlers import HANDLERS
 from services.orchestrator.stages import STAGE_TABLE, Stage, markdown
 from services.orchestrator.tick import Handler
 
-_PAGE = Path(__file__).parents[2] / "docs/state-machine.md"
+_PAGE = Path(__file__).parents[2] / "docs/reference/state-machine.md"
 
 
 def test_every_stage_has_a_row_and_all_but_the_last_a_handler() -> None:
@@ -67,6 +67,6 @@ def test_the_page_is_printed_by_the_module() -> None:
         check=True,
         capture_output=True,
         text=True,
-        cwd=_PAGE.parents[1],
+        cwd=_PAGE.parents[2],
     )
     assert printed.stdout == markdown()
