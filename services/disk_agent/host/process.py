@@ -52,8 +52,8 @@ def _runs_in(group: int, entry: Path) -> bool:
     return int(of_group) == group and state not in "ZX"
 
 
-class LastWords:
-    """Reads a process's output to the end in a thread, and keeps the last lines."""
+class StderrTail:
+    """Reads a process's stderr to the end in a thread, and keeps the last lines."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -67,10 +67,10 @@ class LastWords:
                 if text:
                     self._lines.append(text[:_LINE_LIMIT])
 
-    def lines(self, count: int) -> list[str]:
+    def lines(self) -> list[str]:
         """The last lines so far; all of them once the process has ended."""
         self._thread.join(timeout=0.2)
-        return list(self._lines)[-count:]
+        return list(self._lines)
 
 
 def stop(process: subprocess.Popen[bytes], grace_seconds: float) -> None:

@@ -11,13 +11,20 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from services.disk_agent.failures import TargetFailed, TargetFull, TargetUnusable
+from services.disk_agent.failures import (
+    TargetFailed,
+    TargetFull,
+    TargetLocked,
+    TargetMissing,
+    TargetUnusable,
+)
 from services.disk_agent.host import process
 from services.disk_agent.worker.metadata_repair import forget_cached, is_locked, mend
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _STEP_SECONDS = 0.002
+_SHOWN_LINES = 3
 _SECTOR_BYTES = 4096
 # The largest request of qemu-nbd, and the largest threshold that glibc takes.
 _REQUEST_LIMIT_BYTES = 32 << 20
@@ -114,7 +121,7 @@ class TargetServer:
         self._sleep = sleep
         self._now = now
         self._process: subprocess.Popen[bytes] | None = None
-        self._words: process.LastWords | None = None
+        self._stderr: process.StderrTail | None = None
 
     @property
     def uri(self) -> str:
@@ -123,11 +130,7 @@ class TargetServer:
 
     def __enter__(self) -> Self:
         if not self._image.is_file():
-            raise TargetUnusable(
-                f"there is no image {self._image}",
-                reason="TARGET_MISSING",
-                hint="put the file back and retry, or cancel the migration and start it anew",
-            )
+            raise TargetMissing(f"there is no image {self._image}")
         if shutil.which("qemu-nbd") is None:
             raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")
         if self._open_mark is not None:
@@ -162,7 +165,7 @@ class TargetServer:
         )
         if self._process.stderr is None:
             raise TypeError("no stderr of qemu-nbd")
-        self._words = process.LastWords(self._process.stderr)
+        self._stderr = process.StderrTail(self._process.stderr)
         try:
             self._wait_until_served(self._process)
         except BaseException:
@@ -178,29 +181,30 @@ class TargetServer:
     ) -> None:
         self._stop(sound=not isinstance(error, TargetFailed | TargetFull))
 
-    def last_words(self) -> str:
-        """What qemu-nbd said last, on one line."""
-        return "; ".join(self._words.lines(3)) if self._words is not None else ""
+    def last_messages(self) -> str:
+        """The last messages of qemu-nbd, on one line."""
+        lines = self._stderr.lines() if self._stderr is not None else []
+        return "; ".join(lines[-_SHOWN_LINES:])
 
     def _wait_until_served(self, server: subprocess.Popen[bytes]) -> None:
         deadline = self._now() + _START_SECONDS
         # The socket listens before the image is open; the pid file is written after.
         while not _has_content(self._pidfile):
             if server.poll() is not None:
-                said = self.last_words()
-                if is_locked(said):
-                    raise TargetUnusable(
-                        f"the image {self._image} is in use by another process: {said}",
-                        reason="TARGET_LOCKED",
-                        retryable=True,
-                        hint="find the process that has the image open (fuser -v) and end it",
+                messages = self.last_messages()
+                if is_locked(messages):
+                    raise TargetLocked(
+                        f"the image {self._image} is in use by another process: {messages}"
                     )
                 raise TargetUnusable(
-                    f"qemu-nbd cannot open {self._image}: {said}",
+                    f"qemu-nbd cannot open {self._image}: {messages}",
                     hint="check that the storage below the image is mounted and writable",
                 )
             if self._now() > deadline:
-                raise TargetUnusable(f"qemu-nbd did not open {self._image} in time")
+                raise TargetUnusable(
+                    f"qemu-nbd did not open {self._image} in time",
+                    hint="check that the storage below the image answers (NFS server, network)",
+                )
             self._sleep(_STEP_SECONDS)
 
     def _stop(self, *, sound: bool = True) -> None:
