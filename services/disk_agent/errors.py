@@ -36,6 +36,7 @@ class PoolInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "POOL_INVALID"
+    hint = "correct the field that the message names, in CloudStack's pool or in the call"
 
 
 class PoolNotFound(ServiceError):
@@ -67,6 +68,7 @@ class PoolMissing(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "POOL_MISSING"
+    hint = "run the disk agent on a host that has the pool, or mount it there"
 
 
 class PoolReadOnly(ServiceError):
@@ -78,7 +80,7 @@ class PoolReadOnly(ServiceError):
 
 
 class PoolMountFailed(ServiceError):
-    """mount refused or timed out. ``detail`` is what it said."""
+    """mount refused or timed out. ``detail`` is its message."""
 
     code = Code.UNAVAILABLE
     reason = "POOL_MOUNT_FAILED"
@@ -108,6 +110,7 @@ class ImageInvalid(ServiceError):
 
     code = Code.INVALID_ARGUMENT
     reason = "IMAGE_INVALID"
+    hint = "correct the name or the size that the message names"
 
 
 class ImageNotFound(ServiceError):
@@ -115,6 +118,7 @@ class ImageNotFound(ServiceError):
 
     code = Code.NOT_FOUND
     reason = "IMAGE_NOT_FOUND"
+    hint = "create the image first, or put the file back where it was"
 
 
 class ImageExists(ServiceError):
@@ -130,6 +134,7 @@ class ImageUnusable(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_UNUSABLE"
+    hint = "delete it and copy the disk again"
 
 
 class ImageLocked(ServiceError):
