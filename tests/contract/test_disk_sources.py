@@ -16,13 +16,18 @@ import pytest
 
 from lab.esxi.client import DiskFault
 from lab.esxi.process import EsxiProcess, start_esxi
+from services.disk_agent import capabilities
+from services.disk_agent.conversions.acceleration import KvmProbe
 from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.failures import (
     NbdkitFilterMissing,
+    NbdkitMissing,
+    NbdkitPluginMissing,
     SourceFailed,
     SourceLost,
     SourceUnusable,
 )
+from services.disk_agent.host.commands import HostCommands
 from services.disk_agent.worker import nbdkit
 from services.disk_agent.worker.order import NbdSpec, SourceSpec, VddkSpec
 from services.disk_agent.worker.password import Password
@@ -353,3 +358,28 @@ def _processes_below(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 found += f"{folder}/source.sock".encode() in (entry / "cmdline").read_bytes()
     return found
+
+
+def test_a_host_without_nbdkit_reads_from_nbd_servers_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    nbdkit.probe.cache_clear()
+    with pytest.raises(NbdkitMissing) as caught:
+        nbdkit.probe()
+    assert "nbdkit-plugin-python" in caught.value.hint
+    found = capabilities.probe(KvmProbe(HostCommands(), tmp_path, device=tmp_path / "kvm"))
+    assert found.sources == ("nbd",)
+    assert found.versions == {}
+
+
+def test_an_nbdkit_without_plugins_reads_no_vmware_disk(host: Host, tmp_path: Path) -> None:
+    spec = VddkSpec("vc.test", "u", "", str(host.library), "vm-1", "snapshot-1", "[ds] a/a.vmdk")
+    with pytest.raises(NbdkitPluginMissing) as caught:
+        nbdkit.vddk_command(spec, nbdkit.Nbdkit("1", False, False), tmp_path, tmp_path, 3)
+    assert "nbdkit-plugin-python" in caught.value.hint
+
+
+def test_the_filter_that_large_reads_need_comes_with_nbdkit() -> None:
+    assert nbdkit.has_filter("blocksize")
+    assert not nbdkit.has_filter("no-such-filter")

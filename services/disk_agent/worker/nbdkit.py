@@ -6,7 +6,6 @@ Read-only, on a unix socket in a private directory, and with a password on a pip
 import functools
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from services.disk_agent.errors import ToolMissing, ToolTimeout
 from services.disk_agent.failures import (
     NbdkitFilterMissing,
     NbdkitMissing,
@@ -25,6 +25,7 @@ from services.disk_agent.failures import (
     VddkNotFound,
 )
 from services.disk_agent.host import process
+from services.disk_agent.host.commands import Completed, HostCommands
 from services.disk_agent.vddk.abi import LARGEST_READ_BYTES
 from services.disk_agent.vddk.error_line import reported_error
 from services.disk_agent.worker.order import VddkSpec
@@ -65,27 +66,30 @@ def probe() -> Nbdkit:
 
     Raises NbdkitMissing.
     """
-    if shutil.which("nbdkit") is None:
-        raise NbdkitMissing("nbdkit is not installed")
-    match = re.search(r"nbdkit (\S+)", _run("nbdkit", "--version").stdout)
+    match = re.search(r"nbdkit (\S+)", _run("--version").stdout)
     return Nbdkit(
         version=match[1] if match else "unknown",
-        native_vddk=_run("nbdkit", "--dump-plugin", "vddk").returncode == 0,
-        python_plugin=_run("nbdkit", "--dump-plugin", "python").returncode == 0,
+        native_vddk=_run("--dump-plugin", "vddk").status == 0,
+        python_plugin=_run("--dump-plugin", "python").status == 0,
     )
 
 
 @functools.cache
 def has_filter(name: str) -> bool:
     """Whether the installed nbdkit has a filter. Blocks for some milliseconds the first time."""
-    found = re.search(r"^filterdir=(.+)$", _run("nbdkit", "--dump-config").stdout, re.MULTILINE)
+    found = re.search(r"^filterdir=(.+)$", _run("--dump-config").stdout, re.MULTILINE)
     return found is not None and Path(found[1], f"nbdkit-{name}-filter.so").exists()
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
-    )
+def _run(*arguments: str) -> Completed:
+    try:
+        return HostCommands().run(["nbdkit", *arguments], timeout_seconds=_PROBE_SECONDS)
+    except ToolMissing as error:
+        raise NbdkitMissing("nbdkit is not installed") from error
+    except ToolTimeout as error:
+        raise SourceUnusable(
+            error.message, retryable=True, hint="look at this host's load"
+        ) from error
 
 
 def library_dir(configured: str) -> Path:
