@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.kit.channel import await_serving
 from services.kit.errors import RemoteError
-from services.kit.process import read_ready_file
+from services.kit.process import exits_within, read_ready_file
 from services.kit.tls import TlsFiles
 
 __all__ = ["ServiceCommand", "ServiceFailed", "ServiceProcess"]
@@ -102,9 +102,7 @@ class ServiceProcess:
         """SIGTERM, and SIGKILL when it takes longer than `grace_seconds`."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
-        try:
-            await asyncio.wait_for(self._process.wait(), grace_seconds)
-        except TimeoutError:
+        if not await exits_within(self._process, grace_seconds):
             await self.kill()
 
     async def kill(self) -> None:

@@ -36,6 +36,7 @@ from services.disk_agent.conversions.messages import (
 from services.disk_agent.conversions.virt_v2v import VirtV2v, conversion_environment, domain_xml
 from services.disk_agent.errors import ToolTimeout
 from services.disk_agent.host.commands import Commands, tool_failed
+from services.kit.process import exits_within
 
 _CREATE_SECONDS = 60.0
 # Some hundred MB of a Windows guest's drivers, onto slow NFS.
@@ -260,10 +261,7 @@ async def _end(warden: asyncio.subprocess.Process) -> None:
     """Have the warden end everything below it, and wait for that."""
     if warden.stdin is not None:
         warden.stdin.close()
-    try:
-        async with asyncio.timeout(_END_SECONDS):
-            await warden.wait()
-    except TimeoutError:
+    if not await exits_within(warden, _END_SECONDS):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(warden.pid, signal.SIGKILL)
         await warden.wait()

@@ -36,7 +36,6 @@ from services.disk_agent.failures import (
     TransferCancelled,
     TransferFailure,
 )
-from services.disk_agent.host.process import die_with_parent
 from services.disk_agent.worker.disk_pass import DiskPass, Surroundings
 from services.disk_agent.worker.metadata_repair import mend
 from services.disk_agent.worker.order import WorkerOrder
@@ -44,6 +43,7 @@ from services.disk_agent.worker.password import Password
 from services.disk_agent.worker.qemu_nbd import TargetServer
 from services.disk_agent.worker.range_sets import load_ranges
 from services.disk_agent.worker.sources import Source, source_for
+from services.kit.processes import die_with_parent
 
 # Opening is repeated this often, after so many seconds, doubled each time and at most the last.
 _OPEN_ATTEMPTS = 5

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.disk_agent.failures import TargetUnusable
-from services.disk_agent.host.process import die_with_parent
+from services.disk_agent.host.qemu_lock import reports_lock
+from services.kit.processes import die_with_parent
 
 # qemu-img(1), check: 0 is a consistent image, 1 a check that could not be done.
 _CORRUPT = 2
@@ -54,19 +55,13 @@ def mend(image: Path, wait: Wait = time.sleep) -> None:
             hint="cancel the migration and start it anew, which makes a new image",
         )
     # Whoever has the image open is told by the qemu-nbd that is started next.
-    if found.returncode not in (0, _LEAKS) and not is_locked(said):
+    if found.returncode not in (0, _LEAKS) and not reports_lock(said):
         raise TargetUnusable(
             f"the image {image} cannot be checked: {said}",
             reason="TARGET_UNCHECKED",
             retryable=True,
             hint="check that the storage below the image is mounted, writable and free of errors",
         )
-
-
-def is_locked(said: str) -> bool:
-    """Whether QEMU's words say that another process has the image open."""
-    # qemu, block/file-posix.c: Failed to get "write" lock. Paths have quotes of another kind.
-    return '" lock' in said
 
 
 def forget_cached(image: Path) -> None:

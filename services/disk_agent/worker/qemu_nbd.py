@@ -19,7 +19,9 @@ from services.disk_agent.failures import (
     TargetUnusable,
 )
 from services.disk_agent.host import process
-from services.disk_agent.worker.metadata_repair import forget_cached, is_locked, mend
+from services.disk_agent.host.qemu_lock import reports_lock
+from services.disk_agent.worker.metadata_repair import forget_cached, mend
+from services.kit.processes import die_with_parent
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
@@ -161,7 +163,7 @@ class TargetServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=qemu_nbd_environment(),
-            preexec_fn=lambda: process.die_with_parent(parent),
+            preexec_fn=lambda: die_with_parent(parent),
         )
         if self._process.stderr is None:
             raise TypeError("no stderr of qemu-nbd")
@@ -192,7 +194,7 @@ class TargetServer:
         while not _has_content(self._pidfile):
             if server.poll() is not None:
                 messages = self.last_messages()
-                if is_locked(messages):
+                if reports_lock(messages):
                     raise TargetLocked(
                         f"the image {self._image} is in use by another process: {messages}"
                     )
