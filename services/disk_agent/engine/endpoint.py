@@ -54,7 +54,7 @@ class Endpoint:
     """
 
     def __init__(self, uri: str, side: Side) -> None:
-        """Connect. Raises SourceUnusable or TargetUnusable with the server's own words."""
+        """Connect. Raises SourceUnusable or TargetUnusable with libnbd's message."""
         self.side = side
         self.completions: deque[tuple[object, int]] = deque()
         handle = nbd.NBD()
@@ -188,8 +188,8 @@ class Endpoint:
         return TargetFailed(f"{what} the target failed: {detail}", metadata=metadata)
 
     def close(self) -> None:
-        """Say good-bye if the server still listens; never raises."""
-        # A dead or never ready connection has nobody left to tell.
+        """Disconnect in the protocol's way if the server still answers; never raises."""
+        # On a connection that is dead, or never became ready, libnbd refuses it.
         with contextlib.suppress(nbd.Error):
             self.handle.shutdown(nbd.SHUTDOWN_ABANDON_PENDING)
         # Their tokens hold buffers, and this endpoint.

@@ -278,16 +278,16 @@ class DiskPass:
             found.close()
             raise MapUnusable(f"changed areas do not do: {image.value}")
         found.begin_pass(self._key, stale=chunk_runs(self._ranges, header.chunk_bytes))
-        self._areas = self._with_owed(found)
+        self._areas = self._with_pending(found)
         return found
 
-    def _with_owed(self, found: ChunkMap) -> list[Range]:
+    def _with_pending(self, found: ChunkMap) -> list[Range]:
         chunk, capacity = found.header.chunk_bytes, self._order.capacity_bytes
-        owed = [
+        pending = [
             Range(first * chunk, min(stop * chunk, capacity) - first * chunk)
-            for first, stop in found.owed()
+            for first, stop in found.pending_runs()
         ]
-        return united([*self._areas, *owed])
+        return united([*self._areas, *pending])
 
     def _map_for_resync(self, target: Endpoint) -> ChunkMap:
         found = self._existing_or_damaged() or self._fresh()
