@@ -28,14 +28,14 @@ def esxi(tmp_path: Path) -> Iterator[EsxiProcess]:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def logged() -> list[str]:
     return []
 
 
 @pytest.fixture
-def library(esxi: EsxiProcess, tmp_path: Path, said: list[str]) -> Iterator[Library]:
+def library(esxi: EsxiProcess, tmp_path: Path, logged: list[str]) -> Iterator[Library]:
     path = build_vddk(tmp_path / "vddk", esxi) / "lib64" / "libvixDiskLib.so.8"
-    library = Library(path, log=said.append, warn=said.append)
+    library = Library(path, log=logged.append, warn=logged.append)
     library.initialise("")
     yield library
     library.function["Exit"]()
@@ -58,10 +58,10 @@ def settings() -> Settings:
     return settings
 
 
-def test_it_can_be_initialised_once(library: Library, said: list[str]) -> None:
+def test_it_can_be_initialised_once(library: Library, logged: list[str]) -> None:
     with pytest.raises(VddkError, match="initialized, or more than once"):
         library.initialise("")
-    assert "VixDiskLib_InitEx was called twice" in said
+    assert "VixDiskLib_InitEx was called twice" in logged
 
 
 def test_a_library_without_configuration_does_not_start(esxi: EsxiProcess, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_library_without_configuration_does_not_start(esxi: EsxiProcess, tmp_p
 
 
 def test_opening_from_two_threads_at_once_is_refused(
-    esxi: EsxiProcess, library: Library, settings: Settings, said: list[str]
+    esxi: EsxiProcess, library: Library, settings: Settings, logged: list[str]
 ) -> None:
     results: list[str] = []
     barrier = threading.Barrier(8)
@@ -93,7 +93,7 @@ def test_opening_from_two_threads_at_once_is_refused(
     for thread in threads:
         thread.join()
     assert any("handle is executing another function" in result for result in results)
-    assert any("while another thread opens or closes" in line for line in said)
+    assert any("while another thread opens or closes" in line for line in logged)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_allocation_unknown_is_no_obstacle(
     disk.close()
 
 
-def test_a_dead_host_ends_reads_with_the_librarys_words(
+def test_a_dead_host_ends_reads_with_the_librarys_text(
     esxi: EsxiProcess, library: Library, settings: Settings
 ) -> None:
     disk = OpenDisk(library, settings)

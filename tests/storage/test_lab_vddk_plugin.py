@@ -114,7 +114,7 @@ def test_large_requests_are_read_in_pieces(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("plugin", ["python", "native"])
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "expected"),
     [
         ({"server": "other.test"}, "Cannot connect to host"),
         ({"port": "443"}, "Cannot connect to host"),
@@ -128,14 +128,14 @@ def test_large_requests_are_read_in_pieces(tmp_path: Path) -> None:
         ({"transports": "san:hotadd"}, "The operation is not supported"),
     ],
 )
-def test_refusals_are_told_in_the_librarys_words(
-    host: Host, tmp_path: Path, wrong: dict[str, str], words: str, plugin: str
+def test_refusals_are_reported_with_the_librarys_text(
+    host: Host, tmp_path: Path, wrong: dict[str, str], expected: str, plugin: str
 ) -> None:
     with vddk_served(tmp_path, host.libdir, plugin=plugin, **wrong) as served:
         with pytest.raises(nbd.Error, match="no export named"):
             connect(served.socket)
         last = [line for line in served.stderr().splitlines() if line][-1]
-        assert words in last
+        assert expected in last
         assert PASSWORD not in served.stderr()
 
 
@@ -150,7 +150,7 @@ def test_a_disk_of_a_stopped_vm_opens_without_a_snapshot(host: Host, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("parameters", "words"),
+    ("parameters", "expected"),
     [
         ({"snaphot": "x"}, "unknown parameter snaphot=; did you mean snapshot=?"),
         ({"single_link": "perhaps"}, "single-link=perhaps: it is true or false"),
@@ -161,11 +161,11 @@ def test_a_disk_of_a_stopped_vm_opens_without_a_snapshot(host: Host, tmp_path: P
     ],
 )
 def test_wrong_parameters_stop_nbdkit_at_once(
-    host: Host, tmp_path: Path, parameters: dict[str, str], words: str
+    host: Host, tmp_path: Path, parameters: dict[str, str], expected: str
 ) -> None:
     with vddk_served(tmp_path, host.libdir, **parameters) as served:
         assert served.process.wait(10) != 0
-        assert words in served.stderr()
+        assert expected in served.stderr()
         assert "Traceback" not in served.stderr()
 
 

@@ -99,8 +99,8 @@ def test_a_lock_is_recognised_by_qemus_message(messages: str, locked: bool) -> N
 
 
 def test_a_server_that_does_not_listen_is_killed() -> None:
-    deaf = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]
-    with subprocess.Popen(deaf, stdout=subprocess.PIPE) as child:
+    stubborn = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]
+    with subprocess.Popen(stubborn, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
         stop(child, 0.1)

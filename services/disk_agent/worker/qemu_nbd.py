@@ -98,7 +98,7 @@ class TargetServer:
     """A running qemu-nbd. Use as a context manager; close NBD connections before leaving.
 
     `open_mark` is a file that exists while the image is open for writing, and stays when qemu-nbd
-    was killed or the storage failed: found at the start, it has the image checked and mended.
+    was killed or the storage failed: found at the start, it has the image checked and repaired.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class TargetServer:
         self._writable = writable
         self._cache = cache
         self._open_mark = open_mark if writable else None
-        self._mend = mending
+        self._repair = mending
         self._sleep = sleep
         self._now = now
         self._process: subprocess.Popen[bytes] | None = None
@@ -137,7 +137,7 @@ class TargetServer:
             raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")
         if self._open_mark is not None:
             if self._open_mark.exists():
-                self._mend(self._image)
+                self._repair(self._image)
             try:
                 _mark(self._open_mark)
             except OSError as error:
@@ -147,9 +147,9 @@ class TargetServer:
                     hint="check that its storage is mounted and writable",
                 ) from error
         if not self._writable:
-            # What storage has is to be shown, not what the host remembers.
+            # Reads must show what storage holds, not what the page cache does.
             forget_cached(self._image)
-        # A worker that was killed leaves these behind, and the pid file means that qemu-nbd serves.
+        # A killed worker leaves these behind, and a pid file means that qemu-nbd serves.
         self._remove_files()
         command = qemu_nbd_command(
             self._image, self._socket, self._pidfile, writable=self._writable, cache=self._cache
