@@ -1,11 +1,16 @@
-"""Servers that run as child processes: their last stderr lines, and their end."""
+"""Servers that run as child processes: their start, their last stderr lines, and their end."""
 
+import os
 import subprocess
 import threading
+import time
 from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
-from services.kit.processes import ends_within
+from services.kit.processes import die_with_parent, ends_within
 
 _KEPT_LINES = 40
 _LINE_LIMIT = 500
@@ -39,3 +44,96 @@ def stop(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
         if not ends_within(process.pid, grace_seconds):
             process.kill()
     process.wait()
+
+
+class ServerEnded(Exception):
+    """A server ended before it served."""
+
+
+class NbdServer:
+    """A program that serves one NBD export on a unix socket, and writes a pid file when it does."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """The socket and the pid file are ``folder/name.sock`` and ``folder/name.pid``."""
+        self.socket = folder / f"{name}.sock"
+        self.pidfile = folder / f"{name}.pid"
+        self._sleep = sleep
+        self._now = now
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stderr: StderrTail | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where the export is served."""
+        return f"nbd+unix:///?socket={quote(str(self.socket))}"
+
+    def start(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        pass_fds: Collection[int] = (),
+        binds_itself: bool,
+    ) -> None:
+        """Start the program. Unless it binds itself to its parent's life, the kernel is asked to.
+
+        In that case this process must have no other thread, as code runs between fork and exec.
+        """
+        # A killed server leaves its files behind: some refuse an existing socket, and a pid file
+        # means that the server is ready.
+        self._remove_files()
+        parent = os.getpid()
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
+            env=environment,
+            preexec_fn=None if binds_itself else lambda: die_with_parent(parent),
+        )
+        if self._process.stderr is None:
+            raise TypeError(f"no stderr of {command[0]}")
+        self._stderr = StderrTail(self._process.stderr)
+
+    def wait_until_served(self, timeout_seconds: float, step_seconds: float) -> None:
+        """Wait for the pid file. Raises ServerEnded, or TimeoutError."""
+        deadline = self._now() + timeout_seconds
+        while not _has_content(self.pidfile):
+            if self._process is None or self._process.poll() is not None:
+                raise ServerEnded
+            if self._now() > deadline:
+                raise TimeoutError
+            self._sleep(step_seconds)
+
+    def stderr_lines(self) -> list[str]:
+        """The last lines that it wrote to stderr so far."""
+        return self._stderr.lines() if self._stderr is not None else []
+
+    def stop(self, grace_seconds: float) -> int | None:
+        """End it and remove its files; returns its exit status if it was started."""
+        status = None
+        if self._process is not None:
+            stop(self._process, grace_seconds)
+            status = self._process.returncode
+            self._process = None
+        self._remove_files()
+        return status
+
+    def _remove_files(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        self.pidfile.unlink(missing_ok=True)
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False

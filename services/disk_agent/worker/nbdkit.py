@@ -6,14 +6,12 @@ Read-only, on a unix socket in a private directory, and with a password on a pip
 import functools
 import os
 import re
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 
 from services.disk_agent.errors import ToolMissing, ToolTimeout
 from services.disk_agent.failures import (
@@ -24,8 +22,8 @@ from services.disk_agent.failures import (
     VddkNotConfigured,
     VddkNotFound,
 )
-from services.disk_agent.host import process
 from services.disk_agent.host.commands import Completed, HostCommands
+from services.disk_agent.host.process import NbdServer, ServerEnded
 from services.disk_agent.vddk.abi import LARGEST_READ_BYTES
 from services.disk_agent.vddk.error_line import reported_error
 from services.disk_agent.worker.order import VddkSpec
@@ -191,25 +189,17 @@ class NbdkitServer:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`build` gets socket, pidfile and password descriptor, and returns the command line."""
-        self._socket = runtime_dir / "source.sock"
-        self._pidfile = runtime_dir / "source.pid"
+        self._server = NbdServer(runtime_dir, "source", sleep=sleep, now=now)
         self._build = build
         self._password = password
         self._environment = dict(environment or {})
-        self._sleep = sleep
-        self._now = now
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stderr: process.StderrTail | None = None
 
     @property
     def uri(self) -> str:
         """Where the source is served."""
-        return f"nbd+unix:///?socket={quote(str(self._socket))}"
+        return self._server.uri
 
     def __enter__(self) -> Self:
-        # A server that was killed leaves its files behind, and nbdkit refuses an existing socket.
-        self._socket.unlink(missing_ok=True)
-        self._pidfile.unlink(missing_ok=True)
         password = self._password.reveal().encode()
         if len(password) > _PASSWORD_BYTES:
             raise SourceUnusable(
@@ -221,21 +211,16 @@ class NbdkitServer:
             # A pipe holds 64 KiB before anybody reads, so this does not block.
             os.write(writing, password)
             os.close(writing)
-            self._process = subprocess.Popen(
-                self._build(self._socket, self._pidfile, reading),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+            self._server.start(
+                self._build(self._server.socket, self._server.pidfile, reading),
+                {**os.environ, **self._environment},
                 pass_fds=(reading,),
-                env={**os.environ, **self._environment},
+                binds_itself=True,
             )
         finally:
             os.close(reading)
-        if self._process.stderr is None:
-            raise TypeError("no stderr of nbdkit")
-        self._stderr = process.StderrTail(self._process.stderr)
         try:
-            self._wait_until_served(self._process)
+            self._wait_until_served()
         except BaseException:
             self.stop()
             raise
@@ -251,38 +236,30 @@ class NbdkitServer:
 
     def last_messages(self) -> str:
         """The last messages of nbdkit and of the library below it, on one line."""
-        lines = [line for line in self._stderr_lines() if reported_error(line) is None]
+        lines = [line for line in self._server.stderr_lines() if reported_error(line) is None]
         # Each message comes once from the plugin and once more from nbdkit around it.
         return "; ".join(dict.fromkeys(_PREFIX.sub("", line) for line in lines[-_SHOWN_LINES:]))
 
     def vix_error(self) -> int | None:
         """The last error number of libvixDiskLib that our plugin reported."""
-        numbers = [reported_error(line) for line in self._stderr_lines()]
+        numbers = [reported_error(line) for line in self._server.stderr_lines()]
         return next((number for number in reversed(numbers) if number is not None), None)
-
-    def _stderr_lines(self) -> list[str]:
-        return self._stderr.lines() if self._stderr is not None else []
 
     def stop(self) -> None:
         """End it and remove its files."""
-        if self._process is not None:
-            process.stop(self._process, _STOP_SECONDS)
-            self._process = None
-        self._socket.unlink(missing_ok=True)
-        self._pidfile.unlink(missing_ok=True)
+        self._server.stop(_STOP_SECONDS)
 
-    def _wait_until_served(self, server: subprocess.Popen[bytes]) -> None:
-        deadline = self._now() + _START_SECONDS
-        # The pid file is written once the socket listens.
-        while not self._pidfile.exists():
-            if server.poll() is not None:
-                raise SourceUnusable(
-                    f"nbdkit ended at once: {self.last_messages()}",
-                    hint="look at nbdkit's message and at the VDDK in migration.vddk_path",
-                )
-            if self._now() > deadline:
-                raise SourceUnusable(
-                    f"nbdkit did not start in time: {self.last_messages()}",
-                    hint="look at nbdkit's message and at this host's load",
-                )
-            self._sleep(_STEP_SECONDS)
+    def _wait_until_served(self) -> None:
+        try:
+            # The pid file is written once the socket listens.
+            self._server.wait_until_served(_START_SECONDS, _STEP_SECONDS)
+        except ServerEnded as error:
+            raise SourceUnusable(
+                f"nbdkit ended at once: {self.last_messages()}",
+                hint="look at nbdkit's message and at the VDDK in migration.vddk_path",
+            ) from error
+        except TimeoutError as error:
+            raise SourceUnusable(
+                f"nbdkit did not start in time: {self.last_messages()}",
+                hint="look at nbdkit's message and at this host's load",
+            ) from error

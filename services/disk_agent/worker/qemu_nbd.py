@@ -3,13 +3,11 @@
 import mmap
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 
 from services.disk_agent.failures import (
     TargetFailed,
@@ -18,10 +16,9 @@ from services.disk_agent.failures import (
     TargetMissing,
     TargetUnusable,
 )
-from services.disk_agent.host import process
+from services.disk_agent.host.process import NbdServer, ServerEnded
 from services.disk_agent.host.qemu_lock import reports_lock
 from services.disk_agent.worker.metadata_repair import forget_cached, mend
-from services.kit.processes import die_with_parent
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
@@ -114,21 +111,16 @@ class TargetServer:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._image = image
-        self._socket = runtime_dir / "target.sock"
-        self._pidfile = runtime_dir / "target.pid"
+        self._server = NbdServer(runtime_dir, "target", sleep=sleep, now=now)
         self._writable = writable
         self._cache = cache
         self._open_mark = open_mark if writable else None
         self._repair = mending
-        self._sleep = sleep
-        self._now = now
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stderr: process.StderrTail | None = None
 
     @property
     def uri(self) -> str:
         """Where the image is served."""
-        return f"nbd+unix:///?socket={quote(str(self._socket))}"
+        return self._server.uri
 
     def __enter__(self) -> Self:
         if not self._image.is_file():
@@ -149,27 +141,18 @@ class TargetServer:
         if not self._writable:
             # Reads must show what storage holds, not what the page cache does.
             forget_cached(self._image)
-        # A killed worker leaves these behind, and a pid file means that qemu-nbd serves.
-        self._remove_files()
         command = qemu_nbd_command(
-            self._image, self._socket, self._pidfile, writable=self._writable, cache=self._cache
+            self._image,
+            self._server.socket,
+            self._server.pidfile,
+            writable=self._writable,
+            cache=self._cache,
         )
-        parent = os.getpid()
-        # The worker runs this before it has any other thread, so code between fork and exec is
-        # safe here, and qemu-nbd has no option to end with its parent.
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=qemu_nbd_environment(),
-            preexec_fn=lambda: die_with_parent(parent),
-        )
-        if self._process.stderr is None:
-            raise TypeError("no stderr of qemu-nbd")
-        self._stderr = process.StderrTail(self._process.stderr)
+        # The worker runs this before it has any other thread, and qemu-nbd has no option to end
+        # with its parent.
+        self._server.start(command, qemu_nbd_environment(), binds_itself=False)
         try:
-            self._wait_until_served(self._process)
+            self._wait_until_served()
         except BaseException:
             self._stop()
             raise
@@ -185,49 +168,33 @@ class TargetServer:
 
     def last_messages(self) -> str:
         """The last messages of qemu-nbd, on one line."""
-        lines = self._stderr.lines() if self._stderr is not None else []
-        return "; ".join(lines[-_SHOWN_LINES:])
+        return "; ".join(self._server.stderr_lines()[-_SHOWN_LINES:])
 
-    def _wait_until_served(self, server: subprocess.Popen[bytes]) -> None:
-        deadline = self._now() + _START_SECONDS
-        # The socket listens before the image is open; the pid file is written after.
-        while not _has_content(self._pidfile):
-            if server.poll() is not None:
-                messages = self.last_messages()
-                if reports_lock(messages):
-                    raise TargetLocked(
-                        f"the image {self._image} is in use by another process: {messages}"
-                    )
-                raise TargetUnusable(
-                    f"qemu-nbd cannot open {self._image}: {messages}",
-                    hint="check that the storage below the image is mounted and writable",
-                )
-            if self._now() > deadline:
-                raise TargetUnusable(
-                    f"qemu-nbd did not open {self._image} in time",
-                    hint="check that the storage below the image answers (NFS server, network)",
-                )
-            self._sleep(_STEP_SECONDS)
+    def _wait_until_served(self) -> None:
+        try:
+            # The socket listens before the image is open; the pid file is written after.
+            self._server.wait_until_served(_START_SECONDS, _STEP_SECONDS)
+        except ServerEnded as error:
+            messages = self.last_messages()
+            if reports_lock(messages):
+                raise TargetLocked(
+                    f"the image {self._image} is in use by another process: {messages}"
+                ) from error
+            raise TargetUnusable(
+                f"qemu-nbd cannot open {self._image}: {messages}",
+                hint="check that the storage below the image is mounted and writable",
+            ) from error
+        except TimeoutError as error:
+            raise TargetUnusable(
+                f"qemu-nbd did not open {self._image} in time",
+                hint="check that the storage below the image answers (NFS server, network)",
+            ) from error
 
     def _stop(self, *, sound: bool = True) -> None:
-        if self._process is not None:
-            process.stop(self._process, _STOP_SECONDS)
-            # qemu-nbd ends with 0 also when it cannot write what it still has in memory.
-            if self._open_mark is not None and sound and self._process.returncode == 0:
-                self._open_mark.unlink(missing_ok=True)
-            self._process = None
-        self._remove_files()
-
-    def _remove_files(self) -> None:
-        self._socket.unlink(missing_ok=True)
-        self._pidfile.unlink(missing_ok=True)
-
-
-def _has_content(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except FileNotFoundError:
-        return False
+        status = self._server.stop(_STOP_SECONDS)
+        # qemu-nbd ends with 0 also when it cannot write what it still has in memory.
+        if self._open_mark is not None and sound and status == 0:
+            self._open_mark.unlink(missing_ok=True)
 
 
 def _mark(path: Path) -> None:
