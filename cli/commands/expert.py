@@ -58,6 +58,7 @@ _KEYS = {
     "vcenter.user and the password": "vddk.user and vddk.password",
     "vcenter.thumbprint": "vddk.thumbprint",
     "migration.vddk_path": "vddk.libdir",
+    "disk.chunk_mb": "min_chunk_mb, or chunk_mb for delta-sync,",
 }
 # Snapshots give a disk's file other names: a.vmdk, a-000001.vmdk, …
 _SNAPSHOT_NUMBER = re.compile(r"-[0-9]{6}(?=\.vmdk$)")

@@ -1,4 +1,4 @@
-"""A child process among others: its life bound to its parent's, its readiness in a file."""
+"""A service as a child process: bound to its parent's life, with a file that says it is ready."""
 
 import asyncio
 import contextlib

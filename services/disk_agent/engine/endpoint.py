@@ -68,7 +68,10 @@ class Endpoint:
             self.has_extents = handle.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         except nbd.Error as error:
             unusable = SourceUnusable if side is Side.SOURCE else TargetUnusable
-            raise unusable(f"cannot connect to the {side.value}: {error.string}") from error
+            raise unusable(
+                f"cannot connect to the {side.value}: {error.string}",
+                hint="check that the NBD server runs and offers this export",
+            ) from error
         self.handle = handle
         self._in_flight: dict[int, object] = {}
         if side is Side.TARGET:

@@ -39,11 +39,7 @@ class NbdSource:
             endpoint = Endpoint(self.spec.uri, Side.SOURCE)
         except SourceUnusable as error:
             # A server that is being restarted, or a network that is away, comes back.
-            raise SourceUnusable(
-                error.message,
-                retryable=True,
-                hint="check that the NBD server runs and that this host reaches it",
-            ) from error
+            raise SourceUnusable(error.message, retryable=True, hint=error.hint) from error
         try:
             yield endpoint
         finally:

@@ -110,8 +110,8 @@ class VddkTransport(VddkOpenFailed):
 
 
 # The first whose text is found decides where no number does. Numbers that several causes have stand
-# in no class: 1 (unknown), 2 (out of memory, also an ESXi host out of NFC sessions), and 18000
-# (cannot connect to host), which a wrong thumbprint gives as well.
+# in no class: 1 (unknown), 2 (out of memory, also an ESXi host out of NFC sessions), 18000 (cannot
+# connect to host, also a certificate that is refused), and those above 14015 that vix.h lacks.
 CAUSES = (
     VddkCertificate,
     VddkLogin,
