@@ -275,7 +275,7 @@ def test_what_cannot_be_opened_is_unusable_with_a_message(kind: Kind) -> None:
     with pytest.raises(SourceUnusable) as caught, kind.missing.open():
         pass
     assert caught.value.message
-    assert PASSWORD not in str(caught.value.to_wire())
+    assert PASSWORD not in str(caught.value.failure.to_wire())
     if kind.somebody_elses:
         # The server may be restarting.
         assert caught.value.failure.retryable

@@ -34,7 +34,8 @@ class VddkCertificate(VddkOpenFailed):
     retryable = False
     hint = "correct vcenter.thumbprint: it is the SHA-1 fingerprint of vCenter's certificate"
 
-    pattern = r"thumbprint|certificate|SSL"
+    # nbdssl is a transport, and nfcssl how the library writes it.
+    pattern = r"thumbprint|certificate|(?<!nbd)(?<!nfc)SSL"
 
 
 class VddkLogin(VddkOpenFailed):
@@ -110,8 +111,7 @@ class VddkTransport(VddkOpenFailed):
 
 
 # The first whose text is found decides where no number does. Numbers that several causes have stand
-# in no class: 1 (unknown), 2 (out of memory, also an ESXi host out of NFC sessions), 18000 (cannot
-# connect to host, also a certificate that is refused), and those above 14015 that vix.h lacks.
+# in no class, such as 1 (unknown) and 2 (out of memory, also an ESXi host out of NFC sessions).
 CAUSES = (
     VddkCertificate,
     VddkLogin,
@@ -120,6 +120,11 @@ CAUSES = (
     VddkDiskNotFound,
     VddkTransport,
 )
+
+# CANNOT_CONNECT_TO_HOST comes for a certificate that is refused, too. The library logs "login
+# failure" with it, whatever failed.
+_CANNOT_CONNECT = 18000
+_CANNOT_CONNECT_CAUSES = (VddkCertificate, VddkHost, VddkConnection)
 
 # VixDiskLib_ConnectEx is a function's name and no sign of a connection problem.
 _FUNCTION = re.compile(r"VixDiskLib\w*_\w+")
@@ -140,10 +145,12 @@ def open_failure(spec: VddkSpec, text: str, number: int | None) -> VddkOpenFaile
         if number in cause.numbers:
             return cause(message, metadata=metadata)
     plain = without_names(text, spec)
-    for cause in CAUSES:
+    connecting = number == _CANNOT_CONNECT
+    for cause in _CANNOT_CONNECT_CAUSES if connecting else CAUSES:
         if re.search(cause.pattern, plain, re.IGNORECASE):
             return cause(message, metadata=metadata)
-    return VddkOpenFailed(message, metadata=metadata)
+    unknown = VddkConnection if connecting else VddkOpenFailed
+    return unknown(message, metadata=metadata)
 
 
 def without_names(text: str, spec: VddkSpec) -> str:
