@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.kit.channel import await_serving
 from services.kit.errors import RemoteError
-from services.kit.process import exits_within, read_ready_file
+from services.kit.processes.service import exits_within, read_ready_file
 from services.kit.tls import TlsFiles
 
 __all__ = ["ServiceCommand", "ServiceFailed", "ServiceProcess"]

@@ -2,7 +2,7 @@
 
 Transport security (`tls`, `pki`), addresses (`address`), servers (`server`), channels (`channel`),
 the error model (`errors`), logging with redaction (`logging`, `redact`), metrics (`metrics`) and
-processes (`process` for a service as a child, `processes` for /proc and prctl).
+processes (`processes`).
 """
 
 import os

@@ -13,7 +13,7 @@ from typing import Any
 from services.disk_agent.chunk_map.digests import XXH3_128
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder, WorkerOrder
-from services.kit.processes import group_is_alive
+from services.kit.processes.control import group_is_alive
 from tests.bench.processes import BenchFailed, Processes
 
 MODULE = "services.disk_agent.worker"

@@ -10,7 +10,7 @@ import pytest
 
 from services.disk_agent.host.process import stop
 from services.disk_agent.host.qemu_lock import reports_lock
-from services.kit.processes import descendants, find_processes, group_is_alive, is_alive
+from services.kit.processes.control import descendants, find_processes, group_is_alive, is_alive
 
 
 def test_a_zombie_is_not_alive() -> None:
@@ -79,6 +79,7 @@ def test_the_reaper_loads_nothing_but_the_standard_library() -> None:
         "services.disk_agent.conversions.reaper",
         "services.kit",
         "services.kit.processes",
+        "services.kit.processes.control",
     }
     foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
     assert foreign == {"services"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from services.disk_agent.conversions.reaper import end_processes
-from services.kit.processes import find_processes
+from services.kit.processes.control import find_processes
 
 _log = structlog.stdlib.get_logger(__name__)
 

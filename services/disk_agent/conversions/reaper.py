@@ -7,8 +7,8 @@ this small process, which inherits every orphan (PR_SET_CHILD_SUBREAPER), and en
 - its own standard input closes: who started it wants it stopped, or is dead, however it died,
 - it gets SIGTERM.
 
-Its exit status is the command's, 128 + N after signal N. It imports the standard library and
-`services.kit.processes` only: this process starts in the middle of a migration's downtime.
+Its exit status is the command's, 128 + N after signal N. Beside the standard library it imports
+`services.kit.processes.control` only: it starts in the middle of a migration's downtime.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from services.kit.processes import adopt_orphans, descendants, is_alive
+from services.kit.processes.control import adopt_orphans, descendants, is_alive
 
 # virt-v2v removes its temporary files when asked to end; qemu takes a moment.
 _TERM_SECONDS = 2.0

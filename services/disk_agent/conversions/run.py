@@ -36,7 +36,7 @@ from services.disk_agent.conversions.messages import (
 from services.disk_agent.conversions.virt_v2v import VirtV2v, conversion_environment, domain_xml
 from services.disk_agent.errors import ToolTimeout
 from services.disk_agent.host.commands import Commands, tool_failed
-from services.kit.process import exits_within
+from services.kit.processes.service import exits_within
 
 _CREATE_SECONDS = 60.0
 # Some hundred MB of a Windows guest's drivers, onto slow NFS.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
-from services.kit.processes import die_with_parent, ends_within
+from services.kit.processes.control import die_with_parent, ends_within
 
 _KEPT_LINES = 40
 _LINE_LIMIT = 500

@@ -18,8 +18,8 @@ import structlog
 from services.disk_agent.chunk_map.digests import XXH3_128
 from services.disk_agent.failures import HostFailed, WorkerDied
 from services.disk_agent.worker.order import TransferOrder, WorkerOrder
-from services.kit.process import exits_within
-from services.kit.processes import find_processes, group_is_alive
+from services.kit.processes.control import find_processes, group_is_alive
+from services.kit.processes.service import exits_within
 
 # nbdkit closes its session with the server when it is told to end: let it, but not for ever.
 _GROUP_GRACE_SECONDS = 5.0

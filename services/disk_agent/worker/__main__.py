@@ -43,7 +43,7 @@ from services.disk_agent.worker.password import Password
 from services.disk_agent.worker.qemu_nbd import TargetServer
 from services.disk_agent.worker.range_sets import load_ranges
 from services.disk_agent.worker.sources import Source, source_for
-from services.kit.processes import die_with_parent
+from services.kit.processes.control import die_with_parent
 
 # Opening is repeated this often, after so many seconds, doubled each time and at most the last.
 _OPEN_ATTEMPTS = 5

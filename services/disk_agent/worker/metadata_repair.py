@@ -11,7 +11,7 @@ from pathlib import Path
 
 from services.disk_agent.failures import TargetUnusable
 from services.disk_agent.host.qemu_lock import reports_lock
-from services.kit.processes import die_with_parent
+from services.kit.processes.control import die_with_parent
 
 # qemu-img(1), check: 0 is a consistent image, 1 a check that could not be done.
 _CORRUPT = 2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.kit.failure import Code, ServiceError
-from services.kit.processes import signal_on_parent_death
+from services.kit.processes.control import signal_on_parent_death
 
 _POLL_SECONDS = 0.5
 # How long a process that was asked to stop may take before the kernel ends it.
