@@ -13,7 +13,7 @@ from gateway.http_server import HttpsFiles, bound_socket, serve_http
 from gateway.orchestrator import PEER
 from services.config.service_args import ServiceSetup
 from services.kit.channel import connect
-from services.kit.process import write_ready_file
+from services.kit.processes.service import write_ready_file
 
 TOKEN_VARIABLE = "V2C_ADMIN_TOKEN"  # noqa: S105 - the variable's name
 # Reads and requests are answered from the orchestrator's database.

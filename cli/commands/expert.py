@@ -58,6 +58,7 @@ _KEYS = {
     "vcenter.user and the password": "vddk.user and vddk.password",
     "vcenter.thumbprint": "vddk.thumbprint",
     "migration.vddk_path": "vddk.libdir",
+    "disk.chunk_mb": "min_chunk_mb, or chunk_mb for delta-sync,",
 }
 # Snapshots give a disk's file other names: a.vmdk, a-000001.vmdk, …
 _SNAPSHOT_NUMBER = re.compile(r"-[0-9]{6}(?=\.vmdk$)")
@@ -88,7 +89,7 @@ def base_copy(spec: SpecFile, json: JsonOption = False) -> None:
     if job is None:
         raise CommandError("base_copy: the spec has no such section", "Add it; see --help.")
     target = job.target_qcow2
-    with _host_errors_told():
+    with _host_errors_reported():
         made = _image_for(job)
     depth = job.requests_in_flight
     order = _order(loaded, job, Mode.FULL, queue_depth=depth, chunk_mb=job.chunk_mb)
@@ -110,7 +111,7 @@ def delta_sync(spec: SpecFile, json: JsonOption = False) -> None:
     job = loaded.delta_sync
     if job is None:
         raise CommandError("delta_sync: the spec has no such section", "Add it; see --help.")
-    with _host_errors_told():
+    with _host_errors_reported():
         exists = job.target_qcow2.is_file()
     if not exists:
         raise CommandError(
@@ -127,13 +128,13 @@ def delta_sync(spec: SpecFile, json: JsonOption = False) -> None:
         raise CommandError(f"delta_sync.ranges_file: {job.ranges_file} is not JSON: {exc}") from exc
     ranges = [Range(*pair) for pair in ranges_from(document, job.ranges_file)]
     order = _order(loaded, job, Mode.RANGES, queue_depth=16, chunk_mb=job.chunk_mb)
-    # Only the same ranges go on where they were: with others it is another pass.
+    # Only the same ranges resume where they were: with others it is another pass.
     order = replace(order, pass_number=_number_of(ranges))
     _run(_transfer(order, loaded, ranges=ranges, shown=shown(json)))
 
 
 class _OneFolder:
-    """The image's folder is the pool; by hand there is no list of pools to hold it against."""
+    """The image's folder is the pool; a copy by hand has no list of pools to check it against."""
 
     def root_of(self, image: Path) -> Path:
         return image.parent
@@ -176,7 +177,7 @@ def _order(
 def _run(transfer: Coroutine[None, None, None]) -> None:
     """Run to the end, or to SIGINT or SIGTERM: neither leaves a folder or a process behind."""
     try:
-        with _host_errors_told():
+        with _host_errors_reported():
             asyncio.run(interruptible(transfer, _say_stopping))
     except (TransferFailure, ReportedError) as exc:
         hint = _HINTS.get(exc.reason, exc.hint)
@@ -184,12 +185,12 @@ def _run(transfer: Coroutine[None, None, None]) -> None:
             hint = hint.replace(key, ours)
         raise CommandError(exc.message, hint) from exc
     except Interrupted:
-        say("interrupted; the same command goes on where it was", err=True)
+        say("interrupted; the same command resumes where it was", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 @contextmanager
-def _host_errors_told() -> Iterator[None]:
+def _host_errors_reported() -> Iterator[None]:
     """What this host refuses is no defect: raises CommandError with the file and the reason."""
     try:
         yield
@@ -265,7 +266,7 @@ def _number_of(ranges: list[Range]) -> int:
 def _check_ours(target: Path) -> None:
     """Raises CommandError for an image with data that no copy of ours is known to have made."""
     map_path = _map_of(target)
-    # One that is corrupt says nothing either.
+    # A corrupt one does not show it either.
     with suppress(FileNotFoundError, MapUnusable), ChunkMap.open(map_path):
         return
     command = ["qemu-img", "map", "--output=json", "-f", "qcow2", str(target)]
@@ -284,7 +285,7 @@ def _check_map(map_path: Path, disk_id: str) -> None:
         with ChunkMap.open(map_path) as found:
             before = found.header.disk_id
     except (FileNotFoundError, MapUnusable):
-        return  # The worker tells what that means for the pass.
+        return  # The worker reports what that means for the pass.
     if before != disk_id:
         raise CommandError(
             f"target_qcow2: the image holds the disk {before}, not {disk_id}",

@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["scratch_folder"]
 
 _PREFIX = "v2c-cli-"
-# Held by the command whose folder it is in; the kernel lets go of it whatever ends the command.
+# Held by the command whose folder it is in; the kernel releases it whatever ends the command.
 _LOCK = "cli.lock"
 # A folder gets its lock in no time: one that has none for so long lost its command before that.
 _UNLOCKED_SECONDS = 3600.0

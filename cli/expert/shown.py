@@ -23,7 +23,7 @@ class Shown(Protocol):
     """How a copy is shown."""
 
     def event(self, event: Event) -> None:
-        """What the worker says on its way. Where it cannot be written to is no reason to stop."""
+        """Show an event of the worker. That it cannot be written is no reason to stop."""
         ...
 
     def end(self, target: Path, end: Event) -> None:
@@ -52,7 +52,7 @@ def say(line: str, *, err: bool = False) -> OSError | None:
     return None
 
 
-def _tell_end(line: str, failed: OSError | None = None) -> None:
+def _show_end(line: str, failed: OSError | None = None) -> None:
     failed = failed or say(line)
     if failed is not None:
         raise CommandError(
@@ -72,11 +72,11 @@ class _Json:
 
     def end(self, target: Path, end: Event) -> None:
         line = {**end, "target_qcow2": str(target)}
-        _tell_end(json_module.dumps(line, ensure_ascii=False), self._failed)
+        _show_end(json_module.dumps(line, ensure_ascii=False), self._failed)
 
 
 class _Lines:
-    """A line per twentieth of the way, what the worker has to say, and the sums."""
+    """A line for each twentieth of the copy, the worker's notices, and the sums."""
 
     def __init__(self) -> None:
         self._step = 0
@@ -84,9 +84,9 @@ class _Lines:
     def end(self, target: Path, end: Event) -> None:
         done = end["progress"]
         if done["resumed_bytes"] == done["total_bytes"]:
-            _tell_end(f"{target}: complete already, nothing was copied, digest {end['digest']}")
+            _show_end(f"{target}: complete already, nothing was copied, digest {end['digest']}")
             return
-        _tell_end(
+        _show_end(
             f"{target}: {size(done['read_bytes'])} read, {size(done['written_bytes'])} written, "
             f"{size(done['zero_bytes'])} zero, digest {end['digest']}"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.kit.channel import await_serving
 from services.kit.errors import RemoteError
-from services.kit.process import read_ready_file
+from services.kit.processes.service import exits_within, read_ready_file
 from services.kit.tls import TlsFiles
 
 __all__ = ["ServiceCommand", "ServiceFailed", "ServiceProcess"]
@@ -20,7 +20,7 @@ _TAIL_LINES = 12
 
 
 class ServiceFailed(Exception):
-    """A service ended, or was not ready in time; `str()` says why, in its own words."""
+    """A service ended, or was not ready in time; `str()` is why, with its own message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class ServiceProcess:
                 *("--log-format", "none"),
                 *("--log-file", str(log_file(control_dir, command.name))),
                 stdin=asyncio.subprocess.DEVNULL,
-                # Standard output is for people: the gateway tells its first token there.
+                # Standard output is for people: the gateway prints its first token there.
                 stderr=errors,
                 # Ctrl-C goes to the terminal's whole group; services are stopped in order instead.
                 start_new_session=True,
@@ -102,9 +102,7 @@ class ServiceProcess:
         """SIGTERM, and SIGKILL when it takes longer than `grace_seconds`."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
-        try:
-            await asyncio.wait_for(self._process.wait(), grace_seconds)
-        except TimeoutError:
+        if not await exits_within(self._process, grace_seconds):
             await self.kill()
 
     async def kill(self) -> None:
@@ -133,22 +131,22 @@ def log_file(control_dir: Path, name: str) -> Path:
 
 
 def why_it_ended(name: str, status: int, control_dir: Path) -> str:
-    """What the service said last: its own error message, or a traceback's last line."""
-    said = _last_words(_errors_file(control_dir, name))
+    """How the service ended, with its own error message or a traceback's last line."""
+    message = _stderr_tail(_errors_file(control_dir, name))
     how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
     log = log_file(control_dir, name)
-    if not said:
+    if not message:
         return f"{name} {how}; see {log}"
-    return f"{name} {how}: {said} (log: {log})"
+    return f"{name} {how}: {message} (log: {log})"
 
 
-def _last_words(path: Path) -> str:
+def _stderr_tail(path: Path) -> str:
     try:
         data = path.read_bytes()[-_TAIL_BYTES:]
     except FileNotFoundError:
         return ""
     lines = [line for line in data.decode(errors="replace").splitlines() if line.strip()]
-    # A defect's traceback says most in its last line, an error's paragraph in all of them.
+    # Of a defect's traceback the last line is the message, of an error's paragraph all lines are.
     if any(line.startswith("Traceback (") for line in lines):
         lines = lines[-1:]
     return " ".join(line.strip() for line in lines[-_TAIL_LINES:])

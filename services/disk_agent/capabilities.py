@@ -2,12 +2,12 @@
 
 import platform
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 
 from services.disk_agent.conversions.acceleration import KvmProbe
+from services.disk_agent.errors import ToolMissing
 from services.disk_agent.failures import SourceUnusable
+from services.disk_agent.host.commands import HostCommands
 from services.disk_agent.worker import nbdkit
 
 _PROBE_SECONDS = 20.0
@@ -54,10 +54,9 @@ def probe(kvm: KvmProbe) -> Capabilities:
 
 
 def _version(*command: str) -> str:
-    if shutil.which(command[0]) is None:
+    try:
+        done = HostCommands().run(command, timeout_seconds=_PROBE_SECONDS)
+    except ToolMissing:
         return ""
-    said = subprocess.run(
-        command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
-    ).stdout
-    match = _VERSION.search(said)
+    match = _VERSION.search(done.stdout)
     return match[0] if match else ""

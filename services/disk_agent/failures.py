@@ -50,6 +50,44 @@ class SourceSizeMismatch(SourceUnusable):
     hint = "read the disk's capacity again: it may have been resized"
 
 
+class NbdkitMissing(SourceUnusable):
+    """nbdkit, which reads VMware's disks, is not installed on the disk agent's host."""
+
+    reason = "NBDKIT_MISSING"
+    hint = "install the packages nbdkit and nbdkit-plugin-python"
+
+
+class NbdkitPluginMissing(SourceUnusable):
+    """The installed nbdkit has neither its own vddk plugin nor the Python plugin."""
+
+    reason = "NBDKIT_PLUGIN_MISSING"
+    hint = "install the package nbdkit-plugin-python"
+
+
+class NbdkitFilterMissing(SourceUnusable):
+    """The installed nbdkit lacks a filter that this transfer needs."""
+
+    reason = "NBDKIT_FILTER_MISSING"
+    hint = (
+        "install the package that has it, nbdkit on Debian and Ubuntu, nbdkit-basic-filters on EL, "
+        "or set disk.chunk_mb to 2 or less"
+    )
+
+
+class VddkNotConfigured(SourceUnusable):
+    """No directory of VMware's VDDK is configured, and the source needs it."""
+
+    reason = "VDDK_NOT_CONFIGURED"
+    hint = "set migration.vddk_path to the unpacked vmware-vix-disklib-distrib directory"
+
+
+class VddkNotFound(SourceUnusable):
+    """The configured directory holds no libvixDiskLib. ``vddk_path`` names it."""
+
+    reason = "VDDK_NOT_FOUND"
+    hint = "unpack the VDDK on the disk agent's host and set migration.vddk_path to it"
+
+
 class TargetFailed(TransferFailure):
     """The target refused a write or a flush, or its connection is lost."""
 
@@ -97,6 +135,21 @@ class TargetUnchecked(TargetUnusable):
     reason = "TARGET_UNCHECKED"
     retryable = True
     hint = "check that the storage below the image is mounted, writable and free of errors"
+
+
+class TargetMissing(TargetUnusable):
+    """The image that a transfer writes to or verifies is not there."""
+
+    reason = "TARGET_MISSING"
+    hint = "put the file back and retry, or cancel the migration and start it anew"
+
+
+class TargetLocked(TargetUnusable):
+    """Another process has the image open."""
+
+    reason = "TARGET_LOCKED"
+    retryable = True
+    hint = "find the process that has the image open (fuser -v) and end it"
 
 
 class TargetReplaced(TargetUnusable):

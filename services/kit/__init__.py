@@ -2,7 +2,7 @@
 
 Transport security (`tls`, `pki`), addresses (`address`), servers (`server`), channels (`channel`),
 the error model (`errors`), logging with redaction (`logging`, `redact`), metrics (`metrics`) and
-process supervision (`process`).
+processes (`processes`).
 """
 
 import os

@@ -15,7 +15,7 @@ import structlog
 
 from services.kit.failure import ServiceError
 from services.kit.logging import Format, LogSettings, configure_logging
-from services.kit.process import exit_with_parent
+from services.kit.processes.service import exit_with_parent
 from services.kit.redact import redactor
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -22,7 +22,7 @@ from services.kit.address import (
 from services.kit.health import HEALTH_SERVICE, HealthReporter
 from services.kit.interceptor import RpcInterceptor
 from services.kit.metrics import MetricsServer
-from services.kit.process import write_ready_file
+from services.kit.processes.service import write_ready_file
 from services.kit.tls import TlsFiles
 
 Register = Callable[[grpc.aio.Server], Awaitable[Sequence[str]]]

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     # An end from outside removes disk and images, too.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     chosen.dir.mkdir(parents=True, exist_ok=True)
-    # As an installed package has it: Python may be told not to write any (PYTHONDONTWRITEBYTECODE).
+    # As an installed package has it: it may be kept from writing any (PYTHONDONTWRITEBYTECODE).
     compileall.compile_dir(_PROJECT / "services", quiet=1)
     with (
         tempfile.TemporaryDirectory(prefix="bench-", dir=chosen.dir) as folder,

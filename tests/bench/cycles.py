@@ -157,12 +157,12 @@ def _kill(running: AgentProcess, victim: str) -> None:
 async def _at_work(running: AgentProcess, image: Path, own_pipes: int, least: Left) -> None:
     """Wait until all that a transfer has is counted: else the count would be worth nothing."""
     async with asyncio.timeout(_SECONDS):
-        while not left_behind(running, image, own_pipes).covers(least):  # noqa: ASYNC110 - untold
+        while not left_behind(running, image, own_pipes).covers(least):  # noqa: ASYNC110 - no event
             await asyncio.sleep(_STEP_SECONDS)
 
 
 async def _gone(running: AgentProcess) -> None:
     """Wait for the processes of a killed agent to end. Raises TimeoutError."""
     async with asyncio.timeout(_GONE_SECONDS):
-        while marked_processes(running):  # noqa: ASYNC110 - nobody tells of these ends
+        while marked_processes(running):  # noqa: ASYNC110 - no event reports these ends
             await asyncio.sleep(_STEP_SECONDS)

@@ -22,7 +22,7 @@ _PROGRAM = Path(__file__).with_name("delta.c")
 # VMware counts changes in blocks of this size.
 _BLOCK_BYTES = 64 << 10
 _MOST_RANGES = 5000
-# So many ranges hold data for each one that was zeroed: guests write more than they wipe.
+# The ranges with data for each one that was zeroed: guests write more than they wipe.
 _DATA_PER_ZEROED = 7
 _SEED = 21
 _SAME = "C program"

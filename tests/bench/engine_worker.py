@@ -12,8 +12,8 @@ from typing import Any
 
 from services.disk_agent.chunk_map.digests import XXH3_128
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.host.process import group_is_alive
 from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder, WorkerOrder
+from services.kit.processes.control import group_is_alive
 from tests.bench.processes import BenchFailed, Processes
 
 MODULE = "services.disk_agent.worker"
@@ -80,7 +80,7 @@ class EngineWorker:
                 end = event if event["event"] == "end" else end
         status = self.processes.reap(self.process)
         if end is None:
-            raise BenchFailed(f"the worker ended with {status} and said nothing")
+            raise BenchFailed(f"the worker ended with {status} and printed no result")
         return end
 
 
@@ -121,8 +121,8 @@ def start_worker(
         digest=digest,
     )
     process = processes.start([sys.executable, "-m", module], talk=True, own_group=True)
-    told = {"order": order.to_wire(), "password": "", "parent_pid": os.getpid()}
+    message = {"order": order.to_wire(), "password": "", "parent_pid": os.getpid()}
     if process.stdin is None:
         raise BenchFailed("the worker has no standard input")
-    process.stdin.write(json.dumps(told).encode() + b"\n")
+    process.stdin.write(json.dumps(message).encode() + b"\n")
     return EngineWorker(processes, process)

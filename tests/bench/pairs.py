@@ -46,7 +46,7 @@ def _copies(bench: Bench, count: int) -> Cost:
                 start_worker(processes, copied, source.uri, bench.capacity_bytes)
                 for copied, source in zip(disks, sources, strict=True)
             ]
-            # A worker says little: its pipe holds all that it tells meanwhile.
+            # A worker prints little: its pipe holds all of it meanwhile.
             for worker in workers:
                 worker.finish()
     for copied in disks:

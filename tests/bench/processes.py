@@ -14,7 +14,7 @@ _STEP_SECONDS = 0.002
 
 
 class BenchFailed(Exception):
-    """A measurement that could not be made; nothing can be said about the product."""
+    """A measurement that could not be made: no statement about the product."""
 
 
 @dataclass(frozen=True)

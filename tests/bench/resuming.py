@@ -1,4 +1,4 @@
-"""A worker killed in the middle, and the one that goes on after it."""
+"""A worker killed in the middle, and the one that resumes after it."""
 
 from dataclasses import dataclass
 

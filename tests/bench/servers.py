@@ -27,7 +27,7 @@ class Served:
 def nbdkit_source(
     processes: Processes, folder: Path, disk: Path, *, delay_ms: int = 0, name: str = "source"
 ) -> Iterator[Served]:
-    """nbdkit's file plugin over the disk; each read is delayed by so many milliseconds."""
+    """nbdkit's file plugin over the disk; each read is delayed by `delay_ms`."""
     socket, pidfile = folder / f"{name}.sock", folder / f"{name}.pid"
     delayed = ["--filter=delay"] if delay_ms else []
     arguments = [f"rdelay={delay_ms}ms"] if delay_ms else []
@@ -64,7 +64,7 @@ def qemu_source(processes: Processes, folder: Path, disk: Path) -> Iterator[Serv
             "--",
             str(disk),
         ],
-        # It tells of every reply that a killed client does not take.
+        # It prints a line for every reply that a killed client does not take.
         quiet=True,
     )
     yield from _served(processes, process, socket, pidfile)

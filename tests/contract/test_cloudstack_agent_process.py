@@ -14,7 +14,7 @@ import pytest
 
 from services.kit.channel import connect_sync, remote_errors
 from services.kit.errors import RemoteError
-from services.kit.process import Readiness, read_ready_file
+from services.kit.processes.service import Readiness, read_ready_file
 from tests.rigs.lab.cloudstack import CloudStackLab, fresh_uuid, running_cloudstack
 from v2c.cloudstack.v1 import cloudstack_pb2 as pb
 from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc

@@ -3,22 +3,35 @@
 import contextlib
 import errno
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nbd
 import pytest
 
 from lab.esxi.client import DiskFault
 from lab.esxi.process import EsxiProcess, start_esxi
+from services.disk_agent import capabilities
+from services.disk_agent.conversions.acceleration import KvmProbe
 from services.disk_agent.engine.endpoint import Endpoint
-from services.disk_agent.failures import SourceFailed, SourceLost, SourceUnusable
+from services.disk_agent.failures import (
+    NbdkitFilterMissing,
+    NbdkitMissing,
+    NbdkitPluginMissing,
+    SourceFailed,
+    SourceLost,
+    SourceUnusable,
+)
+from services.disk_agent.host.commands import HostCommands
 from services.disk_agent.worker import nbdkit
 from services.disk_agent.worker.order import NbdSpec, SourceSpec, VddkSpec
-from services.disk_agent.worker.sources import Source, source_for
+from services.disk_agent.worker.password import Password
+from services.disk_agent.worker.sources import Source, VddkSource, source_for
 from tests.rigs.disk.transfer import BLOCK, serving, write_disk
 from tests.rigs.lab.esxi import NATIVE, PASSWORD, build_vddk
 
@@ -57,9 +70,11 @@ class Kind:
     missing: Source
     folder: Path
     fail_reads: Callable[[], None]
-    mend_reads: Callable[[], None]
+    repair_reads: Callable[[], None]
     # Its server is not the source's to start.
     somebody_elses: bool = False
+    # It is read through our plugin.
+    python: bool = False
 
     def kill_server(self) -> None:
         os.kill(int((self.folder / "source.pid").read_text()), signal.SIGKILL)
@@ -72,25 +87,22 @@ def kind(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Kind]:
+    """Any kind of source."""
     if request.param == "nbd":
         yield from _nbd(host, tmp_path)
-        return
-    native = request.param == "vddk-native"
-    if (
-        native
-        and subprocess.run(
-            ["nbdkit", NATIVE, "--dump-plugin"], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("nbdkit's own vddk plugin is not installed")
-    monkeypatch.setattr(nbdkit, "probe", lambda: nbdkit.Nbdkit("1", native, not native))
-    real = nbdkit.vddk_command
-    monkeypatch.setattr(
-        nbdkit,
-        "vddk_command",
-        lambda *args: [NATIVE if word == "vddk" else word for word in real(*args)],
-    )
-    yield from _vddk(host, tmp_path)
+    else:
+        yield from _vddk(host, tmp_path, monkeypatch, native=request.param == "vddk-native")
+
+
+@pytest.fixture(params=["vddk-python", "vddk-native"])
+def vddk(
+    request: pytest.FixtureRequest,
+    host: Host,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Kind]:
+    """A kind of source that is read through nbdkit."""
+    yield from _vddk(host, tmp_path, monkeypatch, native=request.param == "vddk-native")
 
 
 def _nbd(host: Host, folder: Path) -> Iterator[Kind]:
@@ -107,7 +119,26 @@ def _nbd(host: Host, folder: Path) -> Iterator[Kind]:
         )
 
 
-def _vddk(host: Host, folder: Path) -> Iterator[Kind]:
+def _vddk(
+    host: Host, folder: Path, monkeypatch: pytest.MonkeyPatch, *, native: bool
+) -> Iterator[Kind]:
+    if (
+        native
+        and subprocess.run(
+            ["nbdkit", NATIVE, "--dump-plugin"], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("nbdkit's own vddk plugin is not installed")
+    monkeypatch.setattr(nbdkit, "probe", lambda: nbdkit.Nbdkit("1", native, not native))
+    real = nbdkit.vddk_command
+    monkeypatch.setattr(
+        nbdkit,
+        "vddk_command",
+        lambda *args, **options: [
+            NATIVE if word == "vddk" else word for word in real(*args, **options)
+        ],
+    )
+
     def spec(snapshot: str) -> VddkSpec:
         return VddkSpec(
             server="vc.test",
@@ -129,13 +160,14 @@ def _vddk(host: Host, folder: Path) -> Iterator[Kind]:
             folder,
             lambda: _ignore(client.inject_fault(DiskFault("read_error", count=0))),
             client.clear_faults,
+            python=not native,
         )
     finally:
         client.clear_faults()
 
 
 def _source(spec: SourceSpec, folder: Path) -> Source:
-    return source_for(spec, PASSWORD, folder)
+    return source_for(spec, Password(PASSWORD), folder, read_bytes=BLOCK)
 
 
 def _ignore(_number: int) -> None:
@@ -212,7 +244,7 @@ def test_a_failed_read_leaves_the_connection_usable(kind: Kind) -> None:
         failure = endpoint.failure(error)
         assert isinstance(failure, SourceFailed)
         assert not isinstance(failure, SourceLost)
-        kind.mend_reads()
+        kind.repair_reads()
         assert _read(endpoint, 0, BLOCK) == 0
 
 
@@ -239,11 +271,75 @@ def _kill_and_read(kind: Kind, endpoint: Endpoint) -> None:
     raise endpoint.failure(error)
 
 
-def test_what_cannot_be_opened_is_unusable_in_words(kind: Kind) -> None:
+def test_what_cannot_be_opened_is_unusable_with_a_message(kind: Kind) -> None:
     with pytest.raises(SourceUnusable) as caught, kind.missing.open():
         pass
     assert caught.value.message
     assert PASSWORD not in str(caught.value.failure.to_wire())
+    if kind.somebody_elses:
+        # The server may be restarting.
+        assert caught.value.failure.retryable
+    else:
+        assert caught.value.reason == "VDDK_DISK_NOT_FOUND"
+
+
+def _vddk_source(kind: Kind) -> VddkSource:
+    if not isinstance(kind.source, VddkSource):
+        raise TypeError(f"{kind.source} is not read through nbdkit")
+    return kind.source
+
+
+def test_a_name_does_not_choose_the_error(vddk: Kind) -> None:
+    """Whichever plugin reads, and whatever the machine and its datastore are called."""
+    source = _vddk_source(vddk)
+    path = "[thumbprint] login failed/incorrect user name or password.vmdk"
+    source = replace(source, spec=replace(source.spec, disk_path=path))
+    with pytest.raises(SourceUnusable) as caught, source.open():
+        pass
+    assert caught.value.reason == "VDDK_DISK_NOT_FOUND"
+    assert path in caught.value.message
+    if vddk.python:
+        assert caught.value.metadata == {"vix_error": "4"}
+        assert "returned VixError" not in caught.value.message
+
+
+def test_the_password_is_in_no_repr(vddk: Kind) -> None:
+    source = _vddk_source(vddk)
+    shown = f"{source} {asdict(source)} {source.password} {source.password!r}"
+    assert "password" in shown
+    assert PASSWORD not in shown
+
+
+@pytest.mark.parametrize("chunk", [2 << 20, 4 << 20])
+def test_the_plugin_gets_reads_of_at_most_2_mib(
+    vddk: Kind, host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chunk: int
+) -> None:
+    source = replace(_vddk_source(vddk), read_bytes=chunk)
+    log = tmp_path / "plugin.log"
+    real = nbdkit.vddk_command
+
+    def logged(*args: Any, **options: Any) -> list[str]:
+        # The last filter is the one above the plugin.
+        command = real(*args, **options)
+        plugin = command.index("python" if vddk.python else NATIVE)
+        return [*command[:plugin], "--filter=log", *command[plugin:], f"logfile={log}"]
+
+    monkeypatch.setattr(nbdkit, "vddk_command", logged)
+    with source.open() as endpoint:
+        assert bytes(endpoint.handle.pread(chunk, 0)) == host.raw.read_bytes()[:chunk]
+    sizes = re.findall(r" Read id=\d+ offset=\S+ count=(0x[0-9a-f]+)", log.read_text())
+    assert [int(size, 16) for size in sizes] == [2 << 20] * (chunk >> 21)
+
+
+def test_a_missing_filter_names_its_package(vddk: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = _vddk_source(vddk)
+    monkeypatch.setattr(nbdkit, "has_filter", lambda name: False)
+    with source.open():
+        pass
+    large = replace(source, read_bytes=4 << 20)
+    with pytest.raises(NbdkitFilterMissing, match="blocksize") as caught, large.open():
+        pass
+    assert "package" in caught.value.hint
 
 
 def test_opening_again_and_again_leaves_nothing(kind: Kind, host: Host) -> None:
@@ -262,3 +358,28 @@ def _processes_below(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 found += f"{folder}/source.sock".encode() in (entry / "cmdline").read_bytes()
     return found
+
+
+def test_a_host_without_nbdkit_reads_from_nbd_servers_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    nbdkit.probe.cache_clear()
+    with pytest.raises(NbdkitMissing) as caught:
+        nbdkit.probe()
+    assert "nbdkit-plugin-python" in caught.value.hint
+    found = capabilities.probe(KvmProbe(HostCommands(), tmp_path, device=tmp_path / "kvm"))
+    assert found.sources == ("nbd",)
+    assert found.versions == {}
+
+
+def test_an_nbdkit_without_plugins_reads_no_vmware_disk(host: Host, tmp_path: Path) -> None:
+    spec = VddkSpec("vc.test", "u", "", str(host.library), "vm-1", "snapshot-1", "[ds] a/a.vmdk")
+    with pytest.raises(NbdkitPluginMissing) as caught:
+        nbdkit.vddk_command(spec, nbdkit.Nbdkit("1", False, False), tmp_path, tmp_path, 3)
+    assert "nbdkit-plugin-python" in caught.value.hint
+
+
+def test_the_filter_that_large_reads_need_comes_with_nbdkit() -> None:
+    assert nbdkit.has_filter("blocksize")
+    assert not nbdkit.has_filter("no-such-filter")

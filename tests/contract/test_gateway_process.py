@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from services.kit.pki import create_pki, tls_files
-from services.kit.process import read_ready_file
+from services.kit.processes.service import read_ready_file
 from services.kit.server import serving
 from tests.rigs.fakes.gateway_orchestrator import FakeOrchestrator, migration
 

@@ -12,7 +12,12 @@ import pytest
 
 from services.kit.channel import stream
 from services.kit.errors import RemoteError
-from services.kit.process import Readiness, ReadyFileError, read_ready_file, write_ready_file
+from services.kit.processes.service import (
+    Readiness,
+    ReadyFileError,
+    read_ready_file,
+    write_ready_file,
+)
 from tests.rigs.fakes.kit_echo import Echo
 
 ECHO = [sys.executable, "-m", "tests.rigs.fakes.kit_echo", "--config", "unused"]

@@ -15,7 +15,7 @@ from lab.scenarios import built_in
 from services.kit.channel import connect, remote_errors
 from services.kit.errors import RemoteError
 from services.kit.failure import Code
-from services.kit.process import read_ready_file
+from services.kit.processes.service import read_ready_file
 from services.kit.server import serving
 from services.vmware_agent.ports import SystemClock
 from services.vmware_agent.server import registration

@@ -78,22 +78,22 @@ def test_a_password_that_is_none_does_not_hang(expert: Expert) -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "told"),
+    ("job", "expected"),
     [
         ({"snapshot_moref": "s", "ranges_file": "r", "target_qcow2": "b.qcow2"}, "base-copy first"),
         ({"snapshot_moref": "s"}, "delta_sync.ranges_file: is required"),
         ({"snapshot_moref": "s", "ranges_file": "r", "chunk": 1}, "Did you mean chunk_mb?"),
     ],
 )
-def test_mistakes_name_the_field(expert: Expert, job: dict[str, Any], told: str) -> None:
+def test_mistakes_name_the_field(expert: Expert, job: dict[str, Any], expected: str) -> None:
     refused = expert.v2c("delta-sync", "delta_sync", **job)
 
     assert refused.returncode in {1, 2}
-    assert told in refused.stderr
+    assert expected in refused.stderr
 
 
 @pytest.mark.parametrize(
-    ("job", "told"),
+    ("job", "expected"),
     [
         ({"target_qcow2": "gone.qcow2"}, "gone.qcow2 points to nothing"),
         ({"target_qcow2": "folder.qcow2"}, "folder.qcow2 is no file"),
@@ -103,8 +103,8 @@ def test_mistakes_name_the_field(expert: Expert, job: dict[str, Any], told: str)
         ({"snapshot_moref": ""}, "base_copy.snapshot_moref"),
     ],
 )
-def test_what_can_be_no_copy_is_told_in_a_line(
-    expert: Expert, job: dict[str, Any], told: str
+def test_what_can_be_no_copy_is_reported_in_a_line(
+    expert: Expert, job: dict[str, Any], expected: str
 ) -> None:
     (expert.folder / "gone.qcow2").symlink_to(expert.folder / "missing" / "a.qcow2")
     (expert.folder / "folder.qcow2").mkdir()
@@ -112,26 +112,26 @@ def test_what_can_be_no_copy_is_told_in_a_line(
     refused = expert.v2c("base-copy", "base_copy", **{"snapshot_moref": "s", **job})
 
     assert refused.returncode in {1, 2}
-    assert told in refused.stderr
+    assert expected in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(
-    ("ranges", "told"),
+    ("ranges", "expected"),
     [
         ('[{"start": 0, "start": 512, "length": 512}]', "a key comes twice"),
         ('[{"start": 0}]', "range 1 is no range"),
     ],
 )
-def test_ranges_are_read_to_the_letter(expert: Expert, ranges: str, told: str) -> None:
+def test_ranges_are_read_to_the_letter(expert: Expert, ranges: str, expected: str) -> None:
     expert.target.touch()
     (expert.folder / "r.json").write_text(ranges)
     refused = expert.v2c("delta-sync", "delta_sync", snapshot_moref="s", ranges_file="r.json")
     assert refused.returncode == 1
-    assert told in refused.stderr
+    assert expected in refused.stderr
 
 
-def test_without_the_word_they_only_say_which_one(expert: Expert) -> None:
+def test_without_the_variable_they_only_name_it(expert: Expert) -> None:
     refused = expert.v2c("base-copy", "base_copy", enabled=False, snapshot_moref="s")
 
     assert refused.returncode == 2

@@ -17,15 +17,15 @@ from tests.rigs.disk.expert import MIB, Expert, source_served
 
 
 @pytest.mark.parametrize(
-    ("whom", "number", "status", "told"),
+    ("whom", "number", "status", "expected"),
     [
-        ("cli", signal.SIGTERM, 130, "the same command goes on"),
-        ("cli", signal.SIGHUP, 130, "the same command goes on"),
+        ("cli", signal.SIGTERM, 130, "the same command resumes"),
+        ("cli", signal.SIGHUP, 130, "the same command resumes"),
         ("disk_agent.worker", signal.SIGKILL, 1, "exited without reporting a result (signal 9)"),
     ],
 )
-def test_killed_in_mid_copy_it_says_so_and_goes_on(
-    expert: Expert, whom: str, number: int, status: int, told: str
+def test_killed_in_mid_copy_it_reports_it_and_resumes(
+    expert: Expert, whom: str, number: int, status: int, expected: str
 ) -> None:
     expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
     slow = DiskFault(kind="latency", vm="vm-1", key=2000, count=0, milliseconds=5000)
@@ -40,12 +40,12 @@ def test_killed_in_mid_copy_it_says_so_and_goes_on(
         source_served(folder, command)
         children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text()
         os.kill(command.pid if whom == "cli" else int(children), number)
-        _, said = command.communicate(timeout=30)
+        _, stderr = command.communicate(timeout=30)
         left = list(folder.iterdir())
 
     assert command.returncode == status
-    assert told in said
-    assert "Traceback" not in said
+    assert expected in stderr
+    assert "Traceback" not in stderr
     assert not left
     expert.esxi.client.clear_faults()
     assert expert.v2c("base-copy", "base_copy", **spec).returncode == 0
@@ -77,7 +77,7 @@ def test_interrupted_it_keeps_what_was_copied(expert: Expert) -> None:
 
 
 def test_a_killed_commands_folder_and_processes_go_with_the_next(expert: Expert) -> None:
-    """A stopped nbdkit does not hear that its parent ended."""
+    """A stopped nbdkit does not notice that its parent ended."""
     expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
     slow = DiskFault(kind="latency", vm="vm-1", key=2000, count=0, milliseconds=5000)
     expert.esxi.client.inject_fault(slow)
@@ -94,8 +94,8 @@ def test_a_killed_commands_folder_and_processes_go_with_the_next(expert: Expert)
         assert len(list(folder.iterdir())) == 1
         expert.esxi.client.clear_faults()
         with expert.started("base-copy", "base_copy", folder, **spec) as again:
-            _, said = again.communicate(timeout=60)
-        assert again.returncode == 0, said
+            _, stderr = again.communicate(timeout=60)
+        assert again.returncode == 0, stderr
         assert select.select([nbdkit], [], [], 5) == ([nbdkit], [], [])
         os.close(nbdkit)
         assert list(folder.iterdir()) == []
@@ -139,7 +139,7 @@ def test_no_space_for_the_map_is_no_defect(expert: Expert) -> None:
     assert expert.image_content() == expert.snapshot_content("snapshot-1")
 
 
-def test_no_room_for_the_ranges_is_told(expert: Expert) -> None:
+def test_no_room_for_the_ranges_is_reported(expert: Expert) -> None:
     expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
     assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
     (expert.folder / "r.json").write_text(json.dumps([[n * 1024, 512] for n in range(4096)]))
@@ -149,17 +149,17 @@ def test_no_room_for_the_ranges_is_told(expert: Expert) -> None:
     try:
         delta: dict[str, Any] = {"snapshot_moref": "snapshot-1", "ranges_file": "r.json"}
         with expert.started("delta-sync", "delta_sync", small, **delta) as command:
-            _, said = command.communicate(timeout=60)
+            _, stderr = command.communicate(timeout=60)
         left = list(small.iterdir())
     finally:
         subprocess.run(["umount", str(small)], check=True)
     assert command.returncode == 1
-    assert "No space left on device" in said
-    assert "Traceback" not in said
+    assert "No space left on device" in stderr
+    assert "Traceback" not in stderr
     assert left == []
 
 
-def test_a_map_that_the_host_refuses_is_told(expert: Expert) -> None:
+def test_a_map_that_the_host_refuses_is_reported(expert: Expert) -> None:
     expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
     (expert.folder / ".a.qcow2.map.new").mkdir()
 
@@ -171,11 +171,11 @@ def test_a_map_that_the_host_refuses_is_told(expert: Expert) -> None:
     assert "Traceback" not in refused.stderr
 
 
-def test_a_temporary_folder_too_deep_for_sockets_is_told(expert: Expert) -> None:
+def test_a_temporary_folder_too_deep_for_sockets_is_reported(expert: Expert) -> None:
     expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
     deep = expert.folder / ("d" * 80)
     deep.mkdir()
     with expert.started("base-copy", "base_copy", deep, snapshot_moref="snapshot-1") as command:
-        _, said = command.communicate(timeout=60)
+        _, stderr = command.communicate(timeout=60)
     assert command.returncode == 1
-    assert "107 are possible. Set TMPDIR" in said
+    assert "107 are possible. Set TMPDIR" in stderr

@@ -54,7 +54,7 @@ def test_an_image_of_somebody_else_is_not_written_over(expert: Expert) -> None:
     assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
 
 
-def test_an_image_in_the_place_of_the_copy_is_not_taken_for_it(expert: Expert) -> None:
+def test_an_image_at_the_path_of_the_copy_is_not_taken_for_it(expert: Expert) -> None:
     expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
     assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
     before = expert.foreign_image()
@@ -76,7 +76,7 @@ def test_an_image_in_the_place_of_the_copy_is_not_taken_for_it(expert: Expert) -
     assert expert.image_content() == expert.snapshot_content("snapshot-1")
 
 
-def test_a_map_that_says_nothing_vouches_for_no_image(expert: Expert) -> None:
+def test_a_map_without_records_is_no_evidence_for_an_image(expert: Expert) -> None:
     expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
     assert expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1").returncode == 0
     chunk_map = expert.folder / ".a.qcow2.map"
@@ -91,7 +91,7 @@ def test_a_map_that_says_nothing_vouches_for_no_image(expert: Expert) -> None:
 
 
 def test_the_image_that_another_command_fills_is_left_alone(expert: Expert) -> None:
-    """Whoever comes second is told so, and removes nothing when it fails."""
+    """The second command fails with a message and removes nothing."""
     expert.esxi.client.create_snapshot("vm-1", "snapshot-1", [2000])
     slow = DiskFault(kind="latency", vm="vm-1", key=2000, count=0, milliseconds=5000)
     expert.esxi.client.inject_fault(slow)

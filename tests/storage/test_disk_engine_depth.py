@@ -1,4 +1,4 @@
-"""How much is in flight follows how long the source keeps the copy waiting."""
+"""How many bytes are in flight follows how long the source keeps the engine idle."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.rigs.disk.transfer import CHUNK, Rig, serving
 
 
 def _reviewed(depth: Depth, share: float, times: int, began: float = 0.0) -> list[int]:
-    """Chunks' worth of bytes after each of so many windows with that share of starvation."""
+    """The chunks in flight after each of some windows with that share of idle time."""
     found = []
     now = began
     for _ in range(times):
@@ -22,7 +22,7 @@ def _reviewed(depth: Depth, share: float, times: int, began: float = 0.0) -> lis
     return found
 
 
-def test_it_grows_while_the_source_keeps_all_waiting_and_not_beyond_the_most() -> None:
+def test_it_grows_while_the_source_keeps_the_engine_idle_and_not_beyond_the_most() -> None:
     assert _reviewed(Depth(8, 16, CHUNK, 0.0), 0.9, 6) == [10, 12, 14, 16, 16, 16]
 
 

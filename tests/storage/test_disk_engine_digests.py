@@ -42,7 +42,7 @@ def test_blake3_finds_a_flipped_byte_after_copy_and_delta(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("made_with", OTHER)
-def test_a_map_goes_on_with_its_own_when_the_config_changes(tmp_path: Path, made_with: str) -> None:
+def test_a_map_keeps_its_algorithm_when_the_config_changes(tmp_path: Path, made_with: str) -> None:
     rig = Rig(tmp_path, DISK)
     rig.digest = made_with
     rig.run()

@@ -29,7 +29,7 @@ SLOW = ("--filter=delay", "file", "rdelay=5ms")
 
 
 def cancel_after(done_bytes: int) -> Callable[[Control, Progress], None]:
-    """Stop a pass once so much is done."""
+    """Stop a pass once that many bytes are done."""
 
     def on_report(control: Control, progress: Progress) -> None:
         if progress.done_bytes >= done_bytes:
@@ -154,7 +154,7 @@ def small_fs(tmp_path: Path, kind: str) -> Iterator[Path]:
 def test_a_flush_that_failed_is_not_made_good_by_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel tells of lost writes once; the next flush succeeds and brings none back."""
+    """The kernel reports lost writes once; the next flush succeeds and brings none back."""
     rig = Rig(tmp_path, DISK)
     with monkeypatch.context() as patched:
         fail_first_flush(patched)
@@ -164,10 +164,10 @@ def test_a_flush_that_failed_is_not_made_good_by_the_next_one(
     rig.assert_identical()
 
 
-def test_a_last_flush_that_fails_is_what_is_told(
+def test_a_last_flush_that_fails_is_what_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A source that was lost would be opened again, and the copy go on over what was not kept."""
+    """A lost source would be opened again, and the copy continued over what was not kept."""
     rig = Rig(tmp_path, DISK)
     fail_first_flush(monkeypatch)
     tuning = Tuning(depth=4, report_seconds=0.001, checkpoint_seconds=60.0)
@@ -210,7 +210,7 @@ def pass_over(rig: Rig, mode: Mode, letters: str, step: int) -> tuple[dict[str, 
 
 
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.RANGES, Mode.RESYNC])
-def test_cancelled_pass_goes_on_at_the_chunk(tmp_path: Path, mode: Mode) -> None:
+def test_cancelled_pass_resumes_at_the_chunk(tmp_path: Path, mode: Mode) -> None:
     rig = Rig(tmp_path, "A" * 128)
     arguments, whole = pass_over(rig, mode, "xy", 8)
     half = whole // 2
@@ -248,7 +248,7 @@ def test_every_byte_counts_once_however_often_the_source_is_opened(
     rig.assert_identical()
 
 
-def test_lost_snapshot_goes_on_with_the_next_one(tmp_path: Path) -> None:
+def test_lost_snapshot_is_continued_with_the_next_one(tmp_path: Path) -> None:
     """A base copy whose snapshot is gone: what is not copied yet, plus what changed since."""
     rig = Rig(tmp_path, "A" * 64 + "-" * 64)
     with pytest.raises(TransferCancelled):
@@ -319,7 +319,7 @@ def test_delta_without_its_map_is_refused_and_resync_helps(tmp_path: Path, damag
 
 
 def test_interrupted_resync_distrusts_what_it_may_have_overwritten(tmp_path: Path) -> None:
-    """Content goes A, x, A while a re-sync dies: its digest of A must not hide the x."""
+    """Content goes A, x, A while a re-sync is killed: its digest of A must not hide the x."""
     rig = Rig(tmp_path, "A" * 64)
     rig.run()
     intact = rig.map.read_bytes()

@@ -104,7 +104,7 @@ def test_a_few_changed_areas_are_read_without_asking_what_is_allocated(tmp_path:
     rig = Rig(tmp_path, "A" * 64)
     rig.run()
     changed = overwrite(rig.source, 5, "B")
-    # Asking would fail, and be told.
+    # A query would fail, and be a notice.
     no_extents = ("--filter=error", "file", str(rig.source))
     server = (*no_extents, "error-extents=EIO", "error-extents-rate=100%")
     outcome = rig.run(Mode.RANGES, number=1, ranges=[changed], server=server)

@@ -101,7 +101,7 @@ def test_reading_the_target_has_a_rate(tmp_path: Path, mode: Mode) -> None:
     assert max(rates) > 0
 
 
-def test_without_a_map_there_is_nothing_to_hold_the_image_against(tmp_path: Path) -> None:
+def test_without_a_map_there_is_nothing_to_compare_the_image_with(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA")
     with pytest.raises(MapUnusable, match="repairing the image needs the chunk map"):
         rig.run(Mode.REPAIR)
@@ -136,7 +136,7 @@ def test_a_pass_that_has_not_ended_is_not_judged(tmp_path: Path, mode: Mode) -> 
 
 
 @pytest.mark.parametrize("mode", [Mode.REPAIR, Mode.VERIFY_TARGET, Mode.VERIFY_FULL])
-def test_a_disk_that_grew_since_is_told(tmp_path: Path, mode: Mode) -> None:
+def test_a_disk_that_grew_since_is_reported(tmp_path: Path, mode: Mode) -> None:
     rig = Rig(tmp_path, "AAAA" * 4)
     rig.run()
     larger = rig.size + 3 * CHUNK

@@ -21,7 +21,7 @@ from services.disk_agent.failures import TargetFailed
 from services.disk_agent.worker.order import Mode
 from tests.rigs.disk.transfer import Rig, is_root, overwrite
 
-# Neighbours differ, so that a block in another's place is seen.
+# Neighbours differ, so that a block at another's offset is seen.
 _LETTERS = string.ascii_letters + "123456789"
 DISK = "".join("-0"[at % 3 % 2] if at % 7 > 4 else _LETTERS[at % 61] for at in range(384))
 _PATIENCE_SECONDS = 10.0
@@ -83,7 +83,7 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
 @pytest.mark.parametrize("mounted_anew", [True, False], ids=["mounted anew", "stays mounted"])
 @pytest.mark.parametrize("cache", ["none", "writeback"])
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.RANGES, Mode.RESYNC])
-def test_a_pass_ends_when_writes_fail_and_goes_on_when_they_do_not(
+def test_a_pass_ends_when_writes_fail_and_resumes_when_they_do_not(
     tmp_path: Path, storage: Storage, mode: Mode, cache: str, *, mounted_anew: bool
 ) -> None:
     """Without a page cache the write fails, with one the flush that follows."""

@@ -1,4 +1,4 @@
-"""The failure table: what goes wrong in mid-copy, what it is called, and that a resume mends it.
+"""The failure table: what goes wrong in mid-copy, what it is called, and that a resume repairs it.
 
 Each row breaks a full copy in its second half. Then the same pass is run again on a healthy host:
 the image is the source's byte for byte, what was durable is not copied twice, and verification
@@ -36,7 +36,7 @@ FILTERS = ("--filter=error", "--filter=delay", "file")
 
 @dataclass(frozen=True)
 class Row:
-    """`break_it` is called once in mid-copy; None as `failure` means that the copy goes on."""
+    """`break_it` is called once in mid-copy; None as `failure` means that the copy continues."""
 
     name: str
     break_it: Callable[[Rig, Control], None]

@@ -45,13 +45,13 @@ def test_a_map_keeps_its_algorithm(tmp_path: Path, name: str) -> None:
         chunk_map.begin_pass(PassKey("0", "s0", "full"))
         chunk_map.put(0, 10, Kind.ZERO)
         chunk_map.complete_pass()
-        told = chunk_map.digest()
+        digest = chunk_map.digest()
     with ChunkMap.open(path) as again:
         assert again.header.digest == name
         assert again.digest_of is ALGORITHMS[name].digest_of
-        assert again.digest() == told
-        assert len(told) == 2 * DIGEST_BYTES
-        assert told == ALGORITHMS[name].digest_of(memoryview((b"\1" + bytes(16)) * 10)).hex()
+        assert again.digest() == digest
+        assert len(digest) == 2 * DIGEST_BYTES
+        assert digest == ALGORITHMS[name].digest_of(memoryview((b"\1" + bytes(16)) * 10)).hex()
 
 
 def test_a_map_from_before_there_was_a_choice(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_map_from_before_there_was_a_choice(tmp_path: Path) -> None:
     magic, length = page[:8], int.from_bytes(page[8:12], "little")
     fields = json.loads(page[12 : 12 + length])
     del fields["digest"]
-    # It said more, too: a field that nobody read.
+    # Such maps have a field more, which nobody read.
     text = json.dumps({**fields, "complete_snapshot": "snapshot-7"}).encode()
     old = (magic + len(text).to_bytes(4, "little") + text).ljust(len(page), b"\0")
     path.write_bytes(xxhash.xxh3_128_digest(old) + old)

@@ -37,7 +37,7 @@ KEY = PassKey("0", "s0", "full")
 
 
 class FakeClock:
-    """Time that passes when told to."""
+    """Time that passes when a test moves it on."""
 
     def __init__(self) -> None:
         self.seconds = 100.0

@@ -111,7 +111,7 @@ def test_another_source_at_the_path_is_an_error(
     assert table.commands == []
 
 
-def test_a_failed_mount_says_what_mount_said(
+def test_a_failed_mount_is_reported_with_mounts_message(
     start: Callable[[], Pools], table: MountTable, tmp_path: Path
 ) -> None:
     table.refusal = "mount.nfs: access denied by server"

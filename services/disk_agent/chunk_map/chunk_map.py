@@ -43,7 +43,7 @@ from services.disk_agent.failures import MapUnusable
 
 __all__ = ["NO_DIGEST", "ChunkMap", "Header", "Kind", "PassKey", "Record"]
 
-# Forgetting a large disk's chunks is written out after so many pages.
+# While the chunks of a large disk are forgotten, the map is written each time this many pages wait.
 _FORGOTTEN_PAGES = 4096
 
 
@@ -136,11 +136,11 @@ class ChunkMap:
     def begin_pass(
         self, key: PassKey, *, stale: Iterable[tuple[int, int]] = (), blank_target: bool = False
     ) -> None:
-        """Begin a pass, or go on with it if the map is bound to the very same one.
+        """Begin a pass, or continue it if the map is bound to the very same one.
 
         `stale` are runs (first, stop) of chunks that the pass is going to change: their digests
-        stop counting before the first write, because a crash may leave either content. They are
-        not `owed` in this pass, but in the next one if this one never ends. Durable when it
+        are dropped before the first write, because a crash may leave the old or the new content.
+        They are among `pending_runs` of the next pass if this one does not end. Durable when it
         returns.
         """
         old = self.header
@@ -150,7 +150,7 @@ class ChunkMap:
             self.checkpoint(force_header=True)
             return
         self._forget_intent()
-        # Its number first: what is forgotten by a beginning that a crash cuts short is owed then.
+        # Its number first: what a beginning that a crash cuts short has forgotten is pending then.
         self.header = replace(old, sequence=old.sequence + 1, intent_first=0, intent_stop=0)
         self.checkpoint(force_header=True)
         self._forget(stale, WORD.pack(self.header.sequence << 2))
@@ -165,7 +165,7 @@ class ChunkMap:
         self._write_headers()
 
     def rebind(self, key: PassKey, changed: Iterable[tuple[int, int]]) -> None:
-        """Go on with a pass on another snapshot.
+        """Continue a pass on another snapshot.
 
         `changed` are the runs (first, stop) of chunks with areas changed between the two snapshots:
         they are to be copied again, everything else that is done stays done.
@@ -186,7 +186,7 @@ class ChunkMap:
         """Record that the current pass is done; durable when it returns.
 
         `image_bytes` is the length of the image's file, which does not get shorter by itself.
-        Raises MapUnusable when the map's file was taken away.
+        Raises MapUnusable when the map's file was removed or replaced.
         """
         self._check_in_place()
         self.header = replace(
@@ -200,11 +200,11 @@ class ChunkMap:
         self.checkpoint(force_header=True)
 
     def grow(self, capacity_bytes: int) -> None:
-        """Take a larger disk: new chunks are UNKNOWN, and so is a short one that was the last."""
+        """Extend the map: new chunks are UNKNOWN, and so is a short one that was the last."""
         old = self.header
         if old.capacity_bytes % old.chunk_bytes:
             self._forget([(self.chunks - 1, self.chunks)])
-        # A pass that ended is over: what comes is another, whatever its key.
+        # A pass that has ended is never continued: the next one is another, whatever its key.
         mode = "" if old.complete else old.mode
         self.header = replace(old, capacity_bytes=capacity_bytes, complete=False, mode=mode)
         self._write_headers()
@@ -241,11 +241,12 @@ class ChunkMap:
         record = WORD.pack(self.header.sequence << 2 | kind) + digest
         self._fill(first, count, record)
 
-    def owed(self) -> Iterator[tuple[int, int]]:
-        """Runs (first, stop) of chunks that are UNKNOWN, but not because this pass writes them.
+    def pending_runs(self) -> Iterator[tuple[int, int]]:
+        """Runs (first, stop) of chunks that must be copied though no changed area lists them.
 
-        They were to be written by a pass that never ended, lie behind the former end of a disk that
-        grew, or had their records damaged: no changed areas say what is missing of them.
+        They are UNKNOWN, but not because this pass writes them: a pass that never ended was to
+        write them, they lie behind the former end of a disk that grew, or their records were
+        damaged.
         """
         expected = WORD.pack(self.header.sequence << 2)
         begin = -1
@@ -284,7 +285,7 @@ class ChunkMap:
         return self._has_any(Kind.DATA, Kind.UNDIGESTED)
 
     def lacks_digests(self) -> bool:
-        """Whether there is a chunk of which the content is not known."""
+        """Whether there is a chunk whose content is not known."""
         return self._has_any(Kind.UNKNOWN, Kind.UNDIGESTED)
 
     def digest(self) -> str:
@@ -336,7 +337,7 @@ class ChunkMap:
             self.header = replace(self.header, intent_first=intent[0], intent_stop=intent[1])
             force_header = True
         if force_header:
-            # Records first: a header must not promise pages that did not get there.
+            # Records first: a header must not refer to pages that were not written.
             os.fdatasync(self._fd)
             self.header = replace(self.header, generation=self.header.generation + 1)
             write_header(self._fd, self.path, self.header)
@@ -352,21 +353,21 @@ class ChunkMap:
             raise MapUnusable(f"the chunk map {self.path} was removed or replaced meanwhile")
 
     def _write_headers(self) -> None:
-        """Both slots: should one be damaged, the other must not be of a pass that is over."""
+        """Write both slots: if one is damaged, the other must not belong to an earlier pass."""
         for _ in range(HEADER_SLOTS):
             self.checkpoint(force_header=True)
 
     # -- pages
 
     def _forget_intent(self) -> None:
-        """A re-sync that died may have written chunks of its window: do not trust their digests."""
+        """Forget the window of a re-sync that was killed: it may have written any of its chunks."""
         header = self.header
         stop = min(header.intent_stop, self.chunks)
         self._forget(self.undone_runs(header.intent_first, stop))
         self.header = replace(header, intent_first=0, intent_stop=0)
 
     def _forget(self, runs: Iterable[tuple[int, int]], word: bytes = bytes(WORD.size)) -> None:
-        """Make runs (first, stop) of chunks UNKNOWN; those that are it already stay as they are."""
+        """Make runs (first, stop) of chunks UNKNOWN; those that already are stay as they are."""
         record = word + NO_DIGEST
         for first, stop in runs:
             while first < stop:

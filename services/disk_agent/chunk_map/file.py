@@ -21,7 +21,7 @@ RECORD_BYTES = WORD.size + DIGEST_BYTES
 RECORDS_PER_PAGE = (PAGE_BYTES - CHECKSUM_BYTES) // RECORD_BYTES
 HEADER_SLOTS = 2
 _MAGIC = b"v2c-map1"
-# What headers of earlier versions say beside the fields of `Header`.
+# Fields that headers of earlier versions have beside those of `Header`.
 _RETIRED_FIELDS = ("complete_snapshot", "grown_from_bytes")
 
 
@@ -115,12 +115,12 @@ def write_header(fd: int, path: Path, header: Header) -> None:
 
 
 def page_checksum(body: bytes | bytearray, identity: int, index: int) -> bytes:
-    """The checksum of a page's records: of another map, or elsewhere, they do not count."""
+    """The checksum of a page's records; it differs for another map and for another page."""
     return xxhash.xxh3_128_digest(body, seed=identity ^ index)
 
 
 def kinds(page: bytearray, start: int, stop: int) -> bytes:
-    """The kinds of the records between two places of a page, a byte each."""
+    """The kinds of the records between two offsets of a page, a byte each."""
     return bytes(page[start:stop:RECORD_BYTES].translate(_KIND_OF))
 
 

@@ -22,12 +22,12 @@ class MapPages:
         self._identity = identity
         self._clean: OrderedDict[int, bytearray] = OrderedDict()
         self._dirty: dict[int, bytearray] = {}
-        # The numbers of those that were found damaged.
+        # The numbers of the pages that were found damaged.
         self.damaged: set[int] = set()
 
     @property
     def dirty(self) -> int:
-        """How many wait to be written."""
+        """The number of pages that wait to be written."""
         return len(self._dirty)
 
     def read(self, number: int) -> bytearray:
@@ -64,7 +64,7 @@ class MapPages:
             os.pwrite(self._fd, page, page_offset(number))
 
     def written(self) -> None:
-        """What `write` wrote is durable: it need not be kept any more."""
+        """Report that what `write` wrote is durable: those pages may be dropped from memory."""
         self._clean.update(self._dirty)
         self._dirty.clear()
         while len(self._clean) > _CACHED_PAGES:

@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from services.disk_agent.conversions.reaper import end_processes
+from services.kit.processes.control import find_processes
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -21,19 +22,13 @@ def sweep(folders: Path, proc: Path = Path("/proc")) -> int:
     below = re.escape(os.fsencode(folders))
     on_overlay = re.compile(below + rb"/[^/\0]+/overlay-\d+\.qcow2")
     inherited = re.compile(rb"(^|\0)VIRT_V2V_TMPDIR=" + below + b"/")
-    pids = set()
-    for entry in proc.iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            found = on_overlay.search((entry / "cmdline").read_bytes()) or inherited.search(
-                (entry / "environ").read_bytes()
-            )
-        except OSError:
-            # It ended meanwhile, or belongs to somebody else.
-            continue
-        if found:
-            pids.add(int(entry.name))
+    pids = find_processes(
+        lambda process: bool(
+            on_overlay.search((process / "cmdline").read_bytes())
+            or inherited.search((process / "environ").read_bytes())
+        ),
+        proc,
+    )
     if pids:
         _log.warning("ending left-over conversions", action="conversion.swept", count=len(pids))
         end_processes(pids)

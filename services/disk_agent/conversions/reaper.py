@@ -7,12 +7,11 @@ this small process, which inherits every orphan (PR_SET_CHILD_SUBREAPER), and en
 - its own standard input closes: who started it wants it stopped, or is dead, however it died,
 - it gets SIGTERM.
 
-Its exit status is the command's, 128 + N after signal N. Only the standard library is imported:
-this process starts in the middle of a migration's downtime.
+Its exit status is the command's, 128 + N after signal N. Beside the standard library it imports
+`services.kit.processes.control` only: it starts in the middle of a migration's downtime.
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import select
@@ -23,9 +22,9 @@ import sys
 import time
 from pathlib import Path
 
-# prctl(2); from <linux/prctl.h>.
-_PR_SET_CHILD_SUBREAPER = 36
-# virt-v2v removes its temporary files when told to end; qemu takes a moment.
+from services.kit.processes.control import adopt_orphans, descendants, is_alive
+
+# virt-v2v removes its temporary files when asked to end; qemu takes a moment.
 _TERM_SECONDS = 2.0
 _STEP_SECONDS = 0.02
 # As root libguestfs puts its sockets into /tmp, whatever TMPDIR says, and leaves them when killed.
@@ -36,9 +35,7 @@ _STOPPED_STATUS = 128 + signal.SIGTERM
 def main(argv: list[str]) -> int:
     """Run the command in ``argv`` after ``--``; returns its exit status."""
     command = argv[argv.index("--") + 1 :]
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    adopt_orphans()
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
@@ -49,7 +46,7 @@ def main(argv: list[str]) -> int:
         select.select([ended, sys.stdin.fileno(), woken], [], [])
     finally:
         status = child.poll()
-        end_processes(set(_descendants(os.getpid())))
+        end_processes(set(descendants(os.getpid())))
     if status is None:
         return _STOPPED_STATUS
     return status if status >= 0 else 128 - status
@@ -61,45 +58,24 @@ def end_processes(pids: set[int]) -> None:
     for pid in pids:
         _signal(pid, signal.SIGTERM)
     deadline = time.monotonic() + _TERM_SECONDS
-    while time.monotonic() < deadline and any(map(_alive, pids)):
+    while time.monotonic() < deadline and any(map(_still_runs, pids)):
         time.sleep(_STEP_SECONDS)
     # What the processes started meanwhile is ours as well.
-    pids |= set(_descendants(os.getpid()))
-    while any(map(_alive, pids)):
+    pids |= set(descendants(os.getpid()))
+    while any(map(_still_runs, pids)):
         for pid in pids:
             _signal(pid, signal.SIGKILL)
         time.sleep(_STEP_SECONDS)
-        pids |= set(_descendants(os.getpid()))
+        pids |= set(descendants(os.getpid()))
     for directory in directories:
         shutil.rmtree(os.fsdecode(directory), ignore_errors=True)
 
 
-def _descendants(pid: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                # proc(5): the name in parentheses may hold anything, the parent comes after it.
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                parents.setdefault(parent, []).append(int(entry.name))
-    found: list[int] = []
-    left = [pid]
-    while left:
-        children = parents.get(left.pop(), [])
-        found += children
-        left += children
-    return found
-
-
-def _alive(pid: int) -> bool:
+def _still_runs(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
         # A zombie that is our own child is collected here.
         os.waitpid(pid, os.WNOHANG)
-    try:
-        state = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state not in "ZX"
+    return is_alive(pid)
 
 
 def _command(pid: int) -> bytes:

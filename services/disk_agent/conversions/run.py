@@ -35,6 +35,7 @@ from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.conversions.virt_v2v import VirtV2v, conversion_environment, domain_xml
 from services.disk_agent.errors import PoolFull, ToolTimeout
 from services.disk_agent.host.commands import Commands, tool_failed
+from services.kit.processes.service import exits_within
 
 _CREATE_SECONDS = 60.0
 # Some hundred MB of a Windows guest's drivers, onto slow NFS.
@@ -262,10 +263,7 @@ async def _end(reaper: asyncio.subprocess.Process) -> None:
     """Have the reaper end everything below it, and wait for that."""
     if reaper.stdin is not None:
         reaper.stdin.close()
-    try:
-        async with asyncio.timeout(_END_SECONDS):
-            await reaper.wait()
-    except TimeoutError:
+    if not await exits_within(reaper, _END_SECONDS):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(reaper.pid, signal.SIGKILL)
         await reaper.wait()

@@ -22,7 +22,7 @@ class FlushToken:
 
 
 class Checkpoints:
-    """The chunks that completed, until they are durable; copying goes on meanwhile.
+    """The chunks that completed, until they are durable; copying continues meanwhile.
 
     One is due after `interval_seconds`, or early enough that what was written since the last one,
     with the `in_flight_bytes` that are lost together with it, stays below `interval_bytes`.
@@ -51,8 +51,8 @@ class Checkpoints:
         self.completed: list[tuple[int, int, Kind, bytes]] = []
         self._flushing: list[tuple[int, int, Kind, bytes]] | None = None
         self.unflushed_bytes = 0
-        # Some of the chunks that the pass had to bring wholly, each as likely as any other. What it
-        # left alone of a chunk may have been damaged before: that is for the verification.
+        # Some of the chunks that the pass copied whole, each as likely as any other. Where a chunk
+        # is copied in part, the rest may have been damaged before: verification finds that.
         self.sampled: list[int] = []
         self._with_data = 0
 
@@ -69,11 +69,11 @@ class Checkpoints:
             self._sample(record[0])
 
     def are_full(self) -> bool:
-        """Whether no more may complete before a checkpoint."""
+        """Whether a checkpoint must come before more chunks may complete."""
         return self._map.dirty_pages + len(self.completed) >= _DIRTY_PAGES
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time for one."""
+        """Whether a checkpoint is due."""
         return bool(self.completed) and (
             self.unflushed_bytes >= self._limit_bytes
             or now - self._began >= self._interval_seconds
@@ -93,22 +93,23 @@ class Checkpoints:
         self._record(records, intent)
 
     def save(self, failure: TransferFailure) -> None:
-        """Make the way so far durable before a pass ends with a failure.
+        """Make what completed so far durable before a pass ends with a failure.
 
         Raises TargetFailed or TargetFull when that fails too.
         """
-        # A failed sync is told once and loses what it did not write (fsync(2)), also one that QEMU
-        # made within a write. So after a failure of the target no flush vouches for anything.
+        # A failed sync is reported once and loses what it did not write (fsync(2)), also one that
+        # QEMU made within a write. So after a failure of the target a flush that succeeds is no
+        # evidence that anything is durable.
         if self._target.is_lost() or isinstance(failure, TargetFailed | TargetFull):
             return
-        # Writes that complete while the flush is waited for are not covered by it.
+        # The flush does not cover writes that complete while it is waited for.
         records = (self._flushing or []) + self.completed
         try:
             self._target.handle.flush()
         except nbd.Error as error:
             raise self._target.failure(error.errnum or errno.EIO, error.string) from failure
         self._target.collect()
-        # The same holds for a request that failed meanwhile, the running checkpoint's flush too.
+        # The same is true of a request that failed meanwhile, also of a running checkpoint's flush.
         for _, errnum in self._target.completions:
             if errnum:
                 raise self._target.failure(errnum) from failure

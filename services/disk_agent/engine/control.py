@@ -1,4 +1,4 @@
-"""What may be asked of a running pass: stop, pause, go on, another rate."""
+"""The commands that a running pass takes: stop, pause, resume, another rate."""
 
 import select
 
@@ -7,10 +7,10 @@ from services.disk_agent.failures import TransferFailure
 
 
 class Control:
-    """Wishes for a running pass, read by the engine between two steps.
+    """Commands to a running pass, read by the engine between two steps.
 
-    A subclass that hears wishes from outside returns a readable file descriptor from `fileno` and
-    takes them in `receive`, so that the engine's poll loop wakes up for them.
+    A subclass that receives commands from outside returns a readable file descriptor from `fileno`
+    and carries them out in `receive`, so that the engine's poll loop wakes up for them.
     """
 
     def __init__(self, limit: RateLimit) -> None:
@@ -23,10 +23,10 @@ class Control:
         return -1
 
     def receive(self) -> None:
-        """Take what is there without blocking."""
+        """Carry out the commands that have arrived, without blocking."""
 
     def wait(self, seconds: float) -> None:
-        """Wait, but no longer than until a wish arrives."""
+        """Wait for a time, or until a command arrives."""
         fds = [self.fileno()] if self.fileno() >= 0 else []
         readable, _, _ = select.select(fds, [], [], seconds)
         if readable:

@@ -21,7 +21,7 @@ _ZERO_RUN_CHUNKS = 1024
 
 
 class Copy:
-    """Full copies and range passes: read what the runs call data, make the rest zero.
+    """Full copies and range passes: read what the runs report as data, make the rest zero.
 
     On a target that held nothing but zeroes, and that one snapshot alone fills, zeroes need no
     request at all. On any other they are written, because old data lies below them.
@@ -80,7 +80,7 @@ class Copy:
 class Resync:
     """Read the source's allocated areas and write only chunks that differ on the target.
 
-    What the map knows by digest is compared by digest; of other chunks the target is read.
+    Chunks with a digest in the map are compared by it; for the others the target is read.
     """
 
     needs_intent = True
@@ -223,7 +223,7 @@ def same_bytes(one: memoryview, other: memoryview, length_bytes: int, digest_of:
 
 
 def write_chunk(engine: Engine, slot: Slot, task: ChunkTask, *, blank: bool) -> None:
-    """Bring a chunk's areas to the target; on a blank one zeroes need no request."""
+    """Write a chunk's areas to the target; on a blank one zeroes need no request."""
     before = slot.pending
     if slot.kind is Kind.ZERO:
         if not blank:
@@ -247,7 +247,7 @@ def write_chunk(engine: Engine, slot: Slot, task: ChunkTask, *, blank: bool) -> 
 def _by_content(slot: Slot, task: ChunkTask, area: Range) -> Iterator[tuple[Range, bool]]:
     """Cut an area into runs that hold data and runs of clusters that hold zeroes only."""
     start = area.offset_bytes - task.offset_bytes
-    # One byte of each cluster tells of most areas that none of them is zero.
+    # In most areas one byte of each cluster already shows that no cluster is zero.
     if 0 not in bytes(slot.memory[start : start + area.length_bytes : _CLUSTER_BYTES]):
         yield area, False
         return

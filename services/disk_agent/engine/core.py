@@ -1,8 +1,8 @@
-"""The engine: slots in flight, completions, checkpoints, limits; what to do with a chunk is a plan.
+"""The engine: slots in flight, completions, checkpoints and limits of a pass.
 
-A `Strategy` decides what happens to a chunk; the engine moves it along. Each slot owns a buffer and
-carries one task through its phases: whenever none of a slot's requests is outstanding, the
-strategy's `advance` is called, which issues the next requests or finishes the slot.
+A `Strategy` decides what happens to a chunk; the engine carries it out. Each slot owns a buffer and
+takes one task through its phases: whenever none of a slot's requests is outstanding, the engine
+calls the strategy's `advance`, which issues the next requests or finishes the slot.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ class Tuning:
     """How the engine works.
 
     A checkpoint is made at the latest after `checkpoint_seconds` or `checkpoint_bytes` of written
-    data: the most that a resumed pass copies twice. 1 MiB requests measured best, as many
-    bytes as `near_depth` chunks have in flight for a source that keeps up, up to `depth` chunks for
-    others (see `Depth`); a failed read is repeated after `retry_seconds`, doubled each time.
+    data: the most that a resumed pass copies twice. Requests of 1 MiB measured best, with
+    `near_depth` chunks in flight for a source that keeps up and up to `depth` chunks for others
+    (see `Depth`). A failed read is repeated after `retry_seconds`, doubled each time.
     """
 
     depth: int = 16
@@ -44,7 +44,7 @@ class Tuning:
     retry_seconds: float = 0.25
 
 
-# Checkpoints, reports and repeated reads are looked after this often, not with each request.
+# Checkpoints, reports and repeated reads are looked at this often, not with each request.
 _CHORES_SECONDS = 0.002
 # A re-sync may write this many chunks beyond a checkpoint before the next one.
 _INTENT_CHUNKS = 8192
@@ -69,7 +69,7 @@ class Slot:
         self.memory = memory
         self.other = other
         self.pending = 0
-        # What its task asked of the endpoint that feeds the pass.
+        # What its task has requested from the endpoint that the pass reads first.
         self.fed_bytes = 0
         self.phase = Phase.START
         self.task: Task | None = None
@@ -248,7 +248,7 @@ class Engine:
             raise
 
     def _do_chores(self, now: float) -> bool:
-        """What need not be looked at for each request; returns whether the pass is at its end."""
+        """Do what is not due with each request; returns whether the pass is at its end."""
         self._chores_at = now + _CHORES_SECONDS
         if self._delayed:
             self._reissue_due(now)
@@ -270,7 +270,7 @@ class Engine:
         chunk = self.map.header.chunk_bytes
         # Page-aligned, so that the kernel copies whole pages; huge ones take fewer look-ups.
         sides = 2 if strategy.compares else 1
-        # Private, as shared memory has no huge pages unless the host was told to give it some.
+        # Private, as shared memory has no huge pages unless the host is configured to give it some.
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         area = mmap.mmap(-1, self._tuning.depth * sides * chunk, flags=private)
         # A kernel without them refuses, and small ones do.
@@ -308,7 +308,7 @@ class Engine:
         return not self._free or self._fed_bytes >= self._depth.bytes
 
     def _wait(self, now: float) -> None:
-        """Wait for something to happen; the depth learns from how long the source alone is it."""
+        """Wait for something to happen, and note how long only the source had work to do."""
         timeout = self._timeout(now)
         starving = self._is_full() and not any(other.is_busy for other in self._others)
         self._loop.wait(timeout)

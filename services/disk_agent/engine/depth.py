@@ -1,24 +1,24 @@
-"""How much is in flight: little where the source answers at once, more where it is far.
+"""How many bytes are in flight: few where the source answers at once, more where it is far.
 
 Why, and what was measured: docs/adr/0005-requests-in-flight.md.
 """
 
-# The share of time in which all there is waits for the source: above it more would help.
+# The share of time that the engine is idle, waiting for the source: above it more requests help.
 _STARVED_SHARE = 0.3
-# Below it less would do.
+# Below it fewer are enough.
 _FED_SHARE = 0.1
 _WINDOW_SECONDS = 0.05
 
 
 class Depth:
-    """The bytes in flight, between two numbers of chunks, by how long the source keeps all waiting.
+    """Adapts the bytes in flight to how long the source keeps the engine idle.
 
-    They are `least` chunks' as long as a source keeps up with the target, and grow to those of
-    `most` for one that does not: latency is hidden by more requests, and a slow line does not mind
-    them. What is more than needed would only push the rest out of the processor's caches.
+    They are those of `least` chunks while a source keeps up with the target, and grow to those of
+    `most` chunks for one that does not: more requests hide latency, and cost nothing on a slow
+    line. More than needed would only push other buffers out of the processor's caches.
 
-    `starved_seconds` is to be added to whenever all that is in flight waited for the source, and
-    `review` to be called from `review_at` on.
+    The engine adds to `starved_seconds` the time in which nothing but the source had work to do,
+    and calls `review` once `review_at` has come.
     """
 
     def __init__(self, least: int, most: int, chunk_bytes: int, now: float) -> None:
@@ -30,7 +30,7 @@ class Depth:
         self.review_at = now + _WINDOW_SECONDS
 
     def review(self, now: float) -> None:
-        """Draw the consequences from the time since the last review."""
+        """Change `bytes` by the time since the last review, if need be."""
         share = self.starved_seconds / (now - self.review_at + _WINDOW_SECONDS)
         if share > _STARVED_SHARE:
             self.bytes = min(self.bytes + 2 * self._chunk_bytes, self._most_bytes)

@@ -54,7 +54,7 @@ class Endpoint:
     """
 
     def __init__(self, uri: str, side: Side) -> None:
-        """Connect. Raises SourceUnusable or TargetUnusable with the server's own words."""
+        """Connect. Raises SourceUnusable or TargetUnusable with libnbd's message."""
         self.side = side
         self.completions: deque[tuple[object, int]] = deque()
         handle = nbd.NBD()
@@ -68,7 +68,10 @@ class Endpoint:
             self.has_extents = handle.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         except nbd.Error as error:
             unusable = SourceUnusable if side is Side.SOURCE else TargetUnusable
-            raise unusable(f"cannot connect to the {side.value}: {error.string}") from error
+            raise unusable(
+                f"cannot connect to the {side.value}: {error.string}",
+                hint="check that the NBD server runs and offers this export",
+            ) from error
         self.handle = handle
         self._in_flight: dict[int, object] = {}
         if side is Side.TARGET:
@@ -188,8 +191,8 @@ class Endpoint:
         return TargetFailed(f"{what} the target failed: {detail}", metadata=metadata)
 
     def close(self) -> None:
-        """Say good-bye if the server still listens; never raises."""
-        # A dead or never ready connection has nobody left to tell.
+        """Disconnect in the protocol's way if the server still answers; never raises."""
+        # On a connection that is dead, or never became ready, libnbd refuses it.
         with contextlib.suppress(nbd.Error):
             self.handle.shutdown(nbd.SHUTDOWN_ABANDON_PENDING)
         # Their tokens hold buffers, and this endpoint.

@@ -16,8 +16,8 @@ _WORTH_A_QUERY_BYTES = 16 << 20
 class ExtentWindows:
     """Extents of one connection, never more than a window of them in memory.
 
-    A source that cannot say what is allocated is read in full: slower, and just as right. `notice`
-    hears of it once.
+    A source that does not report what is allocated is read in full, which is slower and gives the
+    same result. `notice` is called once then.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ExtentWindows:
             at = stop
 
     def runs_of(self, ranges: list[Range]) -> Iterator[Extent]:
-        """The allocation of sorted ranges; a few that lie alone are taken as data."""
+        """The allocation of sorted ranges; small ones far from others count as data unasked."""
         for _, pieces in by_chunk(ranges, self._window_bytes):
             if total_bytes(pieces) < _WORTH_A_QUERY_BYTES:
                 yield from (Extent(offset, length, False) for offset, length in pieces)
@@ -78,7 +78,7 @@ def _within(pieces: list[Range], extents: Iterable[Extent]) -> Iterator[Extent]:
 
 
 def is_blank(endpoint: Endpoint) -> bool:
-    """Whether an export says that all of it reads as zeroes; False when it cannot tell."""
+    """Whether an export reports that all of it reads as zeroes; False when it reports nothing."""
     if not endpoint.has_extents:
         return False
     try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-# What a busy host keeps the copy from using it may use later, up to this much time.
+# A copy that a busy host held up may catch up later, by at most what the rate allows in this time.
 _BURST_SECONDS = 0.5
 _SHORTEST_WAIT_SECONDS = 0.001
 
@@ -17,7 +17,7 @@ class RateLimit:
         self._filled = now()
 
     def set_rate(self, bytes_per_second: int) -> None:
-        """Change the rate at once. A debt run up at the old rate is forgiven."""
+        """Change the rate at once. Bytes that were sent beyond the old rate no longer count."""
         self._rate = bytes_per_second
         self._tokens = 0.0
         self._filled = self._now()
@@ -32,10 +32,10 @@ class RateLimit:
         self._filled = now
         if self._tokens >= 0:
             return 0.0
-        # Shorter waits cannot be kept, and rounding might never let the debt end.
+        # Shorter waits cannot be kept, and rounding might keep the bucket below zero for ever.
         return max(-self._tokens / self._rate, _SHORTEST_WAIT_SECONDS)
 
     def spend(self, count: int) -> None:
-        """Take bytes from the bucket, into debt if need be."""
+        """Take bytes from the bucket, below zero if need be."""
         if self._rate:
             self._tokens -= count

@@ -17,7 +17,7 @@ _DIRECTIONS = {
 }
 
 
-# A reply of 1 MiB arrives in about ten parts; after more of them the engine has a look.
+# A reply of 1 MiB arrives in about ten parts; after this many the engine gets control again.
 _PARTS = 64
 
 
@@ -33,7 +33,7 @@ class _Watched:
 
 
 class PollLoop:
-    """Lets the state machines of its connections make progress, in one thread."""
+    """Drives the state machines of its connections, in one thread."""
 
     def __init__(self, endpoints: Sequence[Endpoint], control: Control) -> None:
         self._watched = [_Watched(endpoint) for endpoint in endpoints]
@@ -47,7 +47,7 @@ class PollLoop:
             self._poll.register(self._control_fd, select.POLLIN)
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait for a completion or a wish, at most so long. Parts of replies wake nobody.
+        """Wait for a completion, a command or the timeout; not for a mere part of a reply.
 
         Raises SourceLost or TargetFailed when a connection is dead.
         """

@@ -7,7 +7,7 @@ from typing import Self
 
 from services.disk_agent.engine.ranges import Range
 
-# The rate is taken over this much time: long enough to be calm, short enough to follow a change.
+# The rate is averaged over this time: long enough to be steady, short enough to follow changes.
 _WINDOW_SECONDS = 10.0
 
 
@@ -74,7 +74,7 @@ class Meter:
         self.repaired_bytes = 0
         self.checkpoints = 0
         self.source_reopened = 0
-        # How far the pass was planned: what a later run finds done before that was counted already.
+        # How far the pass was planned: what is done before this point is counted already.
         self._planned_bytes = 0
         self._samples: deque[tuple[float, int, int]] = deque([(now(), 0, 0)])
 

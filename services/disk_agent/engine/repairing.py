@@ -1,6 +1,7 @@
-"""The mode that mends an image: verified as by `VerifyTarget`, written again where it differs.
+"""The mode that repairs an image: verified as by `VerifyTarget`, written again where it differs.
 
-What the source holds is the truth: its machine must be off, or the source a snapshot of the pass.
+The source is right where the two differ: its machine must be off, or the source a snapshot of the
+pass.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,10 +24,10 @@ _NOT_ZERO = (Kind.UNKNOWN, Kind.UNDIGESTED, Kind.DATA)
 
 
 class Repair:
-    """Compare the target with the map, and what does not agree with the source.
+    """Compare the target with the map, and chunks that differ from the map with the source.
 
-    A chunk that differs from the source is written, read back and recorded. `mismatches` gets
-    those that came back wrong: the storage does not keep what it is given.
+    A chunk that differs from the source as well is written, read back and recorded. `mismatches`
+    gets those that came back wrong: the storage does not keep what is written to it.
     """
 
     needs_intent = False
@@ -44,7 +45,7 @@ class Repair:
         self._planner = Planner(chunk_map)
 
     def tasks(self) -> Iterator[Task]:
-        """All chunks; runs that read as zeroes stay runs where they are to."""
+        """All chunks; runs that read as zeroes stay runs where the map expects zeroes."""
         for task in self._planner.tasks(self._runs):
             if isinstance(task, ZeroTask):
                 yield from split_zeroes(self._map, task, alone=_NOT_ZERO)
@@ -86,7 +87,7 @@ class Repair:
     def _compare(self, engine: Engine, slot: Slot, task: ChunkTask, found: memoryview) -> None:
         digest_chunk(slot, task, self._digest_of)
         if same_bytes(slot.memory, found, task.length_bytes, self._digest_of):
-            # The record was wrong, or there was none: the next verification is to know better.
+            # The record was wrong, or there was none: it is made for the next verification.
             self._record(engine, slot, task)
             return
         slot.phase = Phase.WRITE

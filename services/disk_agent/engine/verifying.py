@@ -15,10 +15,10 @@ from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.failures import ContentMismatch
 
-# More mismatches than this say nothing new; they are counted, not listed.
+# More mismatches than this add nothing for a reader; they are counted, not listed.
 _LISTED = 16
 _ZERO_NAME = "zero"
-# What the map cannot say the content of.
+# Chunks whose content the map does not know.
 _WITHOUT_DIGEST = (Kind.UNKNOWN, Kind.UNDIGESTED)
 
 
@@ -178,7 +178,7 @@ class VerifyFull:
         self._planner = Planner(chunk_map)
 
     def tasks(self) -> Iterator[Task]:
-        """All chunks; a zero run of which the target cannot say the same becomes chunks."""
+        """All chunks; a zero run that the target does not report as zeroes becomes chunks."""
         chunk = self._map.header.chunk_bytes
         for task in self._planner.tasks(self._runs):
             if isinstance(task, ChunkTask) or self._target_is_zero(task):
@@ -196,7 +196,7 @@ class VerifyFull:
         except nbd.Error as error:
             if self._target.is_lost():
                 raise self._target.failure(error.errnum, error.string, writing=False) from error
-            # A target that cannot tell is read.
+            # A target that does not report extents is read.
             return False
         return all(extent.zero for extent in found)
 
@@ -252,7 +252,7 @@ def chunk_name(memory: memoryview, digest_of: DigestOf) -> str:
 
 
 def is_recorded(known: Record, memory: memoryview, digest_of: DigestOf) -> bool:
-    """Whether a chunk's content is what the map says; False where it cannot say."""
+    """Whether a chunk's content is what the map records; False where it records no content."""
     if known.kind is Kind.ZERO:
         return nbd.Buffer.from_buffer(memory).is_zero()
     return known.kind is Kind.DATA and digest_of(memory) == known.digest

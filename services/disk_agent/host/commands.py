@@ -1,4 +1,4 @@
-"""Short commands of the host: run to the end, told apart by their exit status."""
+"""Short commands of the host: run to the end, and what their exit status means."""
 
 import os
 import subprocess
@@ -72,7 +72,7 @@ def tool_missing(tool: str) -> ToolMissing:
 
 
 def tool_failed(tool: str, done: Completed) -> ToolFailed:
-    """The error for an exit status nobody foresaw, with the end of what the program said."""
+    """The error for an exit status nobody foresaw, with the end of the program's output."""
     detail = (done.stderr.strip() or done.stdout.strip())[-_DETAIL_LIMIT:]
     return ToolFailed(
         message=f"{tool} failed with status {done.status}: {detail}",

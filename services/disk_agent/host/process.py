@@ -1,59 +1,23 @@
-"""Child processes that never outlive who started them."""
+"""Servers that run as child processes: their start, their last stderr lines, and their end."""
 
-import ctypes
 import os
-import select
-import signal
 import subprocess
 import threading
+import time
 from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
-# prctl(2); from <linux/prctl.h>.
-_PR_SET_PDEATHSIG = 1
+from services.kit.processes.control import die_with_parent, ends_within
+
 _KEPT_LINES = 40
 _LINE_LIMIT = 500
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends.
-
-    Survives exec. A parent that was gone before the call is noticed by its process id.
-    Raises OSError when the kernel refuses.
-    """
-    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent_pid:
-        os._exit(1)
-
-
-def group_is_alive(group: int) -> bool:
-    """Whether a process of a process group still runs.
-
-    Zombies do not count: they hold neither files nor locks, and wait for a parent that, in a
-    container, may take its time or never ask for them.
-    """
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return any(_runs_in(group, entry) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-
-
-def _runs_in(group: int, entry: Path) -> bool:
-    try:
-        # proc(5): the name in parentheses may hold anything; then come state, parent and group.
-        state, _, of_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-    except OSError:
-        # It ended meanwhile.
-        return False
-    return int(of_group) == group and state not in "ZX"
-
-
-class LastWords:
-    """Reads a process's output to the end in a thread, and keeps the last lines."""
+class StderrTail:
+    """Reads a process's stderr to the end in a thread, and keeps the last lines."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -67,27 +31,109 @@ class LastWords:
                 if text:
                     self._lines.append(text[:_LINE_LIMIT])
 
-    def lines(self, count: int) -> list[str]:
+    def lines(self) -> list[str]:
         """The last lines so far; all of them once the process has ended."""
         self._thread.join(timeout=0.2)
-        return list(self._lines)[-count:]
+        return list(self._lines)
 
 
 def stop(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
     """Ask a process to end, and kill it when it does not."""
     if process.poll() is None:
         process.terminate()
-        if not _ends_within(process.pid, grace_seconds):
+        if not ends_within(process.pid, grace_seconds):
             process.kill()
     process.wait()
 
 
-def _ends_within(pid: int, seconds: float) -> bool:
-    """Wait for a child's end without looking again and again, as Popen.wait(timeout) does."""
-    fd = os.pidfd_open(pid)
+class ServerEnded(Exception):
+    """A server ended before it served."""
+
+
+class NbdServer:
+    """A program that serves one NBD export on a unix socket, and writes a pid file when it does."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """The socket and the pid file are ``folder/name.sock`` and ``folder/name.pid``."""
+        self.socket = folder / f"{name}.sock"
+        self.pidfile = folder / f"{name}.pid"
+        self._sleep = sleep
+        self._now = now
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stderr: StderrTail | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where the export is served."""
+        return f"nbd+unix:///?socket={quote(str(self.socket))}"
+
+    def start(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        pass_fds: Collection[int] = (),
+        binds_itself: bool,
+    ) -> None:
+        """Start the program. Unless it binds itself to its parent's life, the kernel is asked to.
+
+        In that case this process must have no other thread, as code runs between fork and exec.
+        """
+        # A killed server leaves its files behind: some refuse an existing socket, and a pid file
+        # means that the server is ready.
+        self._remove_files()
+        parent = os.getpid()
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
+            env=environment,
+            preexec_fn=None if binds_itself else lambda: die_with_parent(parent),
+        )
+        if self._process.stderr is None:
+            raise TypeError(f"no stderr of {command[0]}")
+        self._stderr = StderrTail(self._process.stderr)
+
+    def wait_until_served(self, timeout_seconds: float, step_seconds: float) -> None:
+        """Wait for the pid file. Raises ServerEnded, or TimeoutError."""
+        deadline = self._now() + timeout_seconds
+        while not _has_content(self.pidfile):
+            if self._process is None or self._process.poll() is not None:
+                raise ServerEnded
+            if self._now() > deadline:
+                raise TimeoutError
+            self._sleep(step_seconds)
+
+    def stderr_lines(self) -> list[str]:
+        """The last lines that it wrote to stderr so far."""
+        return self._stderr.lines() if self._stderr is not None else []
+
+    def stop(self, grace_seconds: float) -> int | None:
+        """End it and remove its files; returns its exit status if it was started."""
+        status = None
+        if self._process is not None:
+            stop(self._process, grace_seconds)
+            status = self._process.returncode
+            self._process = None
+        self._remove_files()
+        return status
+
+    def _remove_files(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        self.pidfile.unlink(missing_ok=True)
+
+
+def _has_content(path: Path) -> bool:
     try:
-        end = select.poll()
-        end.register(fd, select.POLLIN)
-        return bool(end.poll(seconds * 1000))
-    finally:
-        os.close(fd)
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False

@@ -7,7 +7,6 @@ bit 3 such as ``extended_l2``, encryption, a lock) is never created and always r
 import contextlib
 import json
 import os
-import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,13 +25,12 @@ from services.disk_agent.errors import (
     PoolFull,
 )
 from services.disk_agent.host.commands import Commands, Completed, tool_failed
+from services.disk_agent.host.qemu_lock import reports_lock
 from services.disk_agent.host.state_file import read_state, write_state
 from services.disk_agent.storage.image_names import is_image_name
 
 _SECTOR_BYTES = 512
 _TIMEOUT_SECONDS = 60.0
-# qemu's file-posix.c; the same text for "shared" and "exclusive" locks.
-_LOCK_TEXT = re.compile(r'Failed to get (shared )?"(write|consistent read)" lock')
 # compat 1.1 (QCOW2 version 3) has zero clusters, which every zero write of a copy needs.
 _OPTIONS = "compat=1.1,preallocation=off,extended_l2=off,cluster_size=65536,lazy_refcounts=off"
 
@@ -122,7 +120,6 @@ class Images:
             raise ImageUnusable(
                 message=f"{path} cannot be read as QCOW2: {done.stderr.strip()[-300:]}",
                 metadata={"path": str(path)},
-                hint="delete it and copy the disk again",
             )
         return _image_of(path, json.loads(done.stdout), locked)
 
@@ -264,7 +261,7 @@ def image_locked(path: Path) -> ImageLocked:
 
 
 def _is_locked(done: Completed) -> bool:
-    return done.status != 0 and bool(_LOCK_TEXT.search(done.stderr))
+    return done.status != 0 and reports_lock(done.stderr)
 
 
 def _outstanding(path: Path, expected_bytes: int) -> int:

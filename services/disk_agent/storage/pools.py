@@ -1,4 +1,4 @@
-"""Primary storage pools on this host: mounted where needed, and let go of again.
+"""Primary storage pools on this host: mounted where needed, and unmounted again.
 
 Only what this agent mounted is ever unmounted. What it made reachable is remembered, so that a
 restarted agent knows its pools and its mounts.
@@ -239,10 +239,9 @@ def _check_directory(path: Path) -> None:
         raise PoolMissing(
             message=f"{path} is no directory on this host",
             metadata={"path": str(path)},
-            hint="run the disk agent on a host that has the pool, or mount it there",
         )
     try:
-        # Root passes access(2) on a read-only mount's mode bits; only writing tells.
+        # Root passes access(2) on a read-only mount's mode bits; only writing shows it.
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:

@@ -18,8 +18,9 @@ import structlog
 from services.config import Secret
 from services.disk_agent.chunk_map.digests import XXH3_128
 from services.disk_agent.failures import HostFailed, WorkerDied
-from services.disk_agent.host.process import group_is_alive
 from services.disk_agent.worker.order import TransferOrder, WorkerOrder
+from services.kit.processes.control import find_processes, group_is_alive
+from services.kit.processes.service import exits_within
 
 # nbdkit closes its session with the server when it is asked to end: let it, but not for ever.
 _GROUP_GRACE_SECONDS = 5.0
@@ -150,20 +151,18 @@ def kill_processes_below(folder: Path, prefix: str = "") -> int:
 
     They are known by their command lines, whatever became of the process ids.
     """
-    path = f"{folder}/{prefix}".encode()
+    path = f"={folder}/{prefix}".encode()
+
+    def is_ours(process: Path) -> bool:
+        program, *arguments = (process / "cmdline").read_bytes().split(b"\0")
+        ours = process.stat().st_uid == os.geteuid()
+        return ours and program in _SERVERS and any(path in each for each in arguments)
+
     killed = 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            program, *arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            ours = entry.stat().st_uid == os.geteuid()
-        except OSError:
-            continue  # It ended meanwhile.
-        if ours and program in _SERVERS and any(b"=" + path in each for each in arguments):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(int(entry.name), signal.SIGKILL)
-                killed += 1
+    for pid in find_processes(is_ours):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
     return killed
 
 
@@ -219,10 +218,7 @@ class WorkerProcess:
         A worker whose source is being opened reads nothing until the library below gives up.
         """
         self.command(command)
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await self._process.wait()
-        except TimeoutError:
+        if not await exits_within(self._process, _STOP_SECONDS):
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 

@@ -14,6 +14,8 @@ CHUNK_SECTORS = 128
 CHUNK_BYTES = CHUNK_SECTORS * SECTOR_BYTES
 MAX_CHUNKS = 512 * 1024
 """VIXDISKLIB_MAX_CHUNK_NUMBER of one query."""
+LARGEST_READ_BYTES = 2 * 1024 * 1024
+"""VDDK gains nothing from larger reads, and hosts refuse some of them."""
 
 API_MAJOR, API_MINOR = 6, 5
 """Every release from 6.5 on accepts this, and nothing newer is used."""

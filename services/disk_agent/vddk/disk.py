@@ -10,6 +10,7 @@ from services.disk_agent.vddk.abi import (
     CHUNK_BYTES,
     CHUNK_SECTORS,
     CREDENTIALS_UID,
+    LARGEST_READ_BYTES,
     MAX_CHUNKS,
     SECTOR_BYTES,
     Block,
@@ -20,15 +21,12 @@ from services.disk_agent.vddk.abi import (
 from services.disk_agent.vddk.library import Library, VddkError
 from services.disk_agent.vddk.settings import Settings
 
-PIECE_BYTES = 2 * 1024 * 1024
-"""VDDK gains nothing from larger reads, and hosts refuse some of them."""
-
 
 class OpenDisk:
     """A connection to vCenter or a host, and the disk opened through it, for reading."""
 
     def __init__(self, library: Library, settings: Settings) -> None:
-        """Raises VddkError with the library's own text."""
+        """Raises VddkError with the library's text and number."""
         self._library = library
         self._connection = ctypes.c_void_p()
         self.handle = ctypes.c_void_p()
@@ -81,7 +79,9 @@ class OpenDisk:
                 ctypes.byref(self.handle),
             )
         except VddkError as error:
-            raise VddkError(f"{error}: {name}") from None
+            raise VddkError(
+                f"{error}: {name}", function=error.function, number=error.number
+            ) from None
 
     def _capacity(self) -> int:
         info = ctypes.POINTER(Info)()
@@ -91,7 +91,7 @@ class OpenDisk:
         return sectors * SECTOR_BYTES
 
     def _probe_allocation(self) -> bool:
-        """Whether the library and the host know allocated blocks: only trying tells."""
+        """Whether the library and the host know allocated blocks, found out by asking."""
         if "QueryAllocatedBlocks" not in self._library.function:
             return False
         if self.size_bytes < CHUNK_BYTES:
@@ -125,18 +125,15 @@ class OpenDisk:
     def _read_sectors(self, buffer: memoryview, sector: int) -> None:
         done: SimpleQueue[int] = SimpleQueue()
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-        pieces = range(0, len(buffer), PIECE_BYTES)
+        pieces = range(0, len(buffer), LARGEST_READ_BYTES)
         for start in pieces:
-            count = min(PIECE_BYTES, len(buffer) - start) // SECTOR_BYTES
+            count = min(LARGEST_READ_BYTES, len(buffer) - start) // SECTOR_BYTES
             at = sector + start // SECTOR_BYTES
             self._library.start_read(self.handle, at, count, address + start, done)
         # All of them, also after an error: the library writes into the buffer until then.
         errors = [error for error in [done.get() for _ in pieces] if error]
         if errors:
-            raise VddkError(
-                f"VixDiskLib_ReadAsync: {self._library.text(errors[0])} at byte "
-                f"{sector * SECTOR_BYTES}"
-            )
+            raise self._library.error("ReadAsync", errors[0], f" at byte {sector * SECTOR_BYTES}")
 
     def extents(self, count: int, offset: int) -> Iterator[tuple[int, int, bool]]:
         """(offset, length, allocated?) that cover the range asked, in chunks of 64 KiB.

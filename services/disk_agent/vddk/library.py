@@ -28,10 +28,18 @@ Sink = Callable[[str], None]
 
 
 class VddkError(Exception):
-    """A refusal in words for the operator."""
+    """A refusal, as one line for the operator.
+
+    ``function`` returned ``number``, the low 16 bits of a VixError, where the library refused.
+    """
 
     # nbdkit prints an exception as Python does; this leaves the name of our package out of it.
     __module__ = "builtins"
+
+    def __init__(self, message: str, *, function: str = "", number: int | None = None) -> None:
+        super().__init__(one_line(message))
+        self.function = function
+        self.number = number
 
 
 class Library:
@@ -77,10 +85,17 @@ class Library:
     def check(self, name: str, *arguments: object) -> None:
         """Call a function that returns a VixError. Raises VddkError with the library's text."""
         if error := self.function[name](*arguments):
-            raise VddkError(f"VixDiskLib_{name}: {self.text(error)}")
+            raise self.error(name, error)
+
+    def error(self, name: str, error: int, detail: str = "") -> VddkError:
+        """The exception for a function that returned a VixError."""
+        # VIX_ERROR_CODE of vix.h: the bits above hold other things.
+        number = error & 0xFFFF
+        message = f"VixDiskLib_{name}: {self.text(error)}{detail}"
+        return VddkError(message, function=name, number=number)
 
     def text(self, error: int) -> str:
-        """The library's words for an error code."""
+        """The library's text for an error code."""
         pointer = self.function["GetErrorText"](error, None)
         text = ctypes.string_at(pointer).decode(errors="replace") if pointer else "unknown error"
         self.function["FreeErrorText"](pointer)
@@ -100,6 +115,11 @@ class Library:
 
     def _completed(self, ticket: int, error: int) -> None:
         self._waiting.pop(ticket).put(error)
+
+
+def one_line(text: str) -> str:
+    """A text that is printed as one line, so that it cannot be taken for another message."""
+    return " ".join(text.splitlines())
 
 
 def _formatted(sink: Sink) -> Callable[[bytes, int], None]:

@@ -39,11 +39,13 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from services.disk_agent.vddk.abi import API_MAJOR, API_MINOR, SECTOR_BYTES
 from services.disk_agent.vddk.disk import OpenDisk
+from services.disk_agent.vddk.error_line import error_line
 from services.disk_agent.vddk.library import (
     SONAMES,
     Library,
     VddkError,
     find_library,
+    one_line,
 )
 from services.disk_agent.vddk.settings import PARAMETERS, Settings
 
@@ -61,18 +63,26 @@ def _loaded() -> Library:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Let the library's words be the last line on stderr, without the lines of a traceback."""
+def _reported() -> Iterator[None]:
+    """Have the error's message last on stderr, without a traceback, and its number before it."""
     try:
         yield
-    except VddkError:
+    except VddkError as error:
+        if error.number is not None:
+            _print(error_line(error.function, error.number))
         sys.tracebacklimit = 0
         nbdkit.set_error(errno.EIO)
         raise
 
 
-def _say(text: str) -> None:
-    print(f"nbdkit: vddk: {text}", file=sys.stderr, flush=True)
+def _print(line: str) -> None:
+    # One write: the library logs from threads of its own.
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _warn(text: str) -> None:
+    _print(f"nbdkit: vddk: {one_line(text)}")
 
 
 def thread_model() -> int:
@@ -82,26 +92,26 @@ def thread_model() -> int:
 
 def config(key: str, value: str) -> None:
     """One parameter."""
-    with _told():
+    with _reported():
         _settings.take(key, value)
 
 
 def config_complete() -> None:
     """After the last parameter."""
-    with _told():
+    with _reported():
         _settings.check_complete()
 
 
 def get_ready() -> None:
     """Load the library while errors still end nbdkit."""
     global _library
-    with _told():
-        _library = Library(find_library(_settings.text["libdir"]), log=nbdkit.debug, warn=_say)
+    with _reported():
+        _library = Library(find_library(_settings.text["libdir"]), log=nbdkit.debug, warn=_warn)
 
 
 def after_fork() -> None:
     """Start the library."""
-    with _told():
+    with _reported():
         _loaded().initialise(_settings.text["config"])
 
 
@@ -121,7 +131,7 @@ def dump_plugin() -> None:
 
 def open(readonly: bool) -> OpenDisk:
     """Connect and open. The library wants opens and closes one at a time."""
-    with _told(), _open_close:
+    with _reported(), _open_close:
         disk = OpenDisk(_loaded(), _settings)
     nbdkit.debug(f"vddk: {disk.transport}, allocation known: {disk.knows_allocation}")
     return disk
@@ -155,14 +165,14 @@ def can_extents(h: OpenDisk) -> bool:
 
 def pread(h: OpenDisk, buf: bytearray, offset: int, flags: int) -> None:
     """Fill the buffer."""
-    with _told():
+    with _reported():
         h.read(memoryview(buf), offset)
 
 
 def extents(h: OpenDisk, count: int, offset: int, flags: int) -> list[tuple[int, int, int]]:
     """Allocated chunks and holes."""
     hole = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
-    with _told():
+    with _reported():
         return [
             (start, length, 0 if allocated else hole)
             for start, length, allocated in h.extents(count, offset)

@@ -37,13 +37,14 @@ from services.disk_agent.failures import (
     TransferCancelled,
     TransferFailure,
 )
-from services.disk_agent.host.process import die_with_parent
 from services.disk_agent.worker.disk_pass import DiskPass, Surroundings
 from services.disk_agent.worker.metadata_repair import repair
 from services.disk_agent.worker.order import WorkerOrder
+from services.disk_agent.worker.password import Password
 from services.disk_agent.worker.qemu_nbd import TargetServer
 from services.disk_agent.worker.range_sets import load_ranges
 from services.disk_agent.worker.sources import Source, source_for
+from services.kit.processes.control import die_with_parent
 
 # How often opening is tried, the wait before the second attempt, which doubles with each, and the
 # longest wait.
@@ -113,7 +114,12 @@ class Worker:
         runtime_dir = Path(order.runtime_dir)
         self._source: Source | None = None
         if transfer.source is not None:
-            self._source = source_for(transfer.source, password, runtime_dir)
+            self._source = source_for(
+                transfer.source,
+                Password(password),
+                runtime_dir,
+                read_bytes=transfer.chunk_bytes,
+            )
         ranges: list[Range] = load_ranges(Path(order.ranges_path)) if order.ranges_path else []
         self._pass = DiskPass(
             transfer,
@@ -164,7 +170,7 @@ class Worker:
             writable=transfer.mode.writes,
             cache=self._order.cache,
             open_mark=Path(f"{self._order.map_path}.open"),
-            mending=self._repair,
+            repairing=self._repair,
         )
         with server:
             if self._source is None or not self._pass.needs_source():

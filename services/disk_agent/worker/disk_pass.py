@@ -285,7 +285,7 @@ class DiskPass:
         chunk, capacity = found.header.chunk_bytes, self._order.capacity_bytes
         pending = [
             Range(first * chunk, min(stop * chunk, capacity) - first * chunk)
-            for first, stop in found.owed()
+            for first, stop in found.pending_runs()
         ]
         return united([*self._areas, *pending])
 

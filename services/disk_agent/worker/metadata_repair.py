@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.disk_agent.failures import TargetCorrupt, TargetUnchecked
-from services.disk_agent.host.process import die_with_parent
+from services.disk_agent.host.qemu_lock import reports_lock
+from services.kit.processes.control import die_with_parent
 
 # qemu-img(1), check: 0 is a consistent image, 1 a check that could not be done.
 _CORRUPT = 2
@@ -51,14 +52,8 @@ def repair(image: Path, wait: Wait = time.sleep) -> None:
     if found.returncode == _CORRUPT:
         raise TargetCorrupt(f"the image {image} is damaged: {message}")
     # An image that is open elsewhere is reported by the qemu-nbd that is started next.
-    if found.returncode not in (0, _LEAKS) and not is_locked(message):
+    if found.returncode not in (0, _LEAKS) and not reports_lock(message):
         raise TargetUnchecked(f"the image {image} cannot be checked: {message}")
-
-
-def is_locked(message: str) -> bool:
-    """Whether a message of QEMU means that another process has the image open."""
-    # qemu, block/file-posix.c: Failed to get "write" lock. Paths have quotes of another kind.
-    return '" lock' in message
 
 
 def forget_cached(image: Path) -> None:

@@ -6,19 +6,28 @@ Read-only, on a unix socket in a private directory, and with a password on a pip
 import functools
 import os
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 
-from services.disk_agent.failures import SourceUnusable
-from services.disk_agent.host import process
+from services.disk_agent.errors import ToolMissing, ToolTimeout
+from services.disk_agent.failures import (
+    NbdkitFilterMissing,
+    NbdkitMissing,
+    NbdkitPluginMissing,
+    SourceUnusable,
+    VddkNotConfigured,
+    VddkNotFound,
+)
+from services.disk_agent.host.commands import Completed, HostCommands
+from services.disk_agent.host.process import NbdServer, ServerEnded
+from services.disk_agent.vddk.abi import LARGEST_READ_BYTES
+from services.disk_agent.vddk.error_line import reported_error
 from services.disk_agent.worker.order import VddkSpec
+from services.disk_agent.worker.password import Password
 
 PLUGIN = Path(__file__).parents[1] / "vddk" / "plugin.py"
 
@@ -26,7 +35,7 @@ _PROBE_SECONDS = 20.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _STEP_SECONDS = 0.01
-_SAID_LINES = 5
+_SHOWN_LINES = 5
 _PASSWORD_BYTES = 4096
 # "nbdkit: python[1]: error: /…/plugin.py: open: error: VddkError: ", or a part of it.
 _PREFIX = re.compile(
@@ -53,67 +62,70 @@ class Nbdkit:
 def probe() -> Nbdkit:
     """Look at the installed nbdkit. Blocks for some hundred milliseconds the first time.
 
-    Raises SourceUnusable when there is none.
+    Raises NbdkitMissing.
     """
-    if shutil.which("nbdkit") is None:
-        raise SourceUnusable(
-            "nbdkit is not installed",
-            reason="NBDKIT_MISSING",
-            hint="install the packages nbdkit and nbdkit-plugin-python",
-        )
-    said = _run("nbdkit", "--version").stdout
-    match = re.search(r"nbdkit (\S+)", said)
+    match = re.search(r"nbdkit (\S+)", _run("--version").stdout)
     return Nbdkit(
         version=match[1] if match else "unknown",
-        native_vddk=_run("nbdkit", "--dump-plugin", "vddk").returncode == 0,
-        python_plugin=_run("nbdkit", "--dump-plugin", "python").returncode == 0,
+        native_vddk=_run("--dump-plugin", "vddk").status == 0,
+        python_plugin=_run("--dump-plugin", "python").status == 0,
     )
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
-    )
+@functools.cache
+def has_filter(name: str) -> bool:
+    """Whether the installed nbdkit has a filter. Blocks for some milliseconds the first time."""
+    found = re.search(r"^filterdir=(.+)$", _run("--dump-config").stdout, re.MULTILINE)
+    return found is not None and Path(found[1], f"nbdkit-{name}-filter.so").exists()
+
+
+def _run(*arguments: str) -> Completed:
+    try:
+        return HostCommands().run(["nbdkit", *arguments], timeout_seconds=_PROBE_SECONDS)
+    except ToolMissing as error:
+        raise NbdkitMissing("nbdkit is not installed") from error
+    except ToolTimeout as error:
+        raise SourceUnusable(
+            error.message, retryable=True, hint="look at this host's load"
+        ) from error
 
 
 def library_dir(configured: str) -> Path:
-    """The VDDK directory, checked. Raises SourceUnusable naming the setting to correct."""
+    """The VDDK directory, checked. Raises VddkNotConfigured or VddkNotFound."""
     if not configured:
-        raise SourceUnusable(
-            "no VDDK library directory is configured",
-            reason="VDDK_NOT_CONFIGURED",
-            hint="set migration.vddk_path to the unpacked vmware-vix-disklib-distrib directory",
-        )
+        raise VddkNotConfigured("no VDDK library directory is configured")
     path = Path(configured)
     folders = [path / "lib64", path]
     if not any(found for folder in folders for found in folder.glob("libvixDiskLib.so*")):
-        raise SourceUnusable(
+        raise VddkNotFound(
             f"there is no VDDK in {path}: no lib64/libvixDiskLib.so* is found there",
-            reason="VDDK_NOT_FOUND",
             metadata={"vddk_path": str(path)},
-            hint="unpack the VDDK on the disk agent's host and set migration.vddk_path to it",
         )
     return path
 
 
 def vddk_command(
-    spec: VddkSpec, installed: Nbdkit, socket: Path, pidfile: Path, password_fd: int
+    spec: VddkSpec,
+    installed: Nbdkit,
+    socket: Path,
+    pidfile: Path,
+    password_fd: int,
+    *,
+    read_bytes: int = 0,
 ) -> list[str]:
     """The command line that serves one disk of a snapshot.
 
-    The plugin of ours takes the same parameters as nbdkit's own. Raises SourceUnusable when the
-    host has neither.
+    `read_bytes` is the largest read that the caller will send. The plugin of ours takes the same
+    parameters as nbdkit's own. Raises NbdkitPluginMissing when the host has neither of them, and
+    NbdkitFilterMissing.
     """
     if installed.native_vddk:
         plugin = ["vddk"]
     elif installed.python_plugin:
         plugin = ["python", f"script={PLUGIN}"]
     else:
-        raise SourceUnusable(
-            "nbdkit has neither the vddk nor the python plugin",
-            reason="NBDKIT_PLUGIN_MISSING",
-            hint="install the package nbdkit-plugin-python",
-        )
+        raise NbdkitPluginMissing("nbdkit has neither the vddk nor the python plugin")
+    splitting, limits = _splitting(read_bytes)
     optional = {
         "thumbprint": spec.thumbprint,
         "snapshot": spec.snapshot_moref,
@@ -130,7 +142,11 @@ def vddk_command(
         f"--pidfile={pidfile}",
         # Errors go to our pipe even when a plugin would like syslog.
         "--log=stderr",
+        # Filters see a request from left to right. blocksize is the only one and next to the
+        # plugin: a filter between the two could put together again what it has split.
+        *splitting,
         *plugin,
+        *limits,
         f"libdir={spec.library_dir}",
         f"server={spec.server}",
         f"user={spec.user}",
@@ -141,10 +157,25 @@ def vddk_command(
     ]
 
 
-class NbdkitServer:
-    """A running nbdkit. Start it from a thread that lives on; close connections before stopping.
+def _splitting(read_bytes: int) -> tuple[list[str], list[str]]:
+    """The filter that splits reads for VDDK, and its parameters.
 
-    nbdkit waits for its clients when it is told to end, so `stop` kills it after a while.
+    nbdkit's own plugin hands requests to the library as they come. Where all are small enough, as
+    with the default chunk of 1 MiB, the filter would only cost time.
+    """
+    if read_bytes <= LARGEST_READ_BYTES:
+        return [], []
+    if not has_filter("blocksize"):
+        raise NbdkitFilterMissing(
+            f"nbdkit has no blocksize filter, which reads of {read_bytes} bytes need"
+        )
+    return ["--filter=blocksize"], [f"maxdata={LARGEST_READ_BYTES}"]
+
+
+class NbdkitServer:
+    """A running nbdkit. Start it from a long-lived thread; close connections before stopping.
+
+    nbdkit waits for its clients when it is asked to end, so `stop` kills it after a while.
     """
 
     def __init__(
@@ -152,32 +183,25 @@ class NbdkitServer:
         runtime_dir: Path,
         build: Callable[[Path, Path, int], list[str]],
         *,
-        password: str = "",
+        password: Password,
         environment: Mapping[str, str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`build` gets socket, pidfile and password descriptor, and returns the command line."""
-        self._socket = runtime_dir / "source.sock"
-        self._pidfile = runtime_dir / "source.pid"
+        self._server = NbdServer(runtime_dir, "source", sleep=sleep, now=now)
         self._build = build
         self._password = password
         self._environment = dict(environment or {})
-        self._sleep = sleep
-        self._now = now
-        self._process: subprocess.Popen[bytes] | None = None
-        self._words: process.LastWords | None = None
 
     @property
     def uri(self) -> str:
         """Where the source is served."""
-        return f"nbd+unix:///?socket={quote(str(self._socket))}"
+        return self._server.uri
 
     def __enter__(self) -> Self:
-        # A server that was killed leaves its files behind, and nbdkit refuses an existing socket.
-        self._socket.unlink(missing_ok=True)
-        self._pidfile.unlink(missing_ok=True)
-        if len(self._password.encode()) > _PASSWORD_BYTES:
+        password = self._password.reveal().encode()
+        if len(password) > _PASSWORD_BYTES:
             raise SourceUnusable(
                 f"the password has more than {_PASSWORD_BYTES} bytes",
                 hint="look at what the setting or file holds",
@@ -185,23 +209,18 @@ class NbdkitServer:
         reading, writing = os.pipe()
         try:
             # A pipe holds 64 KiB before anybody reads, so this does not block.
-            os.write(writing, self._password.encode())
+            os.write(writing, password)
             os.close(writing)
-            self._process = subprocess.Popen(
-                self._build(self._socket, self._pidfile, reading),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+            self._server.start(
+                self._build(self._server.socket, self._server.pidfile, reading),
+                {**os.environ, **self._environment},
                 pass_fds=(reading,),
-                env={**os.environ, **self._environment},
+                binds_itself=True,
             )
         finally:
             os.close(reading)
-        if self._process.stderr is None:
-            raise TypeError("no stderr of nbdkit")
-        self._words = process.LastWords(self._process.stderr)
         try:
-            self._wait_until_served(self._process)
+            self._wait_until_served()
         except BaseException:
             self.stop()
             raise
@@ -215,26 +234,32 @@ class NbdkitServer:
     ) -> None:
         self.stop()
 
-    def last_words(self) -> str:
-        """What nbdkit and the library below it said last, on one line."""
-        lines = self._words.lines(_SAID_LINES) if self._words is not None else []
+    def last_messages(self) -> str:
+        """The last messages of nbdkit and of the library below it, on one line."""
+        lines = [line for line in self._server.stderr_lines() if reported_error(line) is None]
         # Each message comes once from the plugin and once more from nbdkit around it.
-        return "; ".join(dict.fromkeys(_PREFIX.sub("", line) for line in lines))
+        return "; ".join(dict.fromkeys(_PREFIX.sub("", line) for line in lines[-_SHOWN_LINES:]))
+
+    def vix_error(self) -> int | None:
+        """The last error number of libvixDiskLib that our plugin reported."""
+        numbers = [reported_error(line) for line in self._server.stderr_lines()]
+        return next((number for number in reversed(numbers) if number is not None), None)
 
     def stop(self) -> None:
         """End it and remove its files."""
-        if self._process is not None:
-            process.stop(self._process, _STOP_SECONDS)
-            self._process = None
-        self._socket.unlink(missing_ok=True)
-        self._pidfile.unlink(missing_ok=True)
+        self._server.stop(_STOP_SECONDS)
 
-    def _wait_until_served(self, server: subprocess.Popen[bytes]) -> None:
-        deadline = self._now() + _START_SECONDS
-        # The pid file is written once the socket listens.
-        while not self._pidfile.exists():
-            if server.poll() is not None:
-                raise SourceUnusable(f"nbdkit ended at once: {self.last_words()}")
-            if self._now() > deadline:
-                raise SourceUnusable(f"nbdkit did not start in time: {self.last_words()}")
-            self._sleep(_STEP_SECONDS)
+    def _wait_until_served(self) -> None:
+        try:
+            # The pid file is written once the socket listens.
+            self._server.wait_until_served(_START_SECONDS, _STEP_SECONDS)
+        except ServerEnded as error:
+            raise SourceUnusable(
+                f"nbdkit ended at once: {self.last_messages()}",
+                hint="look at nbdkit's message and at the VDDK in migration.vddk_path",
+            ) from error
+        except TimeoutError as error:
+            raise SourceUnusable(
+                f"nbdkit did not start in time: {self.last_messages()}",
+                hint="look at nbdkit's message and at this host's load",
+            ) from error

@@ -3,21 +3,27 @@
 import mmap
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 
-from services.disk_agent.failures import TargetFailed, TargetFull, TargetUnusable
-from services.disk_agent.host import process
-from services.disk_agent.worker.metadata_repair import forget_cached, is_locked, repair
+from services.disk_agent.failures import (
+    TargetFailed,
+    TargetFull,
+    TargetLocked,
+    TargetMissing,
+    TargetUnusable,
+)
+from services.disk_agent.host.process import NbdServer, ServerEnded
+from services.disk_agent.host.qemu_lock import reports_lock
+from services.disk_agent.worker.metadata_repair import forget_cached, repair
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _STEP_SECONDS = 0.002
+_SHOWN_LINES = 3
 _SECTOR_BYTES = 4096
 # The largest request of qemu-nbd, and the largest threshold that glibc takes.
 _REQUEST_LIMIT_BYTES = 32 << 20
@@ -89,7 +95,7 @@ class TargetServer:
     """A running qemu-nbd. Use as a context manager; close NBD connections before leaving.
 
     `open_mark` is a file that exists while the image is open for writing, and stays when qemu-nbd
-    was killed or the storage failed: found at the start, it has the image checked and mended.
+    was killed or the storage failed: found at the start, it has the image checked and repaired.
     """
 
     def __init__(
@@ -100,39 +106,30 @@ class TargetServer:
         writable: bool,
         cache: str = "auto",
         open_mark: Path | None = None,
-        mending: Callable[[Path], None] = repair,
+        repairing: Callable[[Path], None] = repair,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._image = image
-        self._socket = runtime_dir / "target.sock"
-        self._pidfile = runtime_dir / "target.pid"
+        self._server = NbdServer(runtime_dir, "target", sleep=sleep, now=now)
         self._writable = writable
         self._cache = cache
         self._open_mark = open_mark if writable else None
-        self._mend = mending
-        self._sleep = sleep
-        self._now = now
-        self._process: subprocess.Popen[bytes] | None = None
-        self._words: process.LastWords | None = None
+        self._repair = repairing
 
     @property
     def uri(self) -> str:
         """Where the image is served."""
-        return f"nbd+unix:///?socket={quote(str(self._socket))}"
+        return self._server.uri
 
     def __enter__(self) -> Self:
         if not self._image.is_file():
-            raise TargetUnusable(
-                f"there is no image {self._image}",
-                reason="TARGET_MISSING",
-                hint="put the file back and retry, or cancel the migration and start it anew",
-            )
+            raise TargetMissing(f"there is no image {self._image}")
         if shutil.which("qemu-nbd") is None:
             raise TargetUnusable("qemu-nbd is not installed", hint="install qemu-utils")
         if self._open_mark is not None:
             if self._open_mark.exists():
-                self._mend(self._image)
+                self._repair(self._image)
             try:
                 _mark(self._open_mark)
             except OSError as error:
@@ -142,29 +139,20 @@ class TargetServer:
                     hint="check that its storage is mounted and writable",
                 ) from error
         if not self._writable:
-            # What storage has is to be shown, not what the host remembers.
+            # Reads must show what storage holds, not what the page cache does.
             forget_cached(self._image)
-        # A worker that was killed leaves these behind, and the pid file means that qemu-nbd serves.
-        self._remove_files()
         command = qemu_nbd_command(
-            self._image, self._socket, self._pidfile, writable=self._writable, cache=self._cache
+            self._image,
+            self._server.socket,
+            self._server.pidfile,
+            writable=self._writable,
+            cache=self._cache,
         )
-        parent = os.getpid()
-        # The worker runs this before it has any other thread, so code between fork and exec is
-        # safe here, and qemu-nbd has no option to end with its parent.
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=qemu_nbd_environment(),
-            preexec_fn=lambda: process.die_with_parent(parent),
-        )
-        if self._process.stderr is None:
-            raise TypeError("no stderr of qemu-nbd")
-        self._words = process.LastWords(self._process.stderr)
+        # The worker runs this before it has any other thread, and qemu-nbd has no option to end
+        # with its parent.
+        self._server.start(command, qemu_nbd_environment(), binds_itself=False)
         try:
-            self._wait_until_served(self._process)
+            self._wait_until_served()
         except BaseException:
             self._stop()
             raise
@@ -178,50 +166,35 @@ class TargetServer:
     ) -> None:
         self._stop(sound=not isinstance(error, TargetFailed | TargetFull))
 
-    def last_words(self) -> str:
-        """What qemu-nbd said last, on one line."""
-        return "; ".join(self._words.lines(3)) if self._words is not None else ""
+    def last_messages(self) -> str:
+        """The last messages of qemu-nbd, on one line."""
+        return "; ".join(self._server.stderr_lines()[-_SHOWN_LINES:])
 
-    def _wait_until_served(self, server: subprocess.Popen[bytes]) -> None:
-        deadline = self._now() + _START_SECONDS
-        # The socket listens before the image is open; the pid file is written after.
-        while not _has_content(self._pidfile):
-            if server.poll() is not None:
-                said = self.last_words()
-                if is_locked(said):
-                    raise TargetUnusable(
-                        f"the image {self._image} is in use by another process: {said}",
-                        reason="TARGET_LOCKED",
-                        retryable=True,
-                        hint="find the process that has the image open (fuser -v) and end it",
-                    )
-                raise TargetUnusable(
-                    f"qemu-nbd cannot open {self._image}: {said}",
-                    hint="check that the storage below the image is mounted and writable",
-                )
-            if self._now() > deadline:
-                raise TargetUnusable(f"qemu-nbd did not open {self._image} in time")
-            self._sleep(_STEP_SECONDS)
+    def _wait_until_served(self) -> None:
+        try:
+            # The socket listens before the image is open; the pid file is written after.
+            self._server.wait_until_served(_START_SECONDS, _STEP_SECONDS)
+        except ServerEnded as error:
+            messages = self.last_messages()
+            if reports_lock(messages):
+                raise TargetLocked(
+                    f"the image {self._image} is in use by another process: {messages}"
+                ) from error
+            raise TargetUnusable(
+                f"qemu-nbd cannot open {self._image}: {messages}",
+                hint="check that the storage below the image is mounted and writable",
+            ) from error
+        except TimeoutError as error:
+            raise TargetUnusable(
+                f"qemu-nbd did not open {self._image} in time",
+                hint="check that the storage below the image answers (NFS server, network)",
+            ) from error
 
     def _stop(self, *, sound: bool = True) -> None:
-        if self._process is not None:
-            process.stop(self._process, _STOP_SECONDS)
-            # qemu-nbd ends with 0 also when it cannot write what it still has in memory.
-            if self._open_mark is not None and sound and self._process.returncode == 0:
-                self._open_mark.unlink(missing_ok=True)
-            self._process = None
-        self._remove_files()
-
-    def _remove_files(self) -> None:
-        self._socket.unlink(missing_ok=True)
-        self._pidfile.unlink(missing_ok=True)
-
-
-def _has_content(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except FileNotFoundError:
-        return False
+        status = self._server.stop(_STOP_SECONDS)
+        # qemu-nbd ends with 0 also when it cannot write what it still has in memory.
+        if self._open_mark is not None and sound and status == 0:
+            self._open_mark.unlink(missing_ok=True)
 
 
 def _mark(path: Path) -> None:

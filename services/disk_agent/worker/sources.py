@@ -1,6 +1,5 @@
 """Where a pass reads from: one port, and behind it VDDK through nbdkit, or any NBD server."""
 
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -8,9 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 from services.disk_agent.engine.endpoint import Endpoint, Side
-from services.disk_agent.failures import SourceFailed, SourceUnusable, TransferFailure
+from services.disk_agent.failures import SourceFailed, SourceUnusable
 from services.disk_agent.worker import nbdkit
 from services.disk_agent.worker.order import NbdSpec, SourceSpec, VddkSpec
+from services.disk_agent.worker.password import Password
+from services.disk_agent.worker.vddk_failures import open_failure
 
 
 class Source(Protocol):
@@ -20,7 +21,7 @@ class Source(Protocol):
         """A context manager that yields the connection.
 
         Entering raises SourceUnusable, whose `retryable` says whether trying again may help.
-        SourceFailed that leaves the block is completed with what the server said last.
+        SourceFailed that leaves the block is completed with the server's last messages.
         """
         ...
 
@@ -38,8 +39,7 @@ class NbdSource:
             endpoint = Endpoint(self.spec.uri, Side.SOURCE)
         except SourceUnusable as error:
             # A server that is being restarted, or a network that is away, comes back.
-            error.retryable = True
-            raise
+            raise SourceUnusable(error.message, retryable=True, hint=error.hint) from error
         try:
             yield endpoint
         finally:
@@ -48,11 +48,15 @@ class NbdSource:
 
 @dataclass(frozen=True)
 class VddkSource:
-    """A disk of a snapshot through libvixDiskLib, in an nbdkit of its own."""
+    """A disk of a snapshot through libvixDiskLib, in an nbdkit of its own.
+
+    `read_bytes` is the largest read that will be sent to it.
+    """
 
     spec: VddkSpec
-    password: str
+    password: Password
     runtime_dir: Path
+    read_bytes: int
 
     @contextmanager
     def open(self) -> Iterator[Endpoint]:
@@ -62,7 +66,7 @@ class VddkSource:
         server = nbdkit.NbdkitServer(
             self.runtime_dir,
             lambda socket, pidfile, fd: nbdkit.vddk_command(
-                self.spec, installed, socket, pidfile, fd
+                self.spec, installed, socket, pidfile, fd, read_bytes=self.read_bytes
             ),
             password=self.password,
             # The library brings its own libssl and libcurl: for this process and no other.
@@ -72,92 +76,27 @@ class VddkSource:
             try:
                 endpoint = Endpoint(server.uri, Side.SOURCE)
             except SourceUnusable as error:
-                raise explained(server.last_words(), error) from error
+                # The client sees no more of it than "no export".
+                text = server.last_messages() or error.message
+                raise open_failure(self.spec, text, server.vix_error()) from error
             try:
                 yield endpoint
             except SourceFailed as error:
-                said = server.last_words()
-                if said:
-                    error.amend(f"{error.message}: {said}", source_said=said)
+                messages = server.last_messages()
+                if messages:
+                    error.amend(f"{error.message}: {messages}", source_message=messages)
                 raise
             finally:
                 # nbdkit does not end while a client is connected.
                 endpoint.close()
 
 
-@dataclass(frozen=True)
-class _Advice:
-    pattern: str
-    reason: str
-    retryable: bool
-    hint: str
-
-
-# VixDiskLib_ConnectEx is a function's name and no sign of a connection problem.
-_FUNCTION = re.compile(r"VixDiskLib_\w+")
-# Messages are libvixDiskLib's own (VixDiskLib_GetErrorText).
-_ADVICE = (
-    _Advice(
-        r"thumbprint|certificate|SSL",
-        "VDDK_CERTIFICATE",
-        False,
-        "correct vcenter.thumbprint: it is the SHA-1 fingerprint of vCenter's certificate",
-    ),
-    _Advice(
-        r"incorrect user name or password|permission|access rights|login|cannot be authenticated",
-        "VDDK_LOGIN",
-        False,
-        "check vcenter.user and the password, and that the user may read disks of this VM",
-    ),
-    _Advice(
-        r"resolve|host address|name or service",
-        "VDDK_HOST",
-        True,
-        "check that this host resolves the names of vCenter and of every ESXi host",
-    ),
-    _Advice(
-        r"connect|network|timed? ?out|unreachable|refused|busy|session|resource",
-        "VDDK_CONNECTION",
-        True,
-        "check ports 443 (vCenter) and 902 (ESXi hosts) from this host, DNS, transports, and the "
-        "number of open NFC sessions",
-    ),
-    _Advice(
-        r"not found|be found|cannot find|no such|not exist|invalid snapshot",
-        "VDDK_DISK_NOT_FOUND",
-        False,
-        "check that VM, snapshot and disk file belong together and that the snapshot still exists",
-    ),
-    _Advice(
-        r"not supported",
-        "VDDK_TRANSPORT",
-        False,
-        "this host reaches the disk by none of the transports asked for: use nbdssl or nbd",
-    ),
-)
-
-
-def explained(said: str, error: TransferFailure) -> SourceUnusable:
-    """Put the library's words and the next step into an error that says only "no export"."""
-    words = _FUNCTION.sub("", said)
-    message = f"the disk cannot be opened: {said or error.message}"
-    for advice in _ADVICE:
-        if re.search(advice.pattern, words, re.IGNORECASE):
-            return SourceUnusable(
-                message, reason=advice.reason, retryable=advice.retryable, hint=advice.hint
-            )
-    return SourceUnusable(
-        message,
-        reason="VDDK_OPEN_FAILED",
-        retryable=True,
-        hint="the text is the library's own; check ports 443 and 902, DNS, thumbprint, transports",
-    )
-
-
-def source_for(spec: SourceSpec, password: str, runtime_dir: Path) -> Source:
-    """The source a transfer's order names."""
+def source_for(
+    spec: SourceSpec, password: Password, runtime_dir: Path, *, read_bytes: int
+) -> Source:
+    """The source a transfer's order names; `read_bytes` is the largest read of the transfer."""
     match spec:
         case NbdSpec():
             return NbdSource(spec)
         case VddkSpec():
-            return VddkSource(spec, password, runtime_dir)
+            return VddkSource(spec, password, runtime_dir, read_bytes)

@@ -1,7 +1,7 @@
-"""A child process among others: its life bound to its parent's, its readiness in a file."""
+"""A service as a child process: bound to its parent's life, with a file that says it is ready."""
 
+import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.kit.failure import Code, ServiceError
+from services.kit.processes.control import signal_on_parent_death
 
-# PR_SET_PDEATHSIG in linux/prctl.h.
-_PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.5
-# How long a process that was told to stop may take before the kernel ends it.
+# How long a process that was asked to stop may take before the kernel ends it.
 _KILL_AFTER_SECONDS = 30.0
 
 
@@ -33,6 +32,7 @@ class ReadyFileError(ServiceError):
 
     code = Code.INTERNAL
     reason = "READY_FILE_INVALID"
+    hint = "remove the file and start the service again"
 
 
 def write_ready_file(path: Path, address: str) -> None:
@@ -75,18 +75,21 @@ def exit_with_parent(parent_pid: int | None = None) -> None:
     """
     expected = os.getppid() if parent_pid is None else parent_pid
     if _thread_count(expected) == 1:
-        _signal_on_parent_death(signal.SIGTERM)
+        signal_on_parent_death(signal.SIGTERM)
     watcher = threading.Thread(
         target=_watch_parent, args=(expected,), name="parent-watch", daemon=True
     )
     watcher.start()
 
 
-def _signal_on_parent_death(signum: signal.Signals) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
+async def exits_within(process: asyncio.subprocess.Process, seconds: float) -> bool:
+    """Wait for a child's exit, but not longer than that."""
+    try:
+        async with asyncio.timeout(seconds):
+            await process.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _thread_count(pid: int) -> int:

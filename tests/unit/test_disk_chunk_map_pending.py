@@ -1,4 +1,4 @@
-"""What a chunk map owes after passes that never ended, and after damage to its file."""
+"""What a chunk map lists as pending after passes that never ended, and after damage to its file."""
 
 import os
 from pathlib import Path
@@ -25,30 +25,30 @@ def complete(path: Path, chunks: int = _CHUNKS) -> ChunkMap:
     return made
 
 
-def test_what_is_owed_ends_where_they_end(tmp_path: Path) -> None:
+def test_pending_runs_end_where_the_ranges_end(tmp_path: Path) -> None:
     with complete(tmp_path / "m") as made:
         last = RECORDS_PER_PAGE - 1
         made.begin_pass(_DELTA, stale=[(last, last + 1), (4 * RECORDS_PER_PAGE, _CHUNKS)])
-        assert list(made.owed()) == []
+        assert list(made.pending_runs()) == []
         made.begin_pass(_NEXT, stale=[(7, 9)])
-        assert list(made.owed()) == [(last, last + 1), (4 * RECORDS_PER_PAGE, _CHUNKS)]
+        assert list(made.pending_runs()) == [(last, last + 1), (4 * RECORDS_PER_PAGE, _CHUNKS)]
         made.put(last, 1, Kind.DATA, b"y" * 16)
-        assert list(made.owed()) == [(4 * RECORDS_PER_PAGE, _CHUNKS)]
+        assert list(made.pending_runs()) == [(4 * RECORDS_PER_PAGE, _CHUNKS)]
 
 
-def test_what_is_owed_stays_owed_where_the_next_pass_goes_too(tmp_path: Path) -> None:
+def test_a_pending_chunk_stays_pending_when_the_next_pass_changes_it(tmp_path: Path) -> None:
     with complete(tmp_path / "m", 20) as made:
         made.begin_pass(_DELTA, stale=[(3, 5)])
         made.begin_pass(_NEXT, stale=[(4, 7), (6, 8)])
-        assert list(made.owed()) == [(3, 5)]
+        assert list(made.pending_runs()) == [(3, 5)]
         assert [made[index].kind for index in (5, 6, 7)] == [Kind.UNKNOWN] * 3
 
 
 @pytest.mark.parametrize("writes", range(4))
-def test_a_beginning_that_a_crash_cut_short_is_owed(
+def test_what_a_killed_beginning_forgot_is_pending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
-    """Killed after so many writes of headers, also amid forgetting the chunks of a large disk."""
+    """Killed after some writes of headers, also while a large disk's chunks are being forgotten."""
     left = writes
 
     def some(*arguments: object) -> None:
@@ -71,8 +71,8 @@ def test_a_beginning_that_a_crash_cut_short_is_owed(
     with ChunkMap.open(tmp_path / "m") as again:
         forgotten = {index for index in range(_CHUNKS) if again[index].kind is Kind.UNKNOWN}
         again.begin_pass(_NEXT, stale=[(_CHUNKS - 1, _CHUNKS)])
-        owed = {index for first, stop in again.owed() for index in range(first, stop)}
-    assert owed == forgotten
+        pending = {index for first, stop in again.pending_runs() for index in range(first, stop)}
+    assert pending == forgotten
 
 
 @pytest.mark.parametrize("slot", [0, 1])
@@ -85,10 +85,10 @@ def test_either_header_may_be_damaged_amid_a_pass(tmp_path: Path, slot: int) -> 
     with ChunkMap.open(tmp_path / "m") as again:
         assert (again.header.key, again.header.complete) == (_DELTA, False)
         again.begin_pass(_NEXT)
-        assert list(again.owed()) == [(3, 5)]
+        assert list(again.pending_runs()) == [(3, 5)]
 
 
-def test_a_disk_that_grew_owes_its_new_end_and_no_more(tmp_path: Path) -> None:
+def test_of_a_disk_that_grew_the_new_end_is_pending(tmp_path: Path) -> None:
     with complete(tmp_path / "m", 20) as made:
         made.begin_pass(PassKey("1", "s1", "resync"))
         made.put(0, 20, Kind.DATA, b"x" * 16)
@@ -97,7 +97,7 @@ def test_a_disk_that_grew_owes_its_new_end_and_no_more(tmp_path: Path) -> None:
         # The re-sync ended: nobody is to take it for one that never did.
         assert made.header.mode == ""
         made.begin_pass(_NEXT, stale=[(1, 2)])
-        assert list(made.owed()) == [(20, 30)]
+        assert list(made.pending_runs()) == [(20, 30)]
 
 
 def test_a_damaged_page_counts_once_however_often_it_is_read(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_a_damaged_page_counts_once_however_often_it_is_read(tmp_path: Path) -> 
         file.write(b"damage")
     with ChunkMap.open(tmp_path / "m") as made:
         assert made.lacks_digests()
-        assert list(made.owed()) == [(0, RECORDS_PER_PAGE)]
-        assert list(made.owed()) == [(0, RECORDS_PER_PAGE)]
+        assert list(made.pending_runs()) == [(0, RECORDS_PER_PAGE)]
+        assert list(made.pending_runs()) == [(0, RECORDS_PER_PAGE)]
         assert made.damaged_pages == 1
 
 
@@ -122,3 +122,22 @@ def test_a_map_that_was_taken_away_completes_nothing(tmp_path: Path) -> None:
         os.close(os.open(tmp_path / "m", os.O_CREAT | os.O_WRONLY))
         with pytest.raises(MapUnusable, match="removed or replaced"):
             made.complete_pass()
+
+
+def test_the_file_format_is_the_one_of_existing_maps(tmp_path: Path) -> None:
+    """Kinds, sequence numbers and digests lie where maps on customers' hosts have them."""
+    path = tmp_path / "m"
+    with ChunkMap.create(path, "d", 4 * _CHUNK, _CHUNK) as made:
+        made.begin_pass(_FULL)
+        made.put(1, 1, Kind.ZERO)
+        made.put(2, 1, Kind.DATA, bytes(range(16)))
+        made.put(3, 1, Kind.UNDIGESTED)
+        made.complete_pass()
+    file = path.read_bytes()
+    assert file[16:24] == b"v2c-map1"
+    # After two header slots: 16 bytes of checksum, then words of sequence << 2 | kind with digests.
+    page = file[2 * 4096 :]
+    records = [page[at : at + 20] for at in range(16, 16 + 4 * 20, 20)]
+    words = [int.from_bytes(record[:4], "little") for record in records]
+    assert words == [0, 1 << 2 | 1, 1 << 2 | 2, 1 << 2 | 3]
+    assert records[2][4:] == bytes(range(16))

@@ -1,0 +1,17 @@
+"""A password on its way from a worker's order to the pipe of nbdkit."""
+
+
+class Password:
+    """A text that is shown nowhere: it has no repr, and `dataclasses.asdict` does not open it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The password itself, for the pipe and for nothing else."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
