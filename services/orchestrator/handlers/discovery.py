@@ -161,7 +161,7 @@ def _check_migratable(tick: Tick, found: SourceVm) -> None:
         if finding.severity is Severity.ERROR:
             raise VmNotMigratable(
                 message=f"{found.name}: {finding.message}",
-                hint=finding.hint,
+                hint=finding.hint or None,
                 metadata={"finding": finding.name},
             )
         tick.event("vm.finding", finding.message, finding=finding.name, severity=finding.severity)

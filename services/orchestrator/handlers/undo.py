@@ -17,6 +17,10 @@ from services.orchestrator.work.verification import verify_ids
 
 __all__ = ["undo"]
 
+# The purposes of this module's jobs.
+_STOP = "undo:stop"
+_UNMANAGE = "undo:unmanage"
+
 
 def undo(tick: Tick) -> Outcome:
     """Undo what the migration has made; repeated until nothing of it is left."""
@@ -61,12 +65,12 @@ def _stop_work(tick: Tick) -> None:
 
 def _unmanage(tick: Tick) -> bool:
     """Make CloudStack forget machine and volumes; True when there was a machine."""
-    settle_jobs(tick)
+    settle_jobs(tick, {_STOP, _UNMANAGE, *map(_unmanage_purpose, tick.loaded.disks)})
     done = {job.purpose: job.resource_id for job in tick.fresh().jobs if job.done}
     vm_id = tick.loaded.target_vm_id or done.get("import_root", "")
     if not vm_id:
         return False
-    if "undo:unmanage" not in done:
+    if _UNMANAGE not in done:
         _unmanage_vm(tick, vm_id)
     for disk in tick.loaded.disks:
         # Attached volumes go with the machine; one that was imported but not attached does not.
@@ -91,14 +95,18 @@ def _unmanage_vm(tick: Tick, vm_id: str) -> None:
         return
     if state.lower() != "stopped":
         tick.show("stopping the target")
-        run_job(tick, "undo:stop", lambda job_id: cloudstack.stop_vm(job_id, vm_id))
+        run_job(tick, _STOP, lambda job_id: cloudstack.stop_vm(job_id, vm_id))
     tick.show("unmanaging the target")
-    run_job(tick, "undo:unmanage", lambda job_id: cloudstack.unmanage_vm(job_id, vm_id))
+    run_job(tick, _UNMANAGE, lambda job_id: cloudstack.unmanage_vm(job_id, vm_id))
+
+
+def _unmanage_purpose(disk: tables.Disk) -> str:
+    return f"undo:volume:{disk.key}"
 
 
 def _unmanage_volume(tick: Tick, disk: tables.Disk, volume_id: str) -> None:
     run_job(
         tick,
-        f"undo:volume:{disk.key}",
+        _unmanage_purpose(disk),
         lambda job_id: tick.agents.cloudstack.unmanage_volume(job_id, volume_id),
     )

@@ -1,7 +1,7 @@
 """CloudStack jobs: the id is committed before the job is submitted, so that none runs twice."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from sqlalchemy import select
@@ -35,10 +35,13 @@ def run_job(tick: Tick, purpose: str, submit: _Submit) -> str:
     return job.resource_id
 
 
-def settle_jobs(tick: Tick) -> None:
-    """Wait for jobs that an interrupted tick left running: what they make has to be known."""
+def settle_jobs(tick: Tick, ignored: Collection[str]) -> None:
+    """Wait for jobs that an interrupted tick left running: what they make has to be known.
+
+    Jobs for the `ignored` purposes are those that the caller runs itself afterwards.
+    """
     for row in tick.fresh().jobs:
-        if row.done or row.purpose.startswith("undo:"):
+        if row.done or row.purpose in ignored:
             continue
         try:
             _end(tick, row, tick.agents.cloudstack.get_job(row.job_id))
