@@ -120,17 +120,15 @@ class ServiceError(Exception):
         self,
         message: str,
         *,
-        code: Code | None = None,
-        reason: str | None = None,
         metadata: Mapping[str, str] | None = None,
         retryable: bool | None = None,
         hint: str | None = None,
     ) -> None:
         self._hold(
             Failure(
-                reason=self.reason if reason is None else reason,
+                reason=self.reason,
                 message=message,
-                code=self.code if code is None else code,
+                code=self.code,
                 hint=self.hint if hint is None else hint,
                 retryable=self.retryable if retryable is None else retryable,
                 metadata=dict(metadata or {}),

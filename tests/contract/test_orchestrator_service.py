@@ -445,7 +445,7 @@ async def test_source_target_and_table_are_passed_on(client: Client) -> None:
     assert [r.stage for r in table.rows] == list(range(1, 17))
 
 
-async def test_a_full_disk_under_the_database_is_told(
+async def test_a_full_disk_under_the_database_is_reported(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migration = await client.submit(_quick(delta_interval=3600), start=False)

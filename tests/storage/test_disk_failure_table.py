@@ -115,7 +115,7 @@ def _in_second_half(rig: Rig, break_it: Callable[[], None]) -> Callable[[Control
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_copy_that_broke_is_mended_by_running_it_again(tmp_path: Path, row: Row) -> None:
+def test_a_copy_that_broke_is_completed_by_running_it_again(tmp_path: Path, row: Row) -> None:
     rig = Rig(tmp_path, DISK)
     parameters = [each.format(folder=tmp_path) for each in row.parameters]
     server = (*FILTERS, str(rig.source), "rdelay=6ms", *parameters)

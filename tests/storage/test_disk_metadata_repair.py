@@ -116,7 +116,11 @@ def test_a_check_that_is_not_wanted_any_more_ends(image: Path, tmp_path: Path) -
         raise TransferCancelled("enough")
 
     server = TargetServer(
-        image, tmp_path, writable=True, open_mark=mark, repairing=lambda path: repair(path, cancelled)
+        image,
+        tmp_path,
+        writable=True,
+        open_mark=mark,
+        repairing=lambda path: repair(path, cancelled),
     )
     with pytest.raises(TransferCancelled):
         server.__enter__()

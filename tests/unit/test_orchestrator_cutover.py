@@ -349,7 +349,7 @@ def test_retries_end_and_an_operator_takes_over() -> None:
         rig.to_waiting_delta()
 
 
-def test_a_wrong_address_is_told_within_seconds() -> None:
+def test_a_wrong_address_is_reported_within_seconds() -> None:
     with new_rig() as rig:
         rig.add()
         rig.world.faults["vmware.thumbprint"] = [failure("AWAY", retryable=True)] * 11
