@@ -19,15 +19,20 @@ structlog.configure(
     logger_factory=structlog.PrintLoggerFactory(),
 )
 
-# Tiers whose files take longest come first, so that no worker ends with one of them alone.
-_LONGEST_FIRST = ("e2e", "storage", "crash", "contract", "unit")
+# What takes longest comes first, so that no worker ends with it alone: files with an emulated guest,
+# then tiers.
+_LONGEST_FILES = ("test_e2e_demo.py", "test_disk_conversion_real.py", "test_lab_guest_build.py")
+_LONGEST_TIERS = ("e2e", "crash", "storage", "contract", "unit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files by how long their tier takes; tests of one file keep their order."""
+    """Order the files by how long they take; tests of one file keep their order."""
     items.sort(key=lambda item: _rank(item.path))
 
 
-def _rank(path: PurePath) -> int:
-    tier = path.parent.name
-    return _LONGEST_FIRST.index(tier) if tier in _LONGEST_FIRST else len(_LONGEST_FIRST)
+def _rank(path: PurePath) -> tuple[int, int]:
+    return _place(path.name, _LONGEST_FILES), _place(path.parent.name, _LONGEST_TIERS)
+
+
+def _place(name: str, longest_first: tuple[str, ...]) -> int:
+    return longest_first.index(name) if name in longest_first else len(longest_first)

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.orchestrator.signals import Signals
-from services.orchestrator.ticker import NextTick
+from services.orchestrator.tick import NextTick
 
 __all__ = ["Engine"]
 

@@ -1,4 +1,4 @@
-"""What a handler gets, and how its stage ends."""
+"""What a tick is: what a handler gets, how its stage ends, and which tick follows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ __all__ = [
     "Finish",
     "Handler",
     "Interrupted",
+    "NextTick",
     "Outcome",
     "Tick",
     "Wait",
@@ -56,6 +57,15 @@ class Finish:
 
 
 Outcome = Advance | Wait | Finish
+
+
+@dataclass(frozen=True)
+class NextTick:
+    """What the queue has to carry: a migration's tick, and when it is due."""
+
+    migration_id: str
+    number: int
+    delay_seconds: float
 
 
 @dataclass(frozen=True)

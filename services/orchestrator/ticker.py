@@ -5,7 +5,6 @@ that number, so a tick that runs twice finds itself stale the second time.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
@@ -26,6 +25,7 @@ from services.orchestrator.tick import (
     Finish,
     Handler,
     Interrupted,
+    NextTick,
     Outcome,
     Tick,
     Wait,
@@ -42,15 +42,6 @@ FIRST_CONTACT_ATTEMPTS = 3
 
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class NextTick:
-    """What the queue has to carry: a migration's tick, and when it is due."""
-
-    migration_id: str
-    number: int
-    delay_seconds: float
 
 
 # Releases what a paused or failed migration must not keep.

@@ -11,7 +11,7 @@ import pytest
 
 from services.orchestrator.engine import Engine
 from services.orchestrator.signals import Signals
-from services.orchestrator.ticker import NextTick
+from services.orchestrator.tick import NextTick
 
 # Every table with a row per tick.
 _TABLES = ("workflow_status", "workflow_input", "workflow_output")

@@ -4,6 +4,7 @@ import re
 from typing import ClassVar
 
 from services.disk_agent.errors import ImageLocked
+from services.disk_agent.host.qemu_lock import LOCK_MESSAGE
 from services.kit.failure import Code, ServiceError
 
 
@@ -160,7 +161,7 @@ class GuestMultiBoot(KnownCause):
 class ConvertedImageLocked(ImageLocked, KnownCause):
     """Another process has the image open for writing."""
 
-    pattern = r'failed to get (shared )?"(write|consistent read)" lock'
+    pattern = LOCK_MESSAGE.pattern
     summary = "another process has the image open"
 
 

@@ -14,7 +14,7 @@ from services.orchestrator.database.store import Store, add_event
 from services.orchestrator.errors import ControlNotAllowed
 from services.orchestrator.signals import Signals
 from services.orchestrator.stages import Control, Stage, State, allowed
-from services.orchestrator.ticker import NextTick
+from services.orchestrator.tick import NextTick
 
 __all__ = ["Controls"]
 

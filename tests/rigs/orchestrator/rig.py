@@ -26,7 +26,8 @@ from services.orchestrator.handlers.undo import undo
 from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.signals import Signals
 from services.orchestrator.stages import Stage, State
-from services.orchestrator.ticker import NextTick, Ticker
+from services.orchestrator.tick import NextTick
+from services.orchestrator.ticker import Ticker
 from services.orchestrator.work.passes import release_snapshot
 from tests.rigs.orchestrator.agents import (
     Crash,
