@@ -19,8 +19,8 @@ structlog.configure(
     logger_factory=structlog.PrintLoggerFactory(),
 )
 
-# What takes longest comes first, so that no worker ends with it alone: files with an emulated guest,
-# then tiers.
+# What takes longest comes first, so that no worker ends with it alone: files with an emulated
+# guest, then tiers.
 _LONGEST_FILES = ("test_e2e_demo.py", "test_disk_conversion_real.py", "test_lab_guest_build.py")
 _LONGEST_TIERS = ("e2e", "crash", "storage", "contract", "unit")
 
