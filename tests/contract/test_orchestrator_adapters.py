@@ -26,12 +26,13 @@ from v2c.vmware.v1 import vmware_pb2_grpc as vmware_rpc
 _METADATA = {"free_bytes": "512", "needed_bytes": "4096"}
 _FAILURE: dict[str, Any] = {
     "reason": "TARGET_FULL",
+    "code": "RESOURCE_EXHAUSTED",
     "message": "full",
     "hint": "make room",
     "retryable": True,
     "metadata": _METADATA,
 }
-_REPORTED = Failure("TARGET_FULL", "full", Code.ABORTED, "make room", True, _METADATA)
+_REPORTED = Failure("TARGET_FULL", "full", Code.RESOURCE_EXHAUSTED, "make room", True, _METADATA)
 
 
 class _Disk(disk_rpc.DiskServiceServicer):

@@ -60,6 +60,8 @@ class _FailureMessage(Protocol):
     @property
     def reason(self) -> str: ...
     @property
+    def code(self) -> str: ...
+    @property
     def message(self) -> str: ...
     @property
     def hint(self) -> str: ...
@@ -79,7 +81,7 @@ def reported(message: _FailureMessage) -> Failure | None:
     return Failure(
         reason=message.reason,
         message=message.message,
-        code=Code.__members__.get(str(getattr(message, "code", "")), Code.ABORTED),
+        code=Code.__members__.get(message.code, Code.ABORTED),
         hint=message.hint,
         retryable=message.retryable,
         metadata=dict(message.metadata),
