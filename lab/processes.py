@@ -42,10 +42,10 @@ def running_pid(pid_file: Path) -> int | None:
         number, _, marker = pid_file.read_text().strip().partition(" ")
         pid = int(number)
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    return pid if marker.encode() in command and state != "Z" else None
+    return pid if marker.encode() in command and state != b"Z" else None
 
 
 def end(pid_file: Path, number: int, timeout_seconds: float) -> bool:

@@ -43,6 +43,30 @@ def test_descendants_are_found_and_their_end_is_seen() -> None:
     assert not is_alive(child.pid)
 
 
+def test_a_process_of_any_name_is_looked_at() -> None:
+    """The kernel cuts names after 15 bytes, within a character too."""
+    name = "/proc/self/comm"
+    script = (
+        f"open({name!r}, 'wb').write(b'datensicherung\\xc3\\xbc) Z 1'); print(flush=True); input()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert Path(f"/proc/{child.pid}/comm").read_bytes() == b"datensicherung\xc3\n"
+        assert is_alive(child.pid)
+        assert group_is_alive(child.pid)
+        assert child.pid in descendants(os.getpid())
+    finally:
+        child.kill()
+        child.communicate()
+
+
 def test_processes_are_found_by_their_files_and_never_this_one() -> None:
     mark = b"v2c-test-mark-7731"
     child = subprocess.Popen(["sleep", "60"], env={"MARK": mark.decode()})

@@ -116,8 +116,9 @@ def _prctl(option: int, value: int, name: str) -> None:
 def _stat(folder: Path) -> list[str] | None:
     """State, parent and group of a process, None when it has ended."""
     try:
-        # proc(5): the name in parentheses may hold anything; then come state, parent and group.
-        fields = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+        # proc(5): the name in parentheses may hold any bytes, and is cut within a character; then
+        # come state, parent and group.
+        fields = (folder / "stat").read_bytes().rpartition(b")")[2].decode("ascii").split()[:3]
     except OSError:
         return None
     return fields if len(fields) == 3 else None

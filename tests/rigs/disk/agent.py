@@ -58,7 +58,7 @@ class AgentProcess:
             if not entry.name.isdigit() or int(entry.name) in (os.getpid(), self.process.pid):
                 continue
             with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if f"{self.folder}/control" in command or f"{self.run_dir}/" in command:
                     found.append(command)
         return found
@@ -70,7 +70,7 @@ class AgentProcess:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
-                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    parent = (entry / "stat").read_bytes().rpartition(b")")[2].split()[1]
                     command = (entry / "cmdline").read_bytes()
                     if int(parent) == self.process.pid and b"disk_agent.worker" in command:
                         found.append(int(entry.name))
