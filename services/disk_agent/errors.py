@@ -135,7 +135,10 @@ class ImageUnusable(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_UNUSABLE"
-    hint = "delete it and copy the disk again"
+    hint = (
+        "find out whose file it is; if it is left over from a migration, delete it and copy the "
+        "disk again"
+    )
 
 
 class ImageLocked(ServiceError):

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.chunk_map.chunk_map import ChunkMap, Kind, PassKey
-from services.disk_agent.chunk_map.file import PAGE_BYTES, RECORDS_PER_PAGE, write_header
+from services.disk_agent.chunk_map.file import (
+    PAGE_BYTES,
+    RECORDS_PER_PAGE,
+    recorded_chunk_bytes,
+    write_header,
+)
 from services.disk_agent.failures import MapUnusable
 
 _CHUNK = 4096
@@ -141,3 +146,12 @@ def test_the_file_format_is_the_one_of_existing_maps(tmp_path: Path) -> None:
     words = [int.from_bytes(record[:4], "little") for record in records]
     assert words == [0, 1 << 2 | 1, 1 << 2 | 2, 1 << 2 | 3]
     assert records[2][4:] == bytes(range(16))
+
+
+def test_the_chunk_size_of_a_map_is_read_without_opening_it(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    assert recorded_chunk_bytes(path) == 0
+    with ChunkMap.create(path, "d", 4 * _CHUNK, _CHUNK):
+        assert recorded_chunk_bytes(path) == _CHUNK
+    path.write_bytes(b"damaged")
+    assert recorded_chunk_bytes(path) == 0

@@ -135,6 +135,18 @@ async def test_a_start_that_could_not_be_saved_may_be_repeated(tmp_path: Path) -
     await agent.transfers.stop()
 
 
+async def test_a_failed_transfer_is_cancelled_although_the_state_folder_is_full(
+    tmp_path: Path,
+) -> None:
+    """An undo cancels first and deletes the image then, which may be what makes room."""
+    agent = Agent(tmp_path)
+    await agent.failed()
+    agent.saving(_full)
+    with pytest.raises(OSError, match="No space"):
+        await agent.transfers.cancel("a")
+    assert (await agent.transfers.cancel("a")).state is State.CANCELLED
+
+
 async def test_a_caller_who_gives_up_leaves_no_half_of_a_start(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     await agent.failed()

@@ -112,3 +112,10 @@ def test_a_number_is_read_from_a_line_of_its_own() -> None:
     assert reported_error(line) == 13
     assert reported_error(f"nbdkit: vddk: {line}") is None
     assert reported_error(f"{line} and more") is None
+
+
+def test_without_a_message_of_the_library_no_cause_is_guessed() -> None:
+    """What libnbd prints always has the word connect."""
+    failure = open_failure(SPEC, "", None, otherwise="cannot connect to nbd+unix:///: no export")
+    assert failure.reason == "VDDK_OPEN_FAILED"
+    assert "no export" in failure.message

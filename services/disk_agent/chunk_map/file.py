@@ -103,6 +103,19 @@ def read_header(fd: int, slot: int) -> Header | None:
     return Header(**fields)
 
 
+def recorded_chunk_bytes(path: Path) -> int:
+    """The chunk size of the map in a file; 0 when there is none that can be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    try:
+        headers = [read_header(fd, slot) for slot in range(HEADER_SLOTS)]
+    finally:
+        os.close(fd)
+    return max((header.chunk_bytes for header in headers if header is not None), default=0)
+
+
 def write_header(fd: int, path: Path, header: Header) -> None:
     """Write a header over the older slot. Raises MapUnusable when its names are too long."""
     text = json.dumps(asdict(header), sort_keys=True).encode()

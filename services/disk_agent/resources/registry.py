@@ -190,10 +190,14 @@ class Registry(Generic[RecordT, _EntryT]):
         return True
 
     async def cancel_failed(self, entry: _EntryT) -> None:
-        """Make a resource that failed CANCELLED, so that it is not started again."""
-        record = entry.record
-        if record.state is State.FAILED and record.cancellable:
-            await self.put(record.changed(self.now(), state=State.CANCELLED))
+        """Make a resource that failed CANCELLED, so that it is not started again.
+
+        It is so from then on, also where its file cannot be written. Raises OSError then: a second
+        call finds nothing left to do.
+        """
+        if entry.record.state is State.FAILED and entry.record.cancellable:
+            await self.change(entry, state=State.CANCELLED)
+            await self.save(entry)
 
     async def finish(
         self,

@@ -277,6 +277,7 @@ def _image_of(path: Path, info: Mapping[str, Any], locked: bool) -> Image:
         raise ImageUnusable(
             message=f"{path} has an external data file or is encrypted: CloudStack refuses it",
             metadata={"path": str(path)},
+            hint="v2c makes no such image: it may belong to another VM, so choose another name",
         )
     return Image(
         path=path,

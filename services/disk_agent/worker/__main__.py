@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from services.disk_agent.chunk_map.file import recorded_chunk_bytes
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.endpoint import Endpoint, Side
@@ -118,7 +119,8 @@ class Worker:
                 transfer.source,
                 Password(password),
                 runtime_dir,
-                read_bytes=transfer.chunk_bytes,
+                # A map that exists keeps its chunks, whatever the order asks for.
+                read_bytes=max(transfer.chunk_bytes, recorded_chunk_bytes(Path(order.map_path))),
             )
         ranges: list[Range] = load_ranges(Path(order.ranges_path)) if order.ranges_path else []
         self._pass = DiskPass(

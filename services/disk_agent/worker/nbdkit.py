@@ -125,7 +125,8 @@ def vddk_command(
         plugin = ["python", f"script={PLUGIN}"]
     else:
         raise NbdkitPluginMissing("nbdkit has neither the vddk nor the python plugin")
-    splitting, limits = _splitting(read_bytes)
+    # Our plugin splits reads itself.
+    splitting, limits = _splitting(read_bytes) if installed.native_vddk else ([], [])
     optional = {
         "thumbprint": spec.thumbprint,
         "snapshot": spec.snapshot_moref,

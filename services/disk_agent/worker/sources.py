@@ -77,8 +77,9 @@ class VddkSource:
                 endpoint = Endpoint(server.uri, Side.SOURCE)
             except SourceUnusable as error:
                 # The client sees no more of it than "no export".
-                text = server.last_messages() or error.message
-                raise open_failure(self.spec, text, server.vix_error()) from error
+                raise open_failure(
+                    self.spec, server.last_messages(), server.vix_error(), otherwise=error.message
+                ) from error
             try:
                 yield endpoint
             except SourceFailed as error:

@@ -134,12 +134,15 @@ _NAMES = re.compile(r"\S+://\S*|\S*\.vmdk\S*|(?<![\w.-])[\w-]+(?:\.[\w-]+)+(?::\
 _DATASTORE_PATH = re.compile(r"^\[(?P<datastore>[^\]]+)\]\s*(?P<path>.*)$")
 
 
-def open_failure(spec: VddkSpec, text: str, number: int | None) -> VddkOpenFailed:
+def open_failure(
+    spec: VddkSpec, text: str, number: int | None, *, otherwise: str = ""
+) -> VddkOpenFailed:
     """The failure for a disk that was not opened.
 
     `text` are the last lines of nbdkit's stderr, `number` is the library's error code if known.
+    `otherwise` stands in the message where there are no lines; no cause is looked for in it.
     """
-    message = f"the disk cannot be opened: {text}"
+    message = f"the disk cannot be opened: {text or otherwise}"
     metadata = {} if number is None else {"vix_error": str(number)}
     for cause in CAUSES:
         if number in cause.numbers:

@@ -58,7 +58,9 @@ class AgentProcess:
             if not entry.name.isdigit() or int(entry.name) in (os.getpid(), self.process.pid):
                 continue
             with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
                 if f"{self.folder}/control" in command or f"{self.run_dir}/" in command:
                     found.append(command)
         return found
