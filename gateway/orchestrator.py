@@ -1,7 +1,7 @@
 """The orchestrator as the routes call it; errors arrive as RemoteError."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 import grpc
 
@@ -19,6 +19,7 @@ _INVENTORY_SECONDS = 90.0
 # Both may have to look at every machine of a fleet.
 _SUBMIT_SECONDS = 60.0
 _PAGE_SIZE = 500
+_T = TypeVar("_T")
 
 _KINDS = {
     PlacementKind.ZONES: pb.PLACEMENT_KIND_ZONE,
@@ -98,10 +99,7 @@ class Orchestrator:
         request = pb.StartMigrationsRequest(
             selectors=[pb.Selector(any=vm) for vm in vms], parallel_vms=parallel_vms or 0
         )
-        with _lookup():
-            response = await call(
-                self._stub.StartMigrations(request, timeout=_SUBMIT_SECONDS), peer=PEER
-            )
+        response = await self._found(self._stub.StartMigrations(request, timeout=_SUBMIT_SECONDS))
         return response.migrations
 
     async def migrations(self, states: Sequence[pb.State.ValueType] = ()) -> list[pb.Migration]:
@@ -124,50 +122,59 @@ class Orchestrator:
         MIGRATION_NOT_FOUND when it means none; so do the methods below.
         """
         request = pb.GetMigrationRequest(selector=pb.Selector(any=vm))
-        with _lookup():
-            return (await call(self._stub.GetMigration(request), peer=PEER)).migration
+        return (await self._found(self._stub.GetMigration(request))).migration
 
     async def events(self, vm: str, after: int, limit: int) -> pb.ListEventsResponse:
         """At most `limit` audit events of a migration with a number above `after`."""
         request = pb.ListEventsRequest(
             selector=pb.Selector(any=vm), after_sequence=after, page_size=limit
         )
-        with _lookup():
-            return await call(self._stub.ListEvents(request), peer=PEER)
+        return await self._found(self._stub.ListEvents(request))
 
     async def finalize(self, vm: str, *, now: bool) -> pb.Migration:
         """Ask for cutover."""
         request = pb.FinalizeMigrationRequest(selector=pb.Selector(any=vm), now=now)
-        with _lookup():
-            return (await call(self._stub.FinalizeMigration(request), peer=PEER)).migration
+        return (await self._found(self._stub.FinalizeMigration(request))).migration
 
     async def decide_shutdown(self, vm: str, action: pb.ShutdownAction.ValueType) -> pb.Migration:
         """Answer a migration that waits for a shutdown decision."""
         request = pb.DecideShutdownRequest(selector=pb.Selector(any=vm), action=action)
-        with _lookup():
-            return (await call(self._stub.DecideShutdown(request), peer=PEER)).migration
+        return (await self._found(self._stub.DecideShutdown(request))).migration
 
     async def retry(self, vm: str) -> pb.Migration:
         """Continue a failed migration."""
         request = pb.RetryMigrationRequest(selector=pb.Selector(any=vm))
-        with _lookup():
-            return (await call(self._stub.RetryMigration(request), peer=PEER)).migration
+        return (await self._found(self._stub.RetryMigration(request))).migration
 
+    async def _found(self, answer: Awaitable[_T]) -> _T:
+        """The answer of a call about machines. Raises VmAmbiguous for a name of several."""
+        try:
+            return await call(answer, peer=PEER)
+        except RemoteError as exc:
+            details = exc.detail(pb.AmbiguousMigrationDetails)
+            if details is None:
+                raise
+            candidates: Sequence[pb.Candidate] = details.candidates
+            if details.more_count:  # They did not fit into a status.
+                candidates = await self._named(details.selector)
+            raise VmAmbiguous(
+                f"{details.selector!r} may mean {len(candidates)} migrations",
+                [translation.candidate(entry) for entry in candidates],
+            ) from exc
 
-@contextlib.contextmanager
-def _lookup() -> Iterator[None]:
-    """Raises VmAmbiguous where the orchestrator found several migrations."""
-    try:
-        yield
-    except RemoteError as exc:
-        details = exc.detail(pb.AmbiguousMigrationDetails)
-        if details is None:
-            raise
-        total = len(details.candidates) + details.more_count
-        raise VmAmbiguous(
-            f"{details.selector!r} may mean {total} migrations",
-            [translation.candidate(entry) for entry in details.candidates],
-        ) from exc
+    async def _named(self, text: str) -> list[pb.Candidate]:
+        """All migrations with this id, moref or name, oldest first."""
+        return [
+            pb.Candidate(
+                id=entry.id,
+                vm_name=entry.vm_name,
+                vm_moref=entry.vm_moref,
+                stage=entry.stage,
+                state=entry.state,
+            )
+            for entry in await self.migrations()
+            if text in (entry.id, entry.vm_moref, entry.vm_name)
+        ]
 
 
 def _rejection(source: str, errors: Sequence[SpecProblem]) -> str:

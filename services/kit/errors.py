@@ -40,7 +40,8 @@ ERROR_DOMAIN = "v2c"
 
 # gRPC's own key for a serialized google.rpc.Status in the trailers.
 _DETAILS_KEY = "grpc-status-details-bin"
-# Trailers share one metadata budget (8 KiB by default) and a status carries the message twice.
+# Bytes. Trailers share one metadata budget (8 KiB by default), and a status carries the message
+# twice: in UTF-8, and percent-encoded in a header.
 _MESSAGE_LIMIT = 1500
 _VALUE_LIMIT = 600
 _HINT_LIMIT = 600
@@ -112,7 +113,7 @@ def to_status(exc: BaseException) -> ErrorStatus:
         metadata[_HINT_KEY] = _cut(redactor.text(error.hint), _HINT_LIMIT)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)
     details = [packed(info), *(error.details if isinstance(error, DetailedError) else ())]
-    message = _cut(redactor.text(error.message), _MESSAGE_LIMIT)
+    message = _cut(redactor.text(error.message), _MESSAGE_LIMIT, escaped=3)
     status = status_pb2.Status(code=error.code.value, message=message, details=details)
     return ErrorStatus(
         code=StatusCode[error.code.name],
@@ -223,5 +224,15 @@ def _details(
     return found, tuple(others)
 
 
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _cut(text: str, limit: int, *, escaped: int = 1) -> str:
+    """The text, or its beginning in at most `limit` bytes of UTF-8 and an ellipsis.
+
+    A byte beyond ASCII counts `escaped` times.
+    """
+    room = limit
+    for index, character in enumerate(text):
+        size = len(character.encode(errors="replace"))
+        room -= 1 if size == 1 else size * escaped
+        if room < 0:
+            return text[: max(index - 1, 0)] + "…"
+    return text

@@ -35,7 +35,7 @@ __all__ = [
 
 # A status's details travel in a trailer that a gRPC client limits to 8 KiB unless configured; the
 # error's own fields take up to half of it.
-_DETAIL_LIMIT_BYTES = 3500
+_DETAIL_LIMIT_BYTES = 2800
 # The tag and the length of an entry in a repeated field.
 _FRAME_BYTES = 4
 

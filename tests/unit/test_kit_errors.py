@@ -179,3 +179,15 @@ def test_a_failure_survives_json_and_older_records_have_no_code() -> None:
     assert Failure.from_wire(older) == Failure("GONE", "m")
     with pytest.raises(ValueError, match="without message"):
         Failure.from_wire({"reason": "GONE", "metadata": {}, "retryable": False})
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "ошибка " * 800, "错误" * 2000])
+def test_trailers_stay_small_in_any_script(text: str) -> None:
+    """A header escapes each byte beyond ASCII as three; a client takes 8 KiB unless configured."""
+    status = to_status(DiskMissingError(text, hint=text, metadata={"detail": text}))
+    header = sum(1 if byte < 128 else 3 for byte in status.details.encode())
+    (packed,) = (value for _, value in status.trailing_metadata)
+    assert header <= 1510
+    assert header + len(packed) * 4 / 3 < 6500
+    assert text.startswith(status.details.removesuffix("…"))
+    assert len(status.details) > 150
