@@ -111,8 +111,8 @@ class CloudStackCapacityExhausted(ServiceError):
     code = Code.RESOURCE_EXHAUSTED
     reason = "CLOUDSTACK_CAPACITY_EXHAUSTED"
     hint = (
-        "free capacity of the cluster, the storage pool (85 % full is full) or the network's "
-        "address range, then retry"
+        "free capacity of the cluster, the storage pool (CloudStack uses it up to 85 %) or the "
+        "network's address range, then retry"
     )
 
 

@@ -99,7 +99,7 @@ class PoolBusy(ServiceError):
 
 
 class PoolFull(ServiceError):
-    """Not enough space. ``needed_bytes``, ``free_bytes`` and ``promised_bytes`` say how much."""
+    """Not enough space. Metadata: ``needed_bytes``, ``free_bytes`` and ``promised_bytes``."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "POOL_FULL"
