@@ -239,7 +239,7 @@ class NicConflict(ServiceError):
 
 
 class ImportUnsettled(ServiceError):
-    """A half-imported machine is there, and whether it is still being imported is not known."""
+    """CloudStack has a half-imported machine, and whether its import still runs is not known."""
 
     code = Code.ABORTED
     reason = "IMPORT_UNSETTLED"

@@ -30,7 +30,7 @@ class SourceFailed(TransferFailure):
 
 
 class SourceLost(SourceFailed):
-    """The connection to the source broke: it may be opened again."""
+    """The connection to the source broke; a retry opens it again."""
 
     reason = "SOURCE_LOST"
 
@@ -129,7 +129,7 @@ class TargetCorrupt(TargetUnusable):
 
 
 class TargetUnchecked(TargetUnusable):
-    """An image that was not closed cannot be checked, so nothing is written to it."""
+    """An image that was not closed properly cannot be checked, so nothing is written to it."""
 
     code = Code.UNAVAILABLE
     reason = "TARGET_UNCHECKED"

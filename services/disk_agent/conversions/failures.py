@@ -52,7 +52,7 @@ class CommitInterrupted(ConversionFailure):
 
 
 class VirtioDriversMissing(ConversionFailure):
-    """virt-v2v ended well, and the guest still has no virtio drivers."""
+    """virt-v2v succeeded, but the guest still has no virtio drivers."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VIRTIO_DRIVERS_MISSING"
