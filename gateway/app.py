@@ -22,12 +22,12 @@ from services.kit.failure import ServiceError
 
 _DESCRIPTION = """Moves running virtual machines from VMware to Apache CloudStack.
 
-Submit a spec, start its migrations, follow their status, ask for cutover.
+Submit a spec, start its migrations, follow their status, request the cutover.
 Every route but `/health` needs `Authorization: Bearer TOKEN`; the token was printed when the
 gateway was started for the first time.
 
 Errors are `application/problem+json` with a stable `reason`, a `message`, a `hint` with the next
-step, and `metadata`. Every response has an `X-Request-ID`, which the logs of all services hold.
+step, and `metadata`. Every response has an `X-Request-ID`, which is in the logs of all services.
 """
 
 

@@ -12,7 +12,7 @@ MegabytesPerSecond = float
 
 
 class Health(BaseModel):
-    """Whether the service can work."""
+    """Whether the API is ready."""
 
     status: Literal["ok", "unavailable"]
 
@@ -24,7 +24,7 @@ class SourceDisk(BaseModel):
     key: int = Field(description="vCenter's device key.")
     label: str
     capacity_bytes: int
-    path: str = Field(description="Backing file, as `[datastore] vm/vm.vmdk`.")
+    path: str = Field(description="Backing file, such as `[datastore] vm/vm.vmdk`.")
 
 
 class SourceNic(BaseModel):
@@ -74,13 +74,15 @@ class PlacementKind(StrEnum):
 
 
 class Placement(BaseModel):
-    """One thing at the target, by the id a spec takes."""
+    """A zone, pool, network or the like at the target, with the id that a spec takes."""
 
     id: str
     name: str
     zoneid: str | None
     clusterid: str | None
-    attributes: dict[str, str] = Field(description="What CloudStack lists of it, by its own names.")
+    attributes: dict[str, str] = Field(
+        description="Its other properties, under CloudStack's names."
+    )
 
 
 class Placements(BaseModel):
@@ -100,7 +102,7 @@ class SubmittedVm(BaseModel):
 
 
 class SpecAccepted(BaseModel):
-    """The spec is valid and kept; nothing runs before `POST /migration/start`."""
+    """The spec is valid and stored; nothing runs before `POST /migration/start`."""
 
     vms: list[SubmittedVm] = Field(description="In the order of the spec.")
     warnings: list[SpecProblem] = Field(description="What looks wrong but was not refused.")
@@ -119,7 +121,10 @@ class StartRequest(BaseModel):
         description="Names, morefs or migration ids; empty for all that were never started.",
     )
     parallel_vms: int | None = Field(
-        default=None, ge=1, le=256, description="How many machines are copied at once from now on."
+        default=None,
+        ge=1,
+        le=256,
+        description="From now on, how many machines may be in their full copy at a time.",
     )
 
 
@@ -129,7 +134,7 @@ class MigrationError(BaseModel):
     reason: str
     message: str
     hint: str
-    retryable: bool = Field(description="It is tried again by itself.")
+    retryable: bool = Field(description="Whether the migration repeats it automatically.")
     metadata: dict[str, str]
     time: datetime | None
 
@@ -139,8 +144,8 @@ class MigrationSummary(BaseModel):
 
     migration_id: str
     vm_name: str
-    vm_moref: str | None = Field(description="None before the machine was found.")
-    stage: str = Field(description="Where in its course it is; a failed one keeps its stage.")
+    vm_moref: str | None = Field(description="Null until the machine is found.")
+    stage: str = Field(description="Where in its course it is; a failed migration keeps its stage.")
     next_stage: str | None = Field(description="The stage that follows when all goes well.")
     status: str = Field(
         description="`queued`, `running`, `waiting`, `paused`, `failed`, `cancelled`, "
@@ -149,14 +154,14 @@ class MigrationSummary(BaseModel):
     activity: str = Field(description="What it is doing, for a person.")
     finalize_requested: bool
     finalize_now_requested: bool
-    overall_progress: float = Field(ge=0, le=100, description="Per cent of the whole migration.")
+    overall_progress: float = Field(ge=0, le=100, description="Percent of the whole migration.")
     transfer_speed_mbps: MegabytesPerSecond = Field(
         description="MB/s (10^6 bytes a second) of all running transfers."
     )
     disk_progress: dict[str, float] = Field(
-        description="Per cent of the present pass, by the disk's unit."
+        description="Percent of the current pass, by the disk's unit."
     )
-    delta_passes: int = Field(description="Delta passes done.")
+    delta_passes: int = Field(description="Number of delta passes done.")
     error: MigrationError | None
     target_vm_id: str | None = Field(description="CloudStack's id, from the import on.")
     create_time: datetime | None
@@ -202,7 +207,7 @@ class StageTime(BaseModel):
 
 
 class Downtime(BaseModel):
-    """How long the machine was, or has been, away."""
+    """From the request to shut the source down until the target runs or is ready to be started."""
 
     start_time: datetime | None
     end_time: datetime | None
@@ -211,13 +216,13 @@ class Downtime(BaseModel):
 
 
 class Debt(BaseModel):
-    """Something made for a migration, still to be undone or handed over to CloudStack."""
+    """Something made for a migration, still to be removed or handed over to CloudStack."""
 
     kind: str = Field(description="`snapshot`, `image` or `mount`.")
     name: str = Field(description="The snapshot's name, or the image's path on the storage host.")
     create_time: datetime | None = Field(description="Its age counts from here.")
-    attempts: int = Field(description="How often removing it has failed; it is tried again.")
-    last_error: str | None = Field(description="Why it failed the last time.")
+    attempts: int = Field(description="How often removing it has failed; it is repeated.")
+    last_error: str | None = Field(description="Why the last attempt failed.")
 
 
 class MigrationStatus(MigrationSummary):
@@ -270,12 +275,16 @@ class MigrationStatus(MigrationSummary):
     disks: list[Disk]
     passes: list[Pass] = Field(description="Oldest first; at most the last hundred.")
     stage_times: list[StageTime]
-    downtime: Downtime | None = Field(description="None before cutover.")
-    wake_time: datetime | None = Field(description="When a waiting migration continues by itself.")
-    runtime_dir: str | None = Field(description="state.json and logs, on the orchestrator's host.")
+    downtime: Downtime | None = Field(description="Null before the cutover.")
+    wake_time: datetime | None = Field(
+        description="When a waiting migration continues automatically."
+    )
+    runtime_dir: str | None = Field(
+        description="Folder of state.json and marker files, on the orchestrator's host."
+    )
     open_debts: int = Field(description="Number of `debts`.")
     debts: list[Debt] = Field(
-        description="What is still to be undone or handed over, oldest first."
+        description="What is still to be removed or handed over to CloudStack, oldest first."
     )
 
 
@@ -298,7 +307,7 @@ class LogEntry(BaseModel):
 
     sequence: int = Field(description="Grows; pass the last one as `after` to get the next ones.")
     time: datetime | None
-    action: str = Field(description="As `stage.entered` or `operator.finalize`.")
+    action: str = Field(description="Such as `stage.entered` or `operator.finalize`.")
     message: str
     actor: str
     details: dict[str, str]
@@ -313,7 +322,7 @@ class Logs(BaseModel):
 
 
 class ShutdownAction(StrEnum):
-    """How a machine is switched off that v2c could not shut down."""
+    """What to do about a machine that v2c could not shut down."""
 
     FORCE = "force"
     MANUAL = "manual"

@@ -42,7 +42,7 @@ class SpecProblem(BaseModel):
     source: str = Field(description="The `source` given with the spec.")
     line: int = Field(description="Line from 1; 0 when it has no position.")
     column: int = Field(description="Column from 1; 0 when it has no position.")
-    field: str = Field(description="The key's path, as `vms[1].migration.delta_interval`.")
+    field: str = Field(description="The key's path, such as `vms[1].migration.delta_interval`.")
     value: str = Field(description="What was found; empty when missing.")
     message: str
     hint: str = Field(description="The next step, for example the nearest valid key.")
@@ -82,14 +82,16 @@ class ProblemDocument(BaseModel):
     type: str = "about:blank"
     title: str = Field(description="The name of the HTTP status.")
     status: int = Field(description="The HTTP status.")
-    reason: str = Field(description="UPPER_SNAKE and stable.")
+    reason: str = Field(description="Stable name of the error, in capitals.")
     message: str = Field(description="One paragraph for a person.")
     hint: str = Field(default="", description="The next step; may be empty.")
     retryable: bool = Field(
         default=False, description="The same request may succeed later without any change."
     )
     metadata: dict[str, str] = Field(default_factory=dict)
-    request_id: str = Field(default="", description="Find it in the logs of all services.")
+    request_id: str = Field(
+        default="", description="Id of the request in the logs of all services."
+    )
     errors: list[SpecProblem] = Field(
         default_factory=list, description="What is wrong in a spec (SPEC_INVALID)."
     )
@@ -143,7 +145,7 @@ class SpecTooLarge(ApiError):
 
 
 class SpecRejected(ApiError):
-    """The spec has mistakes, listed in `errors` with their lines; or the body is no spec at all."""
+    """The spec has mistakes, listed in `errors` with their lines; or the body is not a spec."""
 
     http_status = 422
     code = Code.INVALID_ARGUMENT

@@ -26,8 +26,8 @@ fault = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Make the simulators fail on demand.\n\n"
-    "[bold]fault set vcenter method=CreateSnapshot fault=TaskInProgress count=2[/bold] lets the "
-    "next two snapshots fail; [bold]fault list[/bold] shows what is armed.",
+    "[bold]fault set vcenter method=CreateSnapshot fault=TaskInProgress count=2[/bold] makes "
+    "the next two snapshots fail; [bold]fault list[/bold] shows what is armed.",
 )
 app.add_typer(fault, name="fault")
 app.command()(demo)
@@ -121,7 +121,9 @@ def set_fault(
     ESXi (VDDK readers): kind=open_busy|read_error|disconnect|latency, vm=, key=, offset=, length=,
     count=, milliseconds=.
 
-    CloudStack: command=, kind=, code=, text=, seconds=, times=, skip=.
+    CloudStack: command= (* for all), kind= (error, http, drop_before, drop_after, delay, job_fail,
+    job_fail_after, job_hang, job_delay, no_placement, no_free_ip), code=, text=, seconds=, times=,
+    skip=.
     """
     operation = "inject_fault" if simulator == "esxi" else "fault"
     with _explained():

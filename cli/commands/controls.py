@@ -37,7 +37,7 @@ def finalize(
     config: ConfigOption = None,
     server: ServerOption = None,
 ) -> None:
-    """Ask for cutover: a last pass, shutdown, final sync, import.
+    """Request cutover: delta pass, shutdown, final sync, import.
 
     Downtime begins with the shutdown, and ends with the import or the target's start.
 
@@ -70,8 +70,8 @@ def shutdown(
 ) -> None:
     """Answer a migration that waits in awaiting_shutdown_action.
 
-    It waits there when the guest runs no VMware Tools or did not shut down in time, and with
-    shutdown_mode: manual.
+    It waits there when VMware Tools do not run in the guest, when the guest did not shut down in
+    time, and always with shutdown_mode: manual.
 
     \b
     Example:
@@ -213,7 +213,7 @@ def _control(
     migration = asyncio.run(send())
     if migration is None:
         typer.echo(
-            f"{vm}: {done}; no orchestrator runs now, the next v2c run or v2c serve reads it"
+            f"{vm}: {done}; no orchestrator runs now, the next v2c run or v2c serve acts on it"
         )
         return
     now = f"{stage_name(migration.stage)}, {state_name(migration.state)}"

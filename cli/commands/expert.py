@@ -70,7 +70,7 @@ def require_expert_commands(command: str) -> None:
     """Raises UsageMistakeError unless they were asked for: they bypass a migration's checks."""
     if os.environ.get(_ENABLED) != "1":
         raise UsageMistakeError(
-            f"{command} copies a disk by hand, past every check of a migration",
+            f"{command} copies a disk by hand, without the checks of a migration",
             f"Set {_ENABLED}=1 in the environment if that is wanted.",
         )
 
@@ -79,10 +79,10 @@ def base_copy(spec: SpecFile, json: JsonOption = False) -> None:
     """Copy a snapshot's disk into a QCOW2 file; repeated, it resumes.
 
     The spec has vddk{libdir, server, user, password, thumbprint, vm_moref} and
-    base_copy{snapshot_moref, disk_path, target_qcow2, disk_size_bytes, …}. The larger of its
-    readers and queue_depth (16) is how many requests are in flight at most; chunks have 1 MiB, or
-    the next power of two from min_chunk_mb on, up to max_chunk_mb. An example is in
-    docs/howto/copy-one-disk.md.
+    base_copy{snapshot_moref, disk_path, target_qcow2, disk_size_bytes, …}. At most as many
+    requests are in flight as the larger of readers and queue_depth (16). A chunk has 1 MiB, or
+    the smallest power of two that is at least min_chunk_mb and at most max_chunk_mb. An example
+    is in docs/howto/copy-one-disk.md.
     """
     loaded = load_expert_spec(spec)
     job = loaded.base_copy
@@ -185,7 +185,7 @@ def _run(transfer: Coroutine[None, None, None]) -> None:
             hint = hint.replace(key, ours)
         raise CommandError(exc.message, hint) from exc
     except Interrupted:
-        say("interrupted; the same command resumes where it was", err=True)
+        say("interrupted; the same command resumes where it stopped", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -248,7 +248,7 @@ def _map_of(target: Path) -> Path:
 
 
 def _say_stopping() -> None:
-    say("stopping: a last checkpoint is made", err=True)
+    say("stopping after a last checkpoint", err=True)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

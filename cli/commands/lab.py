@@ -19,7 +19,7 @@ PASS_THROUGH = {
 
 
 def demo(context: typer.Context) -> None:
-    """Migrate two running VMs in a lab on this host, and prove it."""
+    """Migrate two running VMs in a lab here, and prove the result."""
     _become_lab(["demo", *context.args])
 
 

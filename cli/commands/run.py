@@ -55,9 +55,9 @@ def run(
 ) -> None:
     """Migrate VMs and watch them until every one has ended.
 
-    Where no server runs (v2c serve), the services run as long as this command; otherwise the
-    migrations run at the server. Ctrl-C is safe: migrations keep their state, and the same command
-    continues where they stopped, also after a failure or a crash.
+    Uses the services of a running v2c serve, where migrations continue without this command;
+    otherwise starts its own for as long as it runs. Ctrl-C is safe: migrations keep their state,
+    and the same command continues where they stopped, also after a failure or a crash.
 
     The exit code is 0 only if every VM is done.
 

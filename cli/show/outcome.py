@@ -33,9 +33,10 @@ def outcome(migration: pb.Migration) -> str:
             text += f" ({values})"
         if error.hint:
             text += f". {error.hint[0].upper()}{error.hint[1:].rstrip('.')}"
-        text += f". Then v2c run again, or, where v2c serve runs, v2c retry --vm {_quoted(label)}"
+        text += f". Then repeat v2c run or, where v2c serve runs, v2c retry --vm {_quoted(label)}"
         if migration.open_debts:
-            text += f". It keeps {count(migration.open_debts, 'thing')} that v2c status lists"
+            things = count(migration.open_debts, "thing")
+            text += f". Still to be cleaned up: {things}, see v2c status"
         return text
     if migration.state in ENDED:
         return f"{label}: {state_name(migration.state)} in {stage}" + _debts(migration)

@@ -38,7 +38,7 @@ def stack_lock(control_dir: Path) -> Iterator[None]:
         except BlockingIOError as exc:
             holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
             raise CommandError(
-                f"a stack already runs on {control_dir} (process {holder})",
+                f"v2c already runs with {control_dir} (process {holder})",
                 "Use it: v2c status and the other commands find it. Or stop it first.",
             ) from exc
         os.ftruncate(file, 0)

@@ -23,15 +23,15 @@ _INTRO = """\
 <!-- Rendered by `make docs` from the code; edit the classes there. -->
 # Errors
 
-Every error has a *reason* in capitals. It is stable: scripts decide by it, and it stands in the
+Every error has a *reason* in capitals. It is stable: scripts decide by it, and it is in the
 CLI's JSON, in REST answers, in gRPC's `google.rpc.ErrorInfo` (domain `v2c`), in a migration's
 `error` and in the logs. The message and the recovery are for people and may change.
 
-- **retry** says whether the same call may simply be repeated; a single error may differ from the
+- **retry** shows whether the same call may simply be repeated; a single error may differ from the
   usual value here. A migration repeats retryable errors by itself, nine times within about twenty
   minutes, then it is `failed` and `v2c retry` continues it at its stage.
 - The failure of a transfer, a conversion or a job is reported in that resource, and in the `error`
-  of a migration that fails for it, with the same reason.
+  of a migration that fails because of it, with the same reason.
 - The **recovery** is the usual one; an error whose next step depends on what was found has its own
   hint beside its message.
 - A 404 or 405 of the REST API itself has the HTTP status as its reason: NOT_FOUND,
@@ -44,7 +44,7 @@ _SECTIONS = (
     (
         FINDINGS,
         "Findings of the VMware agent",
-        "What checking a machine before its migration may find. An *error* fails the migration "
+        "What the check of a machine before its migration may find. An *error* fails the migration "
         "with VM_NOT_MIGRATABLE and the finding in its metadata; the others are audit events.",
     ),
     ("disk_agent", "Disk agent", ""),

@@ -22,7 +22,7 @@ def problems(**meanings: str) -> dict[int | str, dict[str, Any]]:
     usual = {
         "_401": "The admin token is missing or wrong.",
         "_502": "vCenter or CloudStack refused the login in config.yaml.",
-        "_503": "The orchestrator, or something behind it, is not reachable now; try again.",
+        "_503": "The orchestrator, or a system behind it, cannot be reached now; repeat the call.",
     }
     content = {PROBLEM_TYPE: {"schema": ProblemDocument.model_json_schema(mode="serialization")}}
     return {

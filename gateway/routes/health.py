@@ -19,7 +19,7 @@ _TIMEOUT_SECONDS = 2.0
     responses={503: {"description": "The orchestrator is not ready.", "model": Health}},
 )
 async def get_health(request: Request, response: Response) -> Health:
-    """Up (200, `ok`) or not able to work now (503, `unavailable`). The only open route."""
+    """Ready (200, `ok`) or not ready (503, `unavailable`). The only route without a token."""
     stub = health_pb2_grpc.HealthStub(request.app.state.channel)
     try:
         answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_SECONDS)

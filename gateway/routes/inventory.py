@@ -14,7 +14,8 @@ router = APIRouter()
 async def list_source_vms(
     orchestrator: FromOrchestrator,
     text: Annotated[
-        str, Query(alias="filter", description="Only names or paths that contain this text.")
+        str,
+        Query(alias="filter", description="Only machines whose name or path contains this text."),
     ] = "",
 ) -> models.SourceVms:
     """List the virtual machines of the vCenter in config.yaml, with disks and adapters.

@@ -27,8 +27,8 @@ Status = Literal[
 ]
 
 _FOUND = {
-    "_404": "No migration of this machine.",
-    "_409": "The name is ambiguous (see `candidates`), or this is not possible at its stage.",
+    "_404": "There is no migration of this machine.",
+    "_409": "The name is ambiguous (see `candidates`), or the call is not possible at this stage.",
 }
 _SPEC_BODY: dict[str, Any] = {
     "requestBody": {
@@ -61,7 +61,7 @@ async def submit_spec(
         str, Query(description="Name for error messages, usually the file's.", max_length=200)
     ] = "spec",
 ) -> models.SpecAccepted:
-    """Check a spec and keep it: one migration per machine, not started yet.
+    """Check a spec and store it: one migration per machine, not started yet.
 
     Submitting a spec again changes the settings of its migrations where their stage allows it.
     """
@@ -112,7 +112,7 @@ async def get_logs(
     orchestrator: FromOrchestrator,
     vm: Vm,
     after: Annotated[int, Query(ge=0, description="Only entries with a higher number.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=5000, description="At most this many.")] = 500,
+    limit: Annotated[int, Query(ge=1, le=5000, description="Most entries to return.")] = 500,
 ) -> models.Logs:
     """Read a migration's audit trail, oldest first."""
     found = await orchestrator.events(vm, after, limit)
@@ -128,10 +128,13 @@ async def finalize(
     orchestrator: FromOrchestrator,
     vm: Vm,
     now: Annotated[
-        bool, Query(description="Skip the delta passes that would make the final one small.")
+        bool,
+        Query(
+            description="Without another delta pass before the shutdown; a running one is finished."
+        ),
     ] = False,
 ) -> models.MigrationStatus:
-    """Ask for cutover. Asking again changes nothing."""
+    """Request the cutover. A second request changes nothing."""
     return translation.status(await orchestrator.finalize(vm, now=now))
 
 
@@ -141,7 +144,7 @@ async def decide_shutdown(
     vm: Vm,
     action: Annotated[
         models.ShutdownAction,
-        Query(description="`force`: power it off now. `manual`: you shut it down; wait for it."),
+        Query(description="`force`: power it off now. `manual`: wait until you have shut it down."),
     ],
 ) -> models.MigrationStatus:
     """Answer a migration at `awaiting_shutdown_action`."""
@@ -154,7 +157,7 @@ async def decide_shutdown(
 
 @router.post("/retry/{vm:path}", responses=problems(**_FOUND))
 async def retry(orchestrator: FromOrchestrator, vm: Vm) -> models.MigrationStatus:
-    """Continue a failed migration at the stage where it stopped."""
+    """Continue a failed migration at the stage where it failed."""
     return translation.status(await orchestrator.retry(vm))
 
 

@@ -111,8 +111,8 @@ class CloudStackCapacityExhausted(ServiceError):
     code = Code.RESOURCE_EXHAUSTED
     reason = "CLOUDSTACK_CAPACITY_EXHAUSTED"
     hint = (
-        "free capacity of the cluster, the storage pool (85 % full is full) or the network's "
-        "address range, then retry"
+        "free capacity of the cluster, the storage pool (CloudStack uses it up to 85 %) or the "
+        "network's address range, then retry"
     )
 
 
@@ -239,7 +239,7 @@ class NicConflict(ServiceError):
 
 
 class ImportUnsettled(ServiceError):
-    """A half-imported machine is there, and whether it is still being imported is not known."""
+    """CloudStack has a half-imported machine, and whether its import still runs is not known."""
 
     code = Code.ABORTED
     reason = "IMPORT_UNSETTLED"

@@ -140,7 +140,7 @@ def parse_document(text: str, source: str) -> Document:
         raise ConfigError(tuple(builder.problems))
     if value is None or value == {}:
         raise _whole_file(
-            source, "the file is empty", "See `v2c config example list` for what to begin with."
+            source, "the file is empty", "`v2c config example list` names examples to begin with."
         )
     return Document(source, value, builder.value_marks, builder.key_marks)
 

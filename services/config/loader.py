@@ -154,7 +154,7 @@ def _vm_values(document: Document) -> Iterator[tuple[Value, FieldPath]]:
         hint = "Move it into each VM of the list."
         if strays[0] not in _SPEC_KEYS:
             hint = f"Valid keys of a VM: {', '.join(_SPEC_KEYS)}."
-        raise _refused(document, (strays[0],), "cannot stand beside vms", hint)
+        raise _refused(document, (strays[0],), "is not allowed beside vms", hint)
     vms = top["vms"]
     if not isinstance(vms, list) or not vms:
         raise _refused(

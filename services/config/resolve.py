@@ -178,7 +178,7 @@ def resolve_all(specs: Iterable[VmSpec], config: Config) -> tuple[ResolvedVm, ..
 def _missing(spec: VmSpec, name: str, elsewhere: str) -> Problem:
     path: FieldPath = ("target", "cloudstack", name)
     hint = f"Give target.cloudstack.{name} in the spec, {elsewhere}."
-    message = f"is required to migrate {spec.vm.name!r} and given nowhere"
+    message = f"is required to migrate {spec.vm.name!r} and not given"
     return spec.problem(path, message, hint=hint)
 
 

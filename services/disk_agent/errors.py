@@ -99,7 +99,7 @@ class PoolBusy(ServiceError):
 
 
 class PoolFull(ServiceError):
-    """Not enough space. ``needed_bytes``, ``free_bytes`` and ``promised_bytes`` say how much."""
+    """Not enough space. Metadata: ``needed_bytes``, ``free_bytes`` and ``promised_bytes``."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "POOL_FULL"
@@ -123,7 +123,7 @@ class ImageNotFound(ServiceError):
 
 
 class ImageExists(ServiceError):
-    """A file of this name is there, and it is not the empty image that was asked for."""
+    """A file of this name exists and is not the empty image that was requested."""
 
     code = Code.ALREADY_EXISTS
     reason = "IMAGE_EXISTS"
@@ -131,7 +131,7 @@ class ImageExists(ServiceError):
 
 
 class ImageUnusable(ServiceError):
-    """The file is no QCOW2 image CloudStack would take, or it is damaged."""
+    """The file is not a QCOW2 image that CloudStack imports, or it is damaged."""
 
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_UNUSABLE"
@@ -208,7 +208,7 @@ class StateDamaged(ServiceError):
 
 
 class StaleEpoch(ServiceError):
-    """The command has an older epoch than one that the image has seen: that is a newer attempt."""
+    """The command's epoch is older than the image's newest: a newer attempt has been started."""
 
     code = Code.FAILED_PRECONDITION
     reason = "STALE_EPOCH"

@@ -10,7 +10,7 @@ from services.kit.failure import Code, ServiceError
 
 
 class TransferFailure(ServiceError):
-    """An expected end of a transfer that is not success."""
+    """A transfer ended without success, for a cause that has no reason of its own."""
 
     code = Code.ABORTED
     reason = "TRANSFER_FAILED"
@@ -18,7 +18,7 @@ class TransferFailure(ServiceError):
 
 
 class SourceFailed(TransferFailure):
-    """The source answers, but refused a read for good."""
+    """The source answers, but a read from it failed."""
 
     code = Code.UNAVAILABLE
     reason = "SOURCE_FAILED"
@@ -30,7 +30,7 @@ class SourceFailed(TransferFailure):
 
 
 class SourceLost(SourceFailed):
-    """The connection to the source broke: it may be opened again."""
+    """The connection to the source broke; a retry opens it again."""
 
     reason = "SOURCE_LOST"
 
@@ -129,7 +129,7 @@ class TargetCorrupt(TargetUnusable):
 
 
 class TargetUnchecked(TargetUnusable):
-    """An image that was not closed cannot be checked, so nothing is written to it."""
+    """An image that was not closed properly cannot be checked, so nothing is written to it."""
 
     code = Code.UNAVAILABLE
     reason = "TARGET_UNCHECKED"
@@ -167,7 +167,7 @@ class TargetLostData(TargetUnusable):
 
     code = Code.DATA_LOSS
     reason = "TARGET_LOST_DATA"
-    hint = "retry, which copies them again; if it repeats, look at the storage below the image"
+    hint = "a retry copies them again; if the error repeats, look at the storage below the image"
 
 
 class MapUnusable(TransferFailure):

@@ -25,7 +25,7 @@ class InvalidAddressError(ServiceError):
 
 
 class AddressInUseError(ServiceError):
-    """Somebody else listens there, or something that is no socket is in the way."""
+    """Another process listens there, or the path is that of a file that is not a socket."""
 
     code = Code.FAILED_PRECONDITION
     reason = "ADDRESS_IN_USE"

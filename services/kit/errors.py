@@ -53,7 +53,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class InternalError(ServiceError):
-    """A defect of the service: the log has what happened, under the id in the message."""
+    """A defect of the service; its log has the details under the id in the message."""
 
     code = Code.INTERNAL
     reason = "INTERNAL"

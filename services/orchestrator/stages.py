@@ -95,7 +95,7 @@ _SOURCE_ON = "the images are deleted, the source is started again"
 _ROWS = (
     StageRow(
         Stage.INIT,
-        "Waits for a slot among the machines that are copied at the same time.",
+        "Waits for one of the `parallel_vms` slots.",
         (Stage.CONNECTING_VCENTER,),
         "waits again",
         _NOTHING,
@@ -111,7 +111,7 @@ _ROWS = (
     ),
     StageRow(
         Stage.FINDING_VM,
-        "Finds the one machine the spec means.",
+        "Finds the one machine that the spec names.",
         (Stage.DISCOVERING_VMWARE_DISKS,),
         "looks again",
         _NOTHING,
@@ -119,7 +119,7 @@ _ROWS = (
     ),
     StageRow(
         Stage.DISCOVERING_VMWARE_DISKS,
-        "Reads disks and adapters and checks that the machine can be migrated as the spec demands.",
+        "Reads disks and adapters; checks that the machine can be migrated as the spec requires.",
         (Stage.PREPARING_TARGET_STORAGE,),
         "reads again",
         _NOTHING,
@@ -159,7 +159,7 @@ _ROWS = (
     ),
     StageRow(
         Stage.DELTA,
-        "Copies what changed since the pass before, again and again, until cutover is asked for.",
+        "Copies what changed since the pass before, repeatedly, until the cutover is requested.",
         (Stage.FINAL_SYNC, Stage.AWAITING_SHUTDOWN_ACTION, Stage.DELTA),
         "repeats the pass that failed",
         _DROP,
@@ -167,7 +167,7 @@ _ROWS = (
     ),
     StageRow(
         Stage.AWAITING_SHUTDOWN_ACTION,
-        "Waits until the machine is off or an operator has it powered off.",
+        "Waits until the machine is off, or an operator requests `force`.",
         (Stage.FINAL_SYNC,),
         "looks at the power state again",
         _DROP,
@@ -186,13 +186,13 @@ _ROWS = (
         "Reads every image back and compares it with the digests taken while reading the source, "
         "and with the source itself where a delta wrote only a part of a chunk.",
         (Stage.CONVERTING, Stage.IMPORT_ROOT_DISK, Stage.FINAL_SYNC),
-        "reads again; what was found to differ is written again from the source and read back",
+        "reads again; chunks that differ are written again from the source and read back",
         _SOURCE_ON,
         _CUTOVER,
     ),
     StageRow(
         Stage.CONVERTING,
-        "Runs virt-v2v-in-place on an overlay and commits it only when it succeeded.",
+        "Runs virt-v2v-in-place on an overlay, which is committed only after success.",
         (Stage.IMPORT_ROOT_DISK,),
         "converts again from the synced image",
         _SOURCE_ON,
@@ -202,7 +202,7 @@ _ROWS = (
         Stage.IMPORT_ROOT_DISK,
         "Imports the root disk as a new machine in CloudStack.",
         (Stage.IMPORT_DATA_DISK,),
-        "looks the machine up first, imports it only if it is not there",
+        "looks for the machine in CloudStack, imports it only if it is not there",
         "CloudStack unmanages the machine, the images stay, the source is started again",
         _IMPORT,
     ),

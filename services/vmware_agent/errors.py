@@ -102,7 +102,7 @@ class AmbiguousVmName(ServiceError):
 
 
 class VmIdentityMismatch(ServiceError):
-    """The moref exists but is another VM than the caller means."""
+    """The moref exists but is that of another VM than the one named."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VM_IDENTITY_MISMATCH"

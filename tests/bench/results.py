@@ -12,10 +12,10 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Result:
-    """One figure with its bar.
+    """One figure with its limit.
 
     `value` is the median of `runs`. `limit` is None for figures that are given for orientation;
-    `at_least` turns the bar round. `detail` is shown beside it.
+    `at_least` makes it a lower limit. `detail` is shown beside it.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Result:
 
     @property
     def met(self) -> bool:
-        """Whether the figure keeps to its bar."""
+        """Whether the figure keeps to its limit."""
         if self.limit is None:
             return True
         return self.value >= self.limit if self.at_least else self.value <= self.limit
@@ -53,15 +53,15 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 def show(results: Sequence[Result], console: Console) -> None:
     """Print all results as one table."""
     table = Table(title="Copy path")
-    for column in ("figure", "value", "bar", "spread", ""):
+    for column in ("figure", "value", "limit", "spread", ""):
         table.add_column(column, justify="left" if column in ("figure", "") else "right")
     for result in results:
         sign = "≥" if result.at_least else "≤"
-        bar = "" if result.limit is None else f"{sign} {result.limit:g}"
+        limit = "" if result.limit is None else f"{sign} {result.limit:g}"
         style = "" if result.met else "bold red"
         spread = f"{min(result.runs):.2f}-{max(result.runs):.2f}" if len(result.runs) > 1 else ""
         table.add_row(
-            result.name, f"{result.value:.2f}", bar, spread, result.detail, style=style or None
+            result.name, f"{result.value:.2f}", limit, spread, result.detail, style=style or None
         )
     console.print(table)
 

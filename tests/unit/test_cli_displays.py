@@ -165,8 +165,8 @@ class TestPlain:
         )
         assert failed_line == (
             "app server 02: failed in base_copy: the pool is full. Free 2 GB on pool1. "
-            "Then v2c run again, or, where v2c serve runs, v2c retry --vm 'app server 02'. "
-            "It keeps 1 thing that v2c status lists"
+            "Then repeat v2c run or, where v2c serve runs, v2c retry --vm 'app server 02'. "
+            "Still to be cleaned up: 1 thing, see v2c status"
         )
 
 

@@ -52,13 +52,13 @@ class CommitInterrupted(ConversionFailure):
 
 
 class VirtioDriversMissing(ConversionFailure):
-    """virt-v2v ended well, and the guest still has no virtio drivers."""
+    """virt-v2v succeeded, but the guest still has no virtio drivers."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VIRTIO_DRIVERS_MISSING"
     hint = (
         "Windows: install the package virtio-win or set virt.virtio_iso to its ISO, then retry; "
-        "Linux: install a kernel with virtio drivers in the guest"
+        "Linux: roll back, install a kernel with virtio drivers in the guest, and migrate it again"
     )
 
 
@@ -115,8 +115,8 @@ class GuestFilesystemDirty(KnownCause):
         "or Windows was hibernated (fast startup counts)"
     )
     hint = (
-        "start the source VM, switch fast startup off (powercfg /h off), run a file system check, "
-        "shut it down fully, sync again and convert"
+        "roll back, which starts the source; there switch fast startup off (powercfg /h off), run "
+        "a file system check, and migrate it again"
     )
 
 
@@ -126,7 +126,10 @@ class GuestDiskFull(KnownCause):
     pattern = r"not enough (free space for conversion|available inodes)"
     reason = "GUEST_DISK_FULL"
     summary = "a file system of the guest has not enough free space"
-    hint = "free 100 MB on the guest's system disk and 50 MB on /boot, sync again and convert"
+    hint = (
+        "roll back, which starts the source; free 100 MB on its system disk and 50 MB on /boot, "
+        "and migrate it again"
+    )
 
 
 class HostDiskFull(KnownCause):
@@ -196,8 +199,8 @@ class GuestInitramfsFailed(KnownCause):
     reason = "GUEST_INITRAMFS_FAILED"
     summary = "the guest's initramfs could not be rebuilt"
     hint = (
-        "run the rebuild in the source VM (update-initramfs -u, dracut -f), correct what it "
-        "reports, sync again and convert"
+        "roll back, which starts the source; there run the rebuild (update-initramfs -u, "
+        "dracut -f), correct what it reports, and migrate it again"
     )
 
 

@@ -12,7 +12,7 @@ from services.disk_agent.worker.order import VddkSpec
 
 
 class VddkOpenFailed(SourceUnusable):
-    """libvixDiskLib did not open the disk, for a reason that its message alone names.
+    """libvixDiskLib did not open the disk, for a reason that only its message names.
 
     Classes below it are for known causes. `numbers` are the library's error codes that have this
     cause and no other (vix.h and vixDiskLib.h, the low 16 bits of a VixError); `pattern` is found

@@ -28,7 +28,7 @@ class Readiness:
 
 
 class ReadyFileError(ServiceError):
-    """A ready file holds something else than a service wrote."""
+    """A ready file does not have the content that a service writes."""
 
     code = Code.INTERNAL
     reason = "READY_FILE_INVALID"
