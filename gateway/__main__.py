@@ -6,12 +6,12 @@ from pathlib import Path
 
 from gateway.http_server import HttpsFiles
 from gateway.server import serve
-from services.config.service_args import ServiceSetup, service_main
+from services.config.service_args import PROGRAMS, ServiceSetup, service_main
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the gateway; returns the process' exit status."""
-    parser = argparse.ArgumentParser(prog="v2c gateway", add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=PROGRAMS["gateway"], add_help=False, allow_abbrev=False)
     parser.add_argument("--tls-certificate", type=Path, help="PEM chain: serve HTTPS")
     parser.add_argument("--tls-key", type=Path, help="PEM key of the certificate")
     own, rest = parser.parse_known_args(argv)
@@ -22,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     async def run(setup: ServiceSetup) -> None:
         await serve(setup, https)
 
-    return service_main("gateway", "REST API in front of the orchestrator", run, rest)
+    description = "REST API in front of the orchestrator"
+    return service_main("gateway", description, run, rest, options=[parser])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Not part of `services.config` itself, since it needs gRPC by way of `services.ki
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +27,18 @@ from services.kit.entry import ServiceArguments, parse_service_arguments, run_en
 from services.kit.logging import LogSettings
 from services.kit.tls import TlsFiles
 
-__all__ = ["ServiceName", "ServiceSetup", "service_main", "tls_files"]
+__all__ = ["PROGRAMS", "ServiceName", "ServiceSetup", "service_main", "tls_files"]
 
 ServiceName = Literal["vmware", "disk", "cloudstack", "orchestrator", "gateway"]
+
+# Their commands, as pyproject.toml has them.
+PROGRAMS: Mapping[ServiceName, str] = {
+    "vmware": "v2c-vmware-agent",
+    "disk": "v2c-disk-agent",
+    "cloudstack": "v2c-cloudstack-agent",
+    "orchestrator": "v2c-orchestrator",
+    "gateway": "v2c-gateway",
+}
 
 # sysexits.h, EX_CONFIG: a supervisor need not start such a process again.
 EXIT_CONFIG = 78
@@ -54,19 +63,27 @@ def service_main(
     description: str,
     serve: Callable[[ServiceSetup], Coroutine[Any, Any, None]],
     argv: Sequence[str] | None = None,
+    options: Sequence[argparse.ArgumentParser] = (),
 ) -> int:
     """Read the arguments and the config, then run `serve`; returns the process' exit status.
 
     Arguments are those of `services.kit.entry`, plus ``--show-config``, which prints the effective
     configuration with secrets hidden. Without ``--listen`` the config's address for this service
-    is taken, without ``--log-…`` its logging section. Secrets in the config are masked in what
+    is taken, without ``--log-…`` its logging section. `options` are parsers of options that the
+    caller has taken from `argv` itself, for ``--help``. Secrets in the config are masked in what
     the process writes, those of other services too. A ConfigError, also one that `serve` raises,
     goes to standard error without a traceback, and the status is 78.
     """
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--show-config", action="store_true")
+    parser.add_argument(
+        "--show-config",
+        action="store_true",
+        help="print the configuration in force, secrets hidden, and end",
+    )
     own, rest = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
-    arguments = parse_service_arguments(f"v2c {service}", description, rest)
+    arguments = parse_service_arguments(
+        PROGRAMS[service], description, rest, own=(*options, parser)
+    )
     try:
         config = load_config(arguments.config)
         if own.show_config:

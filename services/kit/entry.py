@@ -5,7 +5,7 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,13 +39,17 @@ class ServiceArguments:
 
 
 def parse_service_arguments(
-    program: str, description: str, argv: list[str] | None = None
+    program: str,
+    description: str,
+    argv: list[str] | None = None,
+    own: Sequence[argparse.ArgumentParser] = (),
 ) -> ServiceArguments:
     """Parse ``--config --listen --ready-file --parent-pid --log-level --log-format --log-file``.
 
+    `own` are parsers of the service's own options, which its ``--help`` shows too.
     Exits with status 2 and a usage line for anything else, as argparse does.
     """
-    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser = argparse.ArgumentParser(prog=program, description=description, parents=own)
     parser.add_argument("--config", type=Path, required=True, help="configuration file (YAML)")
     parser.add_argument("--listen", help="unix:/path or host:port instead of the configured one")
     parser.add_argument(

@@ -30,5 +30,7 @@ def test_it_prints_its_help(
         status = end.code
     assert not status
     printed = capsys.readouterr().out
-    assert printed.lower().startswith("usage: v2c")
-    assert name == "v2c" or "--config" in printed
+    assert printed.lower().startswith(f"usage: {name} ")
+    expected = [] if name == "v2c" else ["--config", "--show-config"]
+    expected += ["--tls-certificate", "--tls-key"] if name == "v2c-gateway" else []
+    assert [option for option in expected if option not in printed] == []
