@@ -47,7 +47,7 @@ def replaced(tmp_path: Path) -> Rig:
 def test_an_image_with_other_data_is_not_copied_over(tmp_path: Path) -> None:
     rig = replaced(tmp_path)
     before = rig.image.read_bytes()
-    with pytest.raises(TargetUnusable, match="does not hold what its map says") as caught:
+    with pytest.raises(TargetUnusable, match="does not hold what its chunk map records") as caught:
         rig.run()
     assert caught.value.reason == "TARGET_REPLACED"
     assert rig.image.read_bytes() == before
@@ -57,11 +57,13 @@ def test_changed_areas_are_not_applied_to_an_image_with_other_data(tmp_path: Pat
     rig = replaced(tmp_path)
     before = rig.image.read_bytes()
     changed = [overwrite(rig.source, 9, "q")]
-    with pytest.raises(MapUnusable, match="does not hold what its map says"):
+    with pytest.raises(MapUnusable, match="does not hold what its chunk map records"):
         rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=changed)
     assert rig.image.read_bytes() == before
     outcome = rig.run(Mode.RESYNC, number=1, snapshot="s1")
-    assert outcome.notices == ["the image does not hold what its map says: every byte is compared"]
+    assert outcome.notices == [
+        "the image does not hold what its chunk map records: every byte is compared"
+    ]
     rig.assert_identical()
 
 
@@ -88,7 +90,7 @@ def test_of_a_thin_disk_the_little_data_is_sampled(tmp_path: Path, snapshot: str
     write = ["qemu-io", "-c", "write -q -P 7 1G 1M", str(rig.image)]
     subprocess.run(write, check=True)
     before = rig.image.read_bytes()
-    with pytest.raises(TargetUnusable, match="does not hold what its map says"):
+    with pytest.raises(TargetUnusable, match="does not hold what its chunk map records"):
         rig.run(snapshot=snapshot)
     assert rig.image.read_bytes() == before
 
@@ -113,9 +115,9 @@ def test_an_image_that_lost_its_end_is_noticed(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AB" * 512)
     rig.run()
     os.truncate(rig.image, rig.image.stat().st_size - BLOCK)
-    with pytest.raises(TargetUnusable, match="does not hold what its map says"):
+    with pytest.raises(TargetUnusable, match="does not hold what its chunk map records"):
         rig.run()
-    with pytest.raises(MapUnusable, match="does not hold what its map says"):
+    with pytest.raises(MapUnusable, match="does not hold what its chunk map records"):
         rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[Range(0, BLOCK)])
 
 
@@ -129,7 +131,7 @@ def test_what_was_lost_amid_a_pass_is_noticed_at_its_end_and_copied_again(tmp_pa
             os.pwrite(image, bytes(BLOCK), at)
             (tmp_path / "lost").touch()
 
-    with pytest.raises(TargetUnusable, match="1 of 8 chunks looked at differ"):
+    with pytest.raises(TargetUnusable, match="1 of 8 chunks read back differ"):
         rig.run(server=(*SLOW, str(rig.source)), on_report=lose_a_cluster)
     os.close(image)
     assert rig.run().progress.resumed_bytes == rig.size - CHUNK

@@ -88,7 +88,7 @@ class Checkpoints:
         self._target.flush(FlushToken())
 
     def end(self, intent: tuple[int, int] | None) -> None:
-        """After the flush: record the chunks it covers; `intent` is that of `ChunkMap.checkpoint`."""
+        """After the flush, record the chunks it covers. `intent`: see `ChunkMap.checkpoint`."""
         records, self._flushing = self._flushing or [], None
         self._record(records, intent)
 

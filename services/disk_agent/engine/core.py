@@ -86,7 +86,10 @@ class Slot:
 
 
 class _Read:
-    """The token of a read in flight, with what is needed to repeat it. A write's token is its slot."""
+    """The token of a read in flight, with what is needed to repeat it.
+
+    The token of a write is its slot.
+    """
 
     __slots__ = ("attempts", "endpoint", "memory", "offset_bytes", "slot")
 
