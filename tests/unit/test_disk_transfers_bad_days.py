@@ -196,7 +196,7 @@ async def test_an_image_that_is_at_work_is_not_forgotten(tmp_path: Path) -> None
     await agent.transfers.start(ORDER)
     map_path = agent.store.map_path(IMAGE)
     map_path.touch()
-    with pytest.raises(TransferRunning, match="a is at work"):
+    with pytest.raises(TransferRunning, match="a is running"):
         await agent.transfers.forget_image(IMAGE)
     assert map_path.exists()
     await agent.transfers.stop()
