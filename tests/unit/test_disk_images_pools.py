@@ -178,7 +178,7 @@ def test_an_id_stands_for_one_source(start: Callable[[], Pools], tmp_path: Path)
 def test_a_local_pool_needs_its_directory(start: Callable[[], Pools], tmp_path: Path) -> None:
     pools = start()
     wanted = PoolMount("p", PoolType.SHARED_MOUNT_POINT, "", tmp_path / "shared")
-    with pytest.raises(PoolMissing, match="no directory"):
+    with pytest.raises(PoolMissing, match="not a directory"):
         pools.ensure(wanted)
     wanted.path.mkdir()
     pool = pools.ensure(wanted)
