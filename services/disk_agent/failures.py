@@ -1,6 +1,6 @@
-"""Why a transfer ended: the failures of the engine and of the processes around it.
+"""Why a transfer failed: the failures of the engine and of the processes around it.
 
-A worker process reports its own to the agent as JSON (`services.kit.failure.Failure.to_wire`).
+A worker process reports its failure to the agent as JSON (`services.kit.failure.Failure.to_wire`).
 """
 
 import errno
@@ -10,7 +10,7 @@ from services.kit.failure import Code, ServiceError
 
 
 class TransferFailure(ServiceError):
-    """An expected end of a transfer that is not success."""
+    """A transfer ended without success, for a reason that is not a defect."""
 
     code = Code.ABORTED
     reason = "TRANSFER_FAILED"
@@ -18,7 +18,7 @@ class TransferFailure(ServiceError):
 
 
 class SourceFailed(TransferFailure):
-    """The source answers, but refused a read for good."""
+    """A read from the source failed and is not repeated; the connection still works."""
 
     code = Code.UNAVAILABLE
     reason = "SOURCE_FAILED"
@@ -30,7 +30,7 @@ class SourceFailed(TransferFailure):
 
 
 class SourceLost(SourceFailed):
-    """The connection to the source broke: it may be opened again."""
+    """The connection to the source broke."""
 
     reason = "SOURCE_LOST"
 
@@ -82,14 +82,14 @@ class VddkNotConfigured(SourceUnusable):
 
 
 class VddkNotFound(SourceUnusable):
-    """The configured directory holds no libvixDiskLib. ``vddk_path`` names it."""
+    """The configured directory has no libvixDiskLib. ``vddk_path`` names the directory."""
 
     reason = "VDDK_NOT_FOUND"
     hint = "unpack the VDDK on the disk agent's host and set migration.vddk_path to it"
 
 
 class TargetFailed(TransferFailure):
-    """The target refused a write or a flush, or its connection is lost."""
+    """A request to the target failed, or the connection to it is lost."""
 
     code = Code.UNAVAILABLE
     reason = "TARGET_FAILED"
@@ -138,7 +138,7 @@ class TargetUnchecked(TargetUnusable):
 
 
 class TargetMissing(TargetUnusable):
-    """The image that a transfer writes to or verifies is not there."""
+    """The image that a transfer writes to or verifies does not exist."""
 
     reason = "TARGET_MISSING"
     hint = "put the file back and retry, or cancel the migration and start it anew"
@@ -171,7 +171,7 @@ class TargetLostData(TargetUnusable):
 
 
 class MapUnusable(TransferFailure):
-    """The chunk map is missing or corrupt, or belongs to another disk or pass than the transfer."""
+    """The chunk map is missing or corrupt, or belongs to another disk or pass."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CHUNK_MAP_UNUSABLE"
@@ -182,7 +182,7 @@ class MapUnusable(TransferFailure):
 
 
 class DiskShrank(MapUnusable):
-    """The disk is smaller than it was when it was copied first."""
+    """The disk is smaller than when it was copied before."""
 
     reason = "DISK_SHRANK"
     hint = "cancel the migration and start it anew, which makes a new image"
@@ -208,7 +208,7 @@ class TransferCancelled(TransferFailure):
 
 
 class HostFailed(TransferFailure):
-    """The disk agent's host refused the worker a file, a process or memory."""
+    """The operating system of the disk agent's host refused a file, a process or memory."""
 
     code = Code.UNAVAILABLE
     reason = "HOST_FAILED"
@@ -219,7 +219,7 @@ class HostFailed(TransferFailure):
 
     @classmethod
     def of(cls, error: OSError) -> Self:
-        """The kernel's message, with the file it was about if there is one."""
+        """The failure for an OSError: the kernel's message, with the file's name if it has one."""
         about = f" {error.filename!r}" if error.filename else ""
         name = errno.errorcode.get(error.errno or 0, "OSError")
         return cls(

@@ -45,7 +45,7 @@ class TargetBusy(ServiceError):
 
 
 class InvalidTransfer(ServiceError):
-    """The request is not valid, whatever state the agent is in."""
+    """The request is not valid. The message names what is wrong."""
 
     code = Code.INVALID_ARGUMENT
     reason = "INVALID_TRANSFER"

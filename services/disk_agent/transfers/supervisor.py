@@ -40,7 +40,7 @@ Event = Mapping[str, Any]
 
 
 class RunningWorker(Protocol):
-    """A worker at work."""
+    """A worker that was started."""
 
     def command(self, name: str, **values: int) -> None:
         """Send a command (see `services.disk_agent.worker`); no error if the worker has ended."""
