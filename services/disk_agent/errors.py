@@ -144,7 +144,9 @@ class ImageLocked(ServiceError):
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_LOCKED"
     retryable = True
-    hint = "find who has it open (fuser FILE; a VM started from it?) and end that first"
+    hint = (
+        "find the process that has it open (fuser FILE), perhaps a VM started from it, and end it"
+    )
 
 
 class ImageShrinkRefused(ServiceError):
@@ -193,7 +195,7 @@ class ConversionBusy(ServiceError):
     code = Code.ABORTED
     reason = "CONVERSION_BUSY"
     retryable = True
-    hint = "wait for the other conversion; start one again whose commit was interrupted"
+    hint = "wait for the other conversion; if its commit was interrupted, start it again"
 
 
 class StateDamaged(ServiceError):

@@ -157,8 +157,8 @@ class TargetReplaced(TargetUnusable):
 
     reason = "TARGET_REPLACED"
     hint = (
-        "put the image back and retry; if it is to be given up, move it away, and cancel the "
-        "migration and start it anew"
+        "put the image back and retry; to give up the copy, move the file at its path away, cancel "
+        "the migration and start it anew"
     )
 
 
@@ -176,8 +176,9 @@ class MapUnusable(TransferFailure):
     code = Code.FAILED_PRECONDITION
     reason = "CHUNK_MAP_UNUSABLE"
     hint = (
-        "a migration's delta pass compares the whole disk instead, by itself; elsewhere cancel the "
-        "migration and start it anew, or run a transfer in mode RESYNC over gRPC, which makes one"
+        "in a migration's delta pass do nothing: it compares the whole disk instead; otherwise "
+        "cancel the migration and start it anew, or run a transfer in mode RESYNC over gRPC, which "
+        "makes a new map"
     )
 
 
@@ -194,8 +195,8 @@ class ContentMismatch(TransferFailure):
     code = Code.DATA_LOSS
     reason = "CONTENT_MISMATCH"
     hint = (
-        "retry the migration: what differs is read from the source again, written and read back; a "
-        "difference that stays points at the storage below the image or the host's memory"
+        "retry the migration: chunks that differ are read from the source again, written and read "
+        "back; if they still differ, check the storage below the image and the host's memory"
     )
 
 
@@ -204,7 +205,7 @@ class TransferCancelled(TransferFailure):
 
     code = Code.CANCELLED
     reason = "TRANSFER_CANCELLED"
-    hint = "start a transfer with another id: the chunk map makes it resume"
+    hint = "start a transfer with another id: it resumes from the chunk map"
 
 
 class HostFailed(TransferFailure):

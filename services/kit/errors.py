@@ -143,8 +143,8 @@ class RemoteError(DetailedError):
 
     @classmethod
     def without_details(cls, code: Code, text: str, *, peer: str) -> Self:
-        """The error for a status without ErrorInfo: gRPC itself, or a proxy between the services,
-        reported it. Often nothing listens at the address.
+        """gRPC itself, or a proxy between the services, reported the error; often nothing listens
+        at the address.
         """
         return cls(
             Failure(

@@ -73,7 +73,7 @@ class ChunkMap:
         chunk_bytes: int,
         digest: str = XXH3_128,
     ) -> Self:
-        """Make an empty map in place of whatever is at `path`; `digest` names the algorithm."""
+        """Create an empty map, replacing a file at `path`; `digest` names the algorithm."""
         identity = int.from_bytes(os.urandom(8)) >> 1
         header = Header(identity, disk_id, capacity_bytes, chunk_bytes, digest=digest)
         path.parent.mkdir(parents=True, exist_ok=True)

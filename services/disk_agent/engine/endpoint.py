@@ -166,7 +166,7 @@ class Endpoint:
         return bool(self._in_flight)
 
     def is_lost(self) -> bool:
-        """Whether the connection is gone for good."""
+        """Whether the connection is dead or closed."""
         return bool(self.handle.aio_is_dead() or self.handle.aio_is_closed())
 
     def failure(self, errnum: int, text: str = "", *, writing: bool = True) -> TransferFailure:

@@ -163,7 +163,7 @@ class Registry(Generic[RecordT, _EntryT]):
         return entry
 
     async def change(self, entry: _EntryT, **changes: Any) -> None:
-        """Change the record in memory, and wake its watchers; the file stays as it is."""
+        """Change the record in memory, and wake its watchers; the file is not written."""
         async with entry.changed:
             entry.record = entry.record.changed(self.now(), **changes)
             entry.changed.notify_all()

@@ -24,7 +24,7 @@ class TransferEnded(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "TRANSFER_ENDED"
-    hint = "choose another id: the chunk map makes the new transfer resume all the same"
+    hint = "choose another id: the new transfer resumes from the chunk map"
 
 
 class TransferRunning(ServiceError):

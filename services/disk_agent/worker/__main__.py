@@ -230,9 +230,9 @@ class Worker:
         progress = self._pass.meter.snapshot()
         free = stats.f_bavail * stats.f_frsize
         needed = max(progress.total_bytes - progress.done_bytes, 0)
-        to_go = f", up to {needed} bytes to go" if needed else ""
+        to_copy = f", up to {needed} bytes still to copy" if needed else ""
         error.amend(
-            f"{error.message} ({free} bytes free{to_go})",
+            f"{error.message} ({free} bytes free{to_copy})",
             free_bytes=str(free),
             needed_bytes=str(needed),
         )

@@ -244,7 +244,7 @@ class DiskPass:
         image = self._compared(found, target)
         if image is Image.ANOTHER:
             # The image may be another machine's: copying would overwrite it.
-            raise TargetReplaced(f"{image.value}, {found.path}")
+            raise TargetReplaced(f"{image.value} ({found.path})")
         if header.capacity_bytes != self._order.capacity_bytes or header.mode != Mode.FULL:
             return False
         same = header.key == self._key

@@ -69,7 +69,7 @@ def forget_cached(image: Path) -> None:
 
 def _check(image: Path, wait: Wait, *repair: str) -> subprocess.CompletedProcess[str]:
     command = ["qemu-img", "check", "-q", "-f", "qcow2", *repair, "--", str(image)]
-    # A file, because a pipe that nobody reads would block the check once it is full of errors.
+    # A file, because a pipe is not read until the check has ended, and would block it when full.
     with tempfile.TemporaryFile(mode="w+", errors="replace") as stderr:
         parent = os.getpid()
         # It ends with this process: it must not write when another process has the image open.

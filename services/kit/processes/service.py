@@ -57,7 +57,7 @@ def read_ready_file(path: Path, pid: int | None = None) -> Readiness | None:
         document = json.loads(text)
         ready = Readiness(address=str(document["address"]), pid=int(document["pid"]))
     except (ValueError, KeyError, TypeError) as exc:
-        raise ReadyFileError(message=f"{path} is no ready file") from exc
+        raise ReadyFileError(message=f"{path} is not a ready file") from exc
     return ready if pid in (None, ready.pid) else None
 
 
