@@ -1,4 +1,4 @@
-"""What this host can do, found out by asking its programs."""
+"""What this host can do, tested by running its programs."""
 
 import platform
 import re
@@ -26,7 +26,7 @@ class Capabilities:
 
 
 def probe(kvm: KvmProbe) -> Capabilities:
-    """Ask nbdkit, qemu, libnbd, virt-v2v and the kernel. Blocks for up to a second."""
+    """Probe nbdkit, qemu, libnbd, virt-v2v and KVM. Blocks, usually for up to a second."""
     versions = {
         name: version
         for name, command in (
@@ -39,7 +39,7 @@ def probe(kvm: KvmProbe) -> Capabilities:
     try:
         installed = nbdkit.probe()
     except SourceUnusable:
-        # A host without nbdkit still reads from NBD servers.
+        # A host without nbdkit can still read from NBD servers.
         installed = None
     if installed is not None:
         versions["nbdkit"] = installed.version

@@ -1,7 +1,7 @@
-"""The disk agent's error tree: refusals of calls about pools, images and conversions.
+"""The disk agent's errors: of calls about pools, images and conversions.
 
-Why a conversion that had started failed is in `conversions.failures`; transfers have their own in
-`transfers.errors` and `failures`. `metadata` holds the values a program needs, as text.
+The failures of a running conversion are in `conversions.failures`, errors about transfers in
+`transfers.errors` and `failures`. `metadata` holds the values that a program needs, as text.
 """
 
 from services.kit.failure import Code, ServiceError
@@ -16,7 +16,7 @@ class ToolMissing(ServiceError):
 
 
 class ToolFailed(ServiceError):
-    """A program ended with an unexpected error: ``tool`` is its name, ``detail`` its message."""
+    """A program failed unexpectedly: ``tool`` is its name, ``detail`` its message."""
 
     code = Code.INTERNAL
     reason = "TOOL_FAILED"
@@ -24,7 +24,7 @@ class ToolFailed(ServiceError):
 
 
 class ToolTimeout(ServiceError):
-    """A program did not end in time: usually storage that does not answer."""
+    """A program did not end in time, usually because the storage does not answer."""
 
     code = Code.DEADLINE_EXCEEDED
     reason = "TOOL_TIMEOUT"
@@ -33,7 +33,7 @@ class ToolTimeout(ServiceError):
 
 
 class PoolInvalid(ServiceError):
-    """The pool's description cannot be used as it is. ``field`` names what is wrong."""
+    """A field of the pool's description is not valid. ``field`` names it."""
 
     code = Code.INVALID_ARGUMENT
     reason = "POOL_INVALID"
@@ -41,7 +41,7 @@ class PoolInvalid(ServiceError):
 
 
 class PoolNotFound(ServiceError):
-    """No pool with this id, or with a directory above this path, was made reachable here."""
+    """No pool with this id, or with the image's folder as its root, was made reachable here."""
 
     code = Code.NOT_FOUND
     reason = "POOL_NOT_FOUND"
@@ -65,7 +65,7 @@ class PoolPathTaken(ServiceError):
 
 
 class PoolMissing(ServiceError):
-    """The pool's directory is not there, is no directory, or its mount is gone."""
+    """The pool's directory does not exist, is not a directory, or is not mounted any more."""
 
     code = Code.FAILED_PRECONDITION
     reason = "POOL_MISSING"
@@ -81,7 +81,7 @@ class PoolReadOnly(ServiceError):
 
 
 class PoolMountFailed(ServiceError):
-    """mount refused or timed out. ``detail`` is its message."""
+    """The mount command failed or timed out. ``detail`` is its message."""
 
     code = Code.UNAVAILABLE
     reason = "POOL_MOUNT_FAILED"
@@ -99,7 +99,7 @@ class PoolBusy(ServiceError):
 
 
 class PoolFull(ServiceError):
-    """Not enough space. Metadata: ``needed_bytes``, ``free_bytes`` and ``promised_bytes``."""
+    """The pool has not enough space. The metadata gives the needed, free and promised bytes."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "POOL_FULL"
@@ -115,7 +115,7 @@ class ImageInvalid(ServiceError):
 
 
 class ImageNotFound(ServiceError):
-    """There is no such file."""
+    """The image's file does not exist."""
 
     code = Code.NOT_FOUND
     reason = "IMAGE_NOT_FOUND"
@@ -123,7 +123,7 @@ class ImageNotFound(ServiceError):
 
 
 class ImageExists(ServiceError):
-    """A file of this name exists and is not the empty image that was requested."""
+    """The file exists and has another size than requested, or a backing file."""
 
     code = Code.ALREADY_EXISTS
     reason = "IMAGE_EXISTS"
@@ -131,7 +131,7 @@ class ImageExists(ServiceError):
 
 
 class ImageUnusable(ServiceError):
-    """The file is not a QCOW2 image that CloudStack imports, or it is damaged."""
+    """The file is not a QCOW2 image that CloudStack accepts, or it is damaged."""
 
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_UNUSABLE"
@@ -147,11 +147,13 @@ class ImageLocked(ServiceError):
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_LOCKED"
     retryable = True
-    hint = "find who has it open (fuser FILE; a VM started from it?) and end that first"
+    hint = (
+        "find the process that has it open (fuser FILE), perhaps a VM started from it, and end it"
+    )
 
 
 class ImageShrinkRefused(ServiceError):
-    """The new size is below the present one."""
+    """The new size is smaller than the present one."""
 
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_SHRINK_REFUSED"
@@ -159,7 +161,7 @@ class ImageShrinkRefused(ServiceError):
 
 
 class ConversionInvalid(ServiceError):
-    """The request is not valid, whatever state the agent is in. ``field`` names what is wrong."""
+    """The request is not valid. ``field`` names the wrong fields."""
 
     code = Code.INVALID_ARGUMENT
     reason = "CONVERSION_INVALID"
@@ -191,16 +193,16 @@ class ConversionEnded(ServiceError):
 
 
 class ConversionBusy(ServiceError):
-    """Another conversion is at work on one of the images, or has a commit to finish."""
+    """Another conversion is running on one of the images, or has to finish its commit."""
 
     code = Code.ABORTED
     reason = "CONVERSION_BUSY"
     retryable = True
-    hint = "wait for the other conversion; start one again whose commit was interrupted"
+    hint = "wait for the other conversion; if its commit was interrupted, start it again"
 
 
 class StateDamaged(ServiceError):
-    """A state file of this agent cannot be understood. ``path`` names it."""
+    """The content of a state file of this agent is not valid. ``path`` names it."""
 
     code = Code.DATA_LOSS
     reason = "STATE_DAMAGED"
@@ -208,7 +210,7 @@ class StateDamaged(ServiceError):
 
 
 class StaleEpoch(ServiceError):
-    """The command's epoch is older than the image's newest: a newer attempt has been started."""
+    """The command's epoch is older than the image's fence: a newer attempt uses the image."""
 
     code = Code.FAILED_PRECONDITION
     reason = "STALE_EPOCH"

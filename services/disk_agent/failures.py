@@ -1,6 +1,6 @@
-"""Why a transfer ended: the failures of the engine and of the processes around it.
+"""Why a transfer failed: the failures of the engine and of the processes around it.
 
-A worker process reports its own to the agent as JSON (`services.kit.failure.Failure.to_wire`).
+A worker process reports its failure to the agent as JSON (`services.kit.failure.Failure.to_wire`).
 """
 
 import errno
@@ -18,7 +18,7 @@ class TransferFailure(ServiceError):
 
 
 class SourceFailed(TransferFailure):
-    """The source answers, but a read from it failed."""
+    """A read from the source failed and is not repeated; the connection still works."""
 
     code = Code.UNAVAILABLE
     reason = "SOURCE_FAILED"
@@ -82,14 +82,14 @@ class VddkNotConfigured(SourceUnusable):
 
 
 class VddkNotFound(SourceUnusable):
-    """The configured directory holds no libvixDiskLib. ``vddk_path`` names it."""
+    """The configured directory has no libvixDiskLib. ``vddk_path`` names the directory."""
 
     reason = "VDDK_NOT_FOUND"
     hint = "unpack the VDDK on the disk agent's host and set migration.vddk_path to it"
 
 
 class TargetFailed(TransferFailure):
-    """The target refused a write or a flush, or its connection is lost."""
+    """A request to the target failed, or the connection to it is lost."""
 
     code = Code.UNAVAILABLE
     reason = "TARGET_FAILED"
@@ -138,7 +138,7 @@ class TargetUnchecked(TargetUnusable):
 
 
 class TargetMissing(TargetUnusable):
-    """The image that a transfer writes to or verifies is not there."""
+    """The image that a transfer writes to or verifies does not exist."""
 
     reason = "TARGET_MISSING"
     hint = "put the file back and retry, or cancel the migration and start it anew"
@@ -157,8 +157,8 @@ class TargetReplaced(TargetUnusable):
 
     reason = "TARGET_REPLACED"
     hint = (
-        "put the image back and retry; if it is to be given up, move it away, and cancel the "
-        "migration and start it anew"
+        "put the image back and retry; to give up the copy, move the file at its path away, cancel "
+        "the migration and start it anew"
     )
 
 
@@ -171,18 +171,19 @@ class TargetLostData(TargetUnusable):
 
 
 class MapUnusable(TransferFailure):
-    """The chunk map is missing or corrupt, or belongs to another disk or pass than the transfer."""
+    """The chunk map is missing or corrupt, or belongs to another disk or pass."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CHUNK_MAP_UNUSABLE"
     hint = (
-        "a migration's delta pass compares the whole disk instead, by itself; elsewhere cancel the "
-        "migration and start it anew, or run a transfer in mode RESYNC over gRPC, which makes one"
+        "in a migration's delta pass do nothing: it compares the whole disk instead; otherwise "
+        "cancel the migration and start it anew, or run a transfer in mode RESYNC over gRPC, which "
+        "makes a new map"
     )
 
 
 class DiskShrank(MapUnusable):
-    """The disk is smaller than it was when it was copied first."""
+    """The disk is smaller than when it was copied before."""
 
     reason = "DISK_SHRANK"
     hint = "cancel the migration and start it anew, which makes a new image"
@@ -194,8 +195,8 @@ class ContentMismatch(TransferFailure):
     code = Code.DATA_LOSS
     reason = "CONTENT_MISMATCH"
     hint = (
-        "retry the migration: what differs is read from the source again, written and read back; a "
-        "difference that stays points at the storage below the image or the host's memory"
+        "retry the migration: chunks that differ are read from the source again, written and read "
+        "back; if they still differ, check the storage below the image and the host's memory"
     )
 
 
@@ -204,11 +205,11 @@ class TransferCancelled(TransferFailure):
 
     code = Code.CANCELLED
     reason = "TRANSFER_CANCELLED"
-    hint = "start a transfer with another id: the chunk map makes it resume"
+    hint = "start a transfer with another id: it resumes from the chunk map"
 
 
 class HostFailed(TransferFailure):
-    """The disk agent's host refused the worker a file, a process or memory."""
+    """The operating system of the disk agent's host refused a file, a process or memory."""
 
     code = Code.UNAVAILABLE
     reason = "HOST_FAILED"
@@ -219,7 +220,7 @@ class HostFailed(TransferFailure):
 
     @classmethod
     def of(cls, error: OSError) -> Self:
-        """The kernel's message, with the file it was about if there is one."""
+        """The failure for an OSError: the kernel's message, with the file's name if it has one."""
         about = f" {error.filename!r}" if error.filename else ""
         name = errno.errorcode.get(error.errno or 0, "OSError")
         return cls(

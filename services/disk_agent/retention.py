@@ -1,9 +1,9 @@
 """How long records of ended work are kept: transfers, their maps and ranges, conversions and logs.
 
-All records of an image are removed together, when no migration uses it any more and nothing has
-happened to it for long enough. Of an image in use only the transfers of old passes are removed: a
-pass begins after the one before it was recorded as durable, and nobody asks for that one's
-transfers again.
+All records of an image are removed together, when no migration uses the image any more and no work
+on it has run for long enough. Of an image in use only the transfers of old passes are removed: a
+pass begins after the previous one was recorded as durable, and nothing needs the transfers of that
+one any more.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from services.disk_agent.transfers.registry import Transfers
 from services.disk_agent.transfers.transfer import Transfer
 from services.disk_agent.worker.range_sets import RangeSets
 
-# Of an image in use, so that the course of the last passes can be looked up.
+# For an image in use, so that a person can look up the last passes.
 _PASSES_KEPT = 10
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -69,7 +69,7 @@ class Retention:
             await self._forget_image(path)
         for conversion in old_conversions:
             await self._conversions.delete(conversion.id)
-        # Last: by them an image is found again if this ends half-way.
+        # Transfers go last: if this is interrupted, the next call finds the image by them.
         superseded = _superseded(transfers)
         gone = superseded | {each.id for each in transfers if each.order.target_path in dead}
         for transfer_id in gone:
@@ -99,7 +99,7 @@ class Retention:
 def _recent(
     transfers: Collection[Transfer], conversions: Collection[Conversion], ended_before: float
 ) -> set[str]:
-    """Images with work that runs, ended lately, or has a commit to finish."""
+    """Images with work that runs, ended after `ended_before`, or has to finish a commit."""
     found: set[str] = set()
     for transfer in transfers:
         if transfer.end_time is None or transfer.end_time >= ended_before:
@@ -116,7 +116,7 @@ def _images_of(conversion: Conversion) -> set[str]:
 
 
 def _superseded(transfers: Collection[Transfer]) -> set[str]:
-    """The ids of transfers of passes before the last ones of their image."""
+    """The ids of ended transfers older than the last `_PASSES_KEPT` passes of their image."""
     newest: dict[str, int] = {}
     for transfer in transfers:
         order = transfer.order

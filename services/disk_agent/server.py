@@ -40,30 +40,30 @@ from services.kit.server import run_service
 from v2c.disk.v1 import disk_pb2, disk_pb2_grpc
 
 _OS_RELEASE = Path("/etc/os-release")
-# Emulated, a large guest with LVM was converted in four minutes; hours mean that it hangs.
+# Without KVM a large guest with LVM was converted in four minutes; one that runs for hours hangs.
 _CONVERSION_SECONDS = 7200.0
 # libguestfs' own default (guestfs(3)), so that the appliance is built once per host: 12 s.
 _APPLIANCE_CACHE = Path("/var/tmp")  # noqa: S108
 _MEGABYTE = 10**6
 _MEBIBYTE = 1 << 20
 _SHA1_DIGITS = 40
-# A unix socket's path has at most 107 bytes (unix(7)); "/w-12345678/source.sock" comes behind.
+# A unix socket's path has at most 107 bytes (unix(7)); a worker adds "/w-12345678/source.sock".
 _RUNTIME_PATH_LIMIT = 107 - len("/w-12345678/source.sock")
 
 
 def defaults_from(config: Config) -> TransferDefaults:
-    """What requests may leave out.
+    """The values for fields that requests leave empty.
 
     Raises ConfigError if the variable or file that the password refers to is missing.
     """
-    # Read at the start, so that a variable or file that is missing is noticed then.
+    # The password is read at the start, so that a missing variable or file is noticed then.
     password = Secret(f"plain:{config.vcenter.password.get_secret_value()}")
     thumbprint = config.vcenter.thumbprint or ""
     return TransferDefaults(
         server=config.vcenter.host,
         user=config.vcenter.user,
         password=password,
-        # VDDK takes SHA-1 only; where the config has another, the VMware agent reports the SHA-1.
+        # VDDK needs SHA-1; if the config has another digest, requests bring the SHA-1 one.
         thumbprint=thumbprint if len(thumbprint) == _SHA1_DIGITS else "",
         port=config.vcenter.port,
         library_dir=str(config.migration.vddk_path),
@@ -73,7 +73,7 @@ def defaults_from(config: Config) -> TransferDefaults:
 
 
 def rates_from(limits: Limits) -> RateShares:
-    """The agent's ceiling, its calendar, and the limit of each transfer."""
+    """The agent's limit, its calendar, and the limit of each transfer, from the configuration."""
     windows = [
         RateWindow(
             _minutes(window.begin),
@@ -96,7 +96,7 @@ def _minutes(time_of_day: str) -> int:
 
 
 async def serve(setup: ServiceSetup) -> None:
-    """Serve until a signal stops it. Transfers of an earlier process are found again."""
+    """Serve until a signal stops it. The records of an earlier process are loaded first."""
     config = setup.config
     state_dir = config.migration.control_dir / "disk-agent"
     runtime = await asyncio.to_thread(runtime_dir, state_dir)
@@ -155,7 +155,7 @@ async def serve(setup: ServiceSetup) -> None:
         return [disk_pb2.DESCRIPTOR.services_by_name["DiskService"].full_name]
 
     async def on_start() -> None:
-        # Where KVM hangs, finding that out takes 8 s: known before the first caller asks.
+        # Started now, because the test takes 8 s where KVM hangs.
         probing.append(asyncio.create_task(asyncio.to_thread(kvm.works)))
         await asyncio.to_thread(launcher.sweep)
         await asyncio.to_thread(leftovers.sweep, conversion_store.folders)
@@ -181,13 +181,13 @@ async def serve(setup: ServiceSetup) -> None:
         on_shutdown=on_shutdown,
     )
     if not runtime.is_relative_to(state_dir):
-        # A folder in /tmp is made again by the next start; one that is in use stays.
+        # A folder in /tmp is removed, as the next start creates it again; one in use stays.
         with contextlib.suppress(OSError):
             await asyncio.to_thread(runtime.rmdir)
 
 
 def _host_cache() -> Path:
-    """The folder for facts about the host that hold until it boots again, for any configuration."""
+    """The folder for results of tests of the host, which every configuration shares."""
     directory = Path(os.environ.get("V2C_CACHE_DIR") or "~/.cache/v2c").expanduser()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
@@ -196,7 +196,7 @@ def _host_cache() -> Path:
 def _conversion_host(
     commands: HostCommands, kvm: KvmProbe, config: Config, short_dir: Path
 ) -> ConversionHost:
-    """What conversions need of this host: looked up for each, so that a new program is found."""
+    """What conversions need of this host. Called for each, so that a new program is found."""
     return ConversionHost(
         virt_v2v=find_virt_v2v(commands),
         libguestfs=libguestfs_environment(kvm.works(), os.environ, _APPLIANCE_CACHE),
@@ -216,7 +216,7 @@ def _pools(commands: HostCommands, state_dir: Path) -> Pools:
 def runtime_dir(state_dir: Path) -> Path:
     """Where workers keep their sockets: below the state folder, or in /tmp if its path is too long.
 
-    Raises RuntimeDirUnsafe when the folder in /tmp is somebody else's.
+    Raises RuntimeDirUnsafe when the folder in /tmp belongs to another user.
     """
     wanted = state_dir / "run"
     if len(str(wanted)) <= _RUNTIME_PATH_LIMIT:
@@ -230,7 +230,7 @@ def runtime_dir(state_dir: Path) -> Path:
 
 
 class RuntimeDirUnsafe(ServiceError):
-    """The folder for sockets belongs to another user, who could reach them."""
+    """The folder for sockets belongs to another user, who could connect to them."""
 
     code = Code.FAILED_PRECONDITION
     reason = "RUNTIME_DIR_UNSAFE"

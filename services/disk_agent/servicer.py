@@ -1,4 +1,4 @@
-"""DiskService: all of its parts together."""
+"""DiskService: joins its parts, and serves what belongs to none of them."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from v2c.disk.v1 import disk_pb2 as pb
 
 
 class DiskServicer(TransferServicer, ImageServicer, ConversionServicer):
-    """Serves one storage host."""
+    """The DiskService of one storage host."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class DiskServicer(TransferServicer, ImageServicer, ConversionServicer):
         virtio_iso: Path | None,
         probe: Callable[[], Capabilities],
     ) -> None:
-        """`probe` asks the host what it can do; it blocks."""
+        """`probe` tests what the host can do; it blocks."""
         self._transfers = transfers
         self._ranges = ranges
         self._defaults = defaults
@@ -52,7 +52,7 @@ class DiskServicer(TransferServicer, ImageServicer, ConversionServicer):
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, context: Context
     ) -> pb.GetCapabilitiesResponse:
-        """Ask the host's programs."""
+        """Return what this host and its programs can do."""
         found = await asyncio.to_thread(self._probe)
         return pb.GetCapabilitiesResponse(
             host=found.host,
@@ -66,7 +66,7 @@ class DiskServicer(TransferServicer, ImageServicer, ConversionServicer):
     async def PruneRecords(
         self, request: pb.PruneRecordsRequest, context: Context
     ) -> pb.PruneRecordsResponse:
-        """Forget what ended long ago."""
+        """Remove the records of work that ended before a time (see `Retention`)."""
         pruned = await self._retention.prune(
             request.image_paths_in_use,
             request.ranges_ids_in_use,

@@ -17,7 +17,7 @@ _PROBE_TIMEOUT_SECONDS = 1.0
 
 
 class InvalidAddressError(ServiceError):
-    """The text is not an address, or not one that can be used here."""
+    """The text is not an address, or the address cannot be used for this purpose."""
 
     code = Code.INVALID_ARGUMENT
     reason = "ADDRESS_INVALID"
@@ -25,7 +25,7 @@ class InvalidAddressError(ServiceError):
 
 
 class AddressInUseError(ServiceError):
-    """Another process listens there, or the path is that of a file that is not a socket."""
+    """Another process listens at the address, or its path exists and is not a socket."""
 
     code = Code.FAILED_PRECONDITION
     reason = "ADDRESS_IN_USE"
@@ -112,12 +112,12 @@ def parse_target(text: str) -> Address:
 
 @contextlib.contextmanager
 def private_unix_socket(address: UnixAddress) -> Iterator[None]:
-    """Prepare the path of a unix socket; what is bound inside the block is for this user alone.
+    """Prepare the path of a unix socket; only this user can reach a socket bound in the block.
 
     Missing directories are created with mode 0700; a socket bound inside gets mode 0600. A socket
-    file that nobody answers on, left by a process that was killed, is removed.
+    file that no process answers on, left by one that was killed, is removed.
 
-    Raises AddressInUseError when somebody answers or the path is not a socket,
+    Raises AddressInUseError when a process answers or the path is not a socket,
     InvalidAddressError when the directory cannot be made.
     """
     path = address.path
@@ -129,7 +129,7 @@ def private_unix_socket(address: UnixAddress) -> Iterator[None]:
             message=f"cannot listen on {address}: {exc.strerror or exc}",
             hint="choose a path in a directory this user can write",
         ) from exc
-    # The mode of a socket file comes from the umask at bind(); chmod afterwards would be late.
+    # The umask at bind() decides the socket's mode; until a chmod others could connect.
     previous = os.umask(0o177)
     try:
         yield
@@ -173,5 +173,5 @@ def _remove_stale_socket(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except TimeoutError:
-            pass  # a full backlog: somebody listens
+            pass  # a full backlog: a process listens
     raise AddressInUseError(message=f"another process listens on unix:{path}")

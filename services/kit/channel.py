@@ -33,7 +33,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-    # Services are reached directly; an http_proxy in the environment is meant for others.
+    # Services are reached directly; an http_proxy in the environment is for other programs.
     ("grpc.enable_http_proxy", 0),
 )
 _HEALTH_ATTEMPT_SECONDS = 2.0
@@ -43,12 +43,12 @@ _HEALTH_INTERVAL_SECONDS = 0.05
 def connect(
     address: str, tls: TlsFiles | None, *, default_timeout_seconds: float, name: str
 ) -> grpc.aio.Channel:
-    """A channel to the service `name`; connects at the first call, and again when lost.
+    """A channel to the service `name`; it connects at the first call and reconnects by itself.
 
-    A unary call without ``timeout=`` gets `default_timeout_seconds`; streams get none. The request
-    id bound to the log context (``request_id``) travels along, or a new one. Close the channel, or
-    use it as an async context manager. Calls raise grpc.aio.AioRpcError: put them in `call`,
-    `stream` or a `remote_errors` block.
+    A unary call without ``timeout=`` gets `default_timeout_seconds`; streams get none. Each call
+    carries the request id bound to the log context (``request_id``), or a new one. Close the
+    channel, or use it as an async context manager. Calls raise grpc.aio.AioRpcError: put them in
+    `call`, `stream` or a `remote_errors` block.
 
     Raises InvalidAddressError, TlsFilesError. Must be called with a running event loop.
     """
@@ -132,8 +132,8 @@ async def await_serving(
 ) -> None:
     """Wait until the service at `address` reports SERVING (`service`: a full name, "" for all).
 
-    Raises RemoteError (DEADLINE_EXCEEDED, reason SERVICE_NOT_READY, retryable) when it does not
-    within `timeout_seconds`; the message names the last thing that was wrong.
+    Raises ServiceNotReady, a RemoteError (DEADLINE_EXCEEDED, retryable), if it did not within
+    `timeout_seconds`; the message names the problem of the last attempt.
     """
     problem = "it did not answer"
     request = health_pb2.HealthCheckRequest(service=service)
@@ -162,7 +162,7 @@ def _target(address: str, tls: TlsFiles | None) -> tuple[str, list[tuple[str, st
     parsed = parse_target(address)
     options: list[tuple[str, str | int]] = list(_CHANNEL_OPTIONS)
     if tls is not None and isinstance(parsed, UnixAddress):
-        # A socket's path is no host name; every certificate of our CA is good for localhost.
+        # A socket's path is not a host name; every certificate of our CA is valid for localhost.
         options.append(("grpc.ssl_target_name_override", "localhost"))
     return str(parsed), options
 
@@ -181,7 +181,7 @@ def _details(
 
 
 # gRPC chooses an interceptor's kind by its class and takes one kind per object.
-# The continuations' types differ per gRPC version and carry nothing here: hence Any.
+# Any: the types of continuations differ between gRPC versions, and nothing here depends on them.
 
 
 class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):

@@ -1,4 +1,4 @@
-"""More about a failure than ErrorInfo holds, for programs: further details of a gRPC status."""
+"""Details of a gRPC status beside ErrorInfo: proto messages about a failure, for programs."""
 
 from typing import TypeVar
 
@@ -13,10 +13,10 @@ _M = TypeVar("_M", bound=Message)
 
 
 class DetailedError(ReportedError):
-    """A failure with messages of the service's own proto, which travel with its status.
+    """A failure with messages of the service's own proto, which its gRPC status carries.
 
-    They hold no secrets. Whoever makes them keeps them small: all trailers of a call share 8 KiB
-    in clients that do not allow for more.
+    They must not hold secrets, because they are not masked, and must be small: all trailers of a
+    call share 8 KiB unless the client raises that limit.
     """
 
     def __init__(self, failure: Failure, *details: Message) -> None:
@@ -30,7 +30,7 @@ class DetailedError(ReportedError):
 
 
 def packed(message: Message) -> Any:
-    """The message as the details of a status hold it."""
+    """The message wrapped in Any, the form that a status has its details in."""
     envelope = Any()
     envelope.Pack(message)
     return envelope

@@ -1,4 +1,4 @@
-"""The command line every service's process has, and its exit with a readable error."""
+"""The command line of every service's process, and its exit with a readable error."""
 
 import argparse
 import asyncio
@@ -106,7 +106,7 @@ def run_entry(
 def print_masked(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
-    """Print an uncaught exception's traceback to stderr; its text may hold anything."""
+    """Print an uncaught exception's traceback to stderr, with secrets masked."""
     lines = traceback.format_exception(kind, error, trace)
     print(redactor.text("".join(lines)), end="", file=sys.stderr)
 

@@ -53,7 +53,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class InternalError(ServiceError):
-    """A defect of the service; its log has the details under the id in the message."""
+    """An unexpected exception in the service. Its log has the traceback, under the message's id."""
 
     code = Code.INTERNAL
     reason = "INTERNAL"
@@ -82,9 +82,9 @@ class RpcFailure(Protocol):
 
 
 def internal_error(exc: BaseException) -> ServiceError:
-    """Log an unexpected exception under a fresh id; return what the caller may know of it: the id.
+    """Log an unexpected exception under a new id; return an error that holds only the id.
 
-    The exception's text may hold anything, a password too, so none of it goes to the caller.
+    The exception's text may hold a password, so none of it is sent to the caller.
     """
     log_id = secrets.token_hex(6)
     _log.error("unexpected error", action="rpc.internal_error", log_id=log_id, exc_info=exc)
@@ -100,7 +100,7 @@ def to_status(exc: BaseException) -> ErrorStatus:
 
     ErrorInfo.metadata is the error's metadata plus ``retryable`` ("true"/"false") and, if there is
     one, ``hint``. Registered secrets are masked, and long texts are cut, so that the trailers stay
-    below gRPC's size limit. An exception that is no ServiceError is logged and becomes INTERNAL
+    below gRPC's size limit. An exception that is not a ServiceError is logged and becomes INTERNAL
     (see `internal_error`).
     """
     error = exc if isinstance(exc, ServiceError) else internal_error(exc)
@@ -125,8 +125,9 @@ def to_status(exc: BaseException) -> ErrorStatus:
 class RemoteError(DetailedError):
     """A failed call to another service: what that service raised, or why it was not reached.
 
-    `peer` names the service that was called. An error without ErrorInfo, which every service of v2c
-    sends, has the reason ``REMOTE_<CODE>``; `TRANSPORT_HINTS` and `TRANSIENT` are about those.
+    `peer` names the service that was called. Every service of v2c sends ErrorInfo. An error without
+    it comes from gRPC or a proxy and gets the reason ``REMOTE_<CODE>``, with its hint from
+    `TRANSPORT_HINTS`; it is retryable if its code is in `TRANSIENT`.
     """
 
     TRANSPORT_HINTS: ClassVar[Mapping[Code, str]] = {
@@ -143,7 +144,7 @@ class RemoteError(DetailedError):
 
     @classmethod
     def without_details(cls, code: Code, text: str, *, peer: str) -> Self:
-        """gRPC itself, or something between two services, reported the error; often nothing listens
+        """gRPC itself, or a proxy between the services, reported the error; often nothing listens
         at the address.
         """
         return cls(
@@ -160,7 +161,7 @@ class RemoteError(DetailedError):
     @classmethod
     def from_rpc_error(cls, exc: RpcFailure, *, peer: str = "the service") -> Self:
         """Translate a client-side gRPC error. Raise the result ``from`` the original."""
-        # OK is seen only when a stream breaks after its status; success is no error.
+        # A stream that breaks after its status was sent fails with the code OK: UNKNOWN for us.
         code = Code.__members__.get(exc.code().name, Code.UNKNOWN)
         info, others = _details(exc)
         if info is None:
@@ -194,7 +195,7 @@ class CallCancelled(RemoteError):
 
 
 class ServiceNotReady(RemoteError):
-    """A service did not report that it serves within the time it was given."""
+    """A service did not report SERVING within the time allowed."""
 
     code = Code.DEADLINE_EXCEEDED
     reason = "SERVICE_NOT_READY"
@@ -220,7 +221,7 @@ def _details(
                 else:
                     others.append(detail)
         except DecodeError:
-            return None, ()  # A proxy's trailers of another make: the bare status still counts.
+            return None, ()  # A proxy wrote these trailers in another format: use the status alone.
     return found, tuple(others)
 
 

@@ -1,8 +1,8 @@
-"""What went wrong, as one value: from where it is raised to the terminal of whoever asked.
+"""What went wrong, as one value: it stays the same from where it is raised to the user's terminal.
 
-A `Failure` is what crosses processes, files and databases. `ServiceError` is the exception that
-carries one inside a process; a class of it stands for each reason. Neither knows gRPC, so that a
-copy worker starts without loading it; `services.kit.errors` maps both to gRPC statuses.
+A `Failure` is sent between processes and stored in files and databases. `ServiceError` is the
+exception that carries one inside a process; each reason has a subclass of it. Neither imports gRPC,
+so that a copy worker starts without loading it; `services.kit.errors` maps both to gRPC statuses.
 """
 
 import re
@@ -18,7 +18,7 @@ _KEYS = frozenset({"reason", "message", "metadata", "retryable"})
 
 
 class Code(Enum):
-    """The kinds of failure, with the names and numbers of google.rpc.Code (OK is none of them)."""
+    """The kinds of failure, with the names and numbers of google.rpc.Code except OK."""
 
     CANCELLED = 1
     UNKNOWN = 2
@@ -44,8 +44,8 @@ class Failure:
 
     `reason` is UPPER_SNAKE and stable: programs decide by it. `message` is one paragraph for a
     person, without secrets. `hint` is the next step for a person. `retryable` is true when the same
-    may succeed later without any change. `metadata` holds the values that a program
-    or a UI needs.
+    operation may succeed later without any change. `metadata` holds the values that a program or a
+    UI needs.
     """
 
     reason: str
@@ -68,7 +68,7 @@ class Failure:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, object]) -> Self:
-        """Rebuild a failure from `to_wire`'s object, or from one of an older version.
+        """Rebuild a failure from the object that `to_wire`, of this or an older version, made.
 
         Raises ValueError when a key is missing.
         """
@@ -90,9 +90,9 @@ class Failure:
 class ServiceError(Exception):
     """An expected failure, reported to the caller as it is.
 
-    Derive a class that fixes `code`, `reason` and possibly `retryable` and `hint`; its docstring's
-    first paragraph is what the reason means, and both are its entry in docs/errors.md. Raise it
-    with a message::
+    Derive a class that sets `code`, `reason` and possibly `retryable` and `hint`. The first
+    paragraph of its docstring is the meaning of the reason; docs/reference/errors.md is rendered
+    from these. Raise it with a message::
 
         class DiskMissing(ServiceError):
             \"\"\"The machine has no such disk.\"\"\"
@@ -103,7 +103,7 @@ class ServiceError(Exception):
 
         raise DiskMissing("VM web-1 has no disk 2000", metadata={"disk": "2000"})
 
-    A hint that depends on the values, and a `retryable` that depends on them, are given there.
+    A `hint` or `retryable` that depends on the case is passed when the error is raised.
     """
 
     code: Code = Code.UNKNOWN
@@ -136,19 +136,19 @@ class ServiceError(Exception):
         )
 
     def amend(self, message: str, **metadata: str) -> None:
-        """Put what is known further up into the failure: another message, more values."""
+        """Replace the message and add metadata: for a caller that knows more about the failure."""
         known = {**self.failure.metadata, **metadata}
         self._hold(replace(self.failure, message=message, metadata=known))
 
     @classmethod
     def described(cls, message: str) -> Failure:
-        """The failure that this class stands for, with a message; for records of it."""
+        """A failure of this class with a message, for a record; nothing is raised."""
         return Failure(cls.reason, message, cls.code, cls.hint, cls.retryable)
 
     def _hold(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
-        # The class has the usual values, an instance those of its own failure.
+        # The class's attributes are defaults; an instance has the values of its own failure.
         self.reason, self.code = failure.reason, failure.code
         self.hint, self.retryable = failure.hint, failure.retryable
 
@@ -174,7 +174,7 @@ class ReportedError(ServiceError):
 
 
 def error_classes(root: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
-    """All classes below one that fix a reason of their own, of the modules imported so far."""
+    """All subclasses of `root`, direct or not, that set a reason; only modules imported so far."""
     for kind in root.__subclasses__():
         if "reason" in vars(kind):
             yield kind

@@ -1,4 +1,4 @@
-"""grpc.health.v1 for a server: NOT_SERVING until it is ready and again once it stops."""
+"""grpc.health.v1 for a server: NOT_SERVING until it is ready, and from when it begins to stop."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ HEALTH_SERVICE: str = health.SERVICE_NAME
 
 
 class HealthReporter:
-    """What the health service reports about the whole server ("") and each of its services."""
+    """Sets the health status of the whole server ("") and of each of its services."""
 
     def __init__(self) -> None:
         self._servicer = health.aio.HealthServicer()
@@ -34,7 +34,7 @@ class HealthReporter:
             await self._servicer.set(service, _SERVING)
 
     async def stopping(self) -> None:
-        """Report NOT_SERVING for good; nothing set later changes it."""
+        """Report NOT_SERVING until the process ends; later changes have no effect."""
         await self._servicer.enter_graceful_shutdown()
 
 

@@ -1,4 +1,4 @@
-"""What happens around every RPC a server handles: one interceptor for all shapes of methods."""
+"""The server's interceptor around every RPC: one class for unary and streaming methods."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from services.kit.metrics import RPC_SECONDS, RPC_STREAMS, RPC_TOTAL
 REQUEST_ID_KEY = "x-request-id"
 
 _ACCEPTED_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,64}$")
-# grpcurl and probes call these without a deadline, and they need none of the rest.
+# grpcurl and probes call these without a deadline; metrics and logs of them are of no use.
 _EXEMPT = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 _log = structlog.stdlib.get_logger(__name__)
 
-# Messages of any service pass through here. (Quoted: generic in the type stubs only.)
+# Any: the messages of every service pass through here. Quoted: generic in the type stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -41,7 +41,7 @@ class DeadlineRequiredError(ServiceError):
 
 
 class MethodNotImplementedError(ServiceError):
-    """This version of the service does not implement the method, which its definition has."""
+    """The service's definition has the method, but this version does not implement it."""
 
     code = Code.UNIMPLEMENTED
     reason = "METHOD_NOT_IMPLEMENTED"
@@ -58,7 +58,7 @@ class ShuttingDownError(ServiceError):
 
 
 class BlockingHandlerError(TypeError):
-    """A handler is no coroutine function: it would block or leave the event loop."""
+    """A handler is not declared with async def: it would block the event loop."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Deadlines, request ids, error mapping, metrics and the access log of one server.
 
     - A unary call without a deadline is refused (health and reflection are exempt).
-    - The request id comes from the ``x-request-id`` metadata or is made here; it goes back in the
+    - The request id comes from the ``x-request-id`` metadata or is made here; it is returned in the
       initial metadata and is bound to the log context.
-    - A ServiceError raised by a handler becomes its status with ErrorInfo, in unary and in
-      streaming methods; an error of a called service passes through as that service raised it;
-      anything else becomes INTERNAL without its text.
+    - A ServiceError raised by a handler becomes a status with ErrorInfo, in unary and in streaming
+      methods; an error of a service that the handler called is passed on as that service raised
+      it; any other exception becomes INTERNAL without its text.
     """
 
     def __init__(self) -> None:
@@ -106,9 +106,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
     def end_streams(self) -> None:
-        """End every open response stream with UNAVAILABLE / SHUTTING_DOWN, and later ones too.
+        """End all open response streams, and those begun later, with UNAVAILABLE / SHUTTING_DOWN.
 
-        Streams only observe, and would otherwise hold up a graceful stop for all its grace.
+        Streams only report changes; a graceful stop would wait for them until its time is up.
         """
         self._ending = True
         for task in self._streams:
@@ -186,7 +186,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self, method: _Method, context: Context, run: Callable[[], Awaitable[Any]]
     ) -> Any:
         request_id = _request_id(context)
-        # gRPC handles each RPC in a task of its own: what is bound here ends with it.
+        # gRPC handles each RPC in a task of its own: these values are dropped when it ends.
         structlog.contextvars.bind_contextvars(request_id=request_id, rpc=method.path)
         started = time.perf_counter()
         code = StatusCode.UNKNOWN
@@ -210,10 +210,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _checked(function: Callable[..., Any] | None, method: _Method) -> Callable[..., Any]:
-    """The handler's function, if it is a coroutine function or an async generator function."""
+    """The handler's function, once checked to be a coroutine or async generator function."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return function
-    # The generated base class answers in plain functions what a service does not implement.
+    # A method that the service does not implement is a plain function of the generated base class.
     if getattr(function, "__module__", "").endswith("_pb2_grpc"):
         raise MethodNotImplementedError(message=f"{method.path} is not implemented by this version")
     raise BlockingHandlerError(f"the handler of {method.path} must be declared with async def")
@@ -236,7 +236,7 @@ _CODES = {code.value[0]: code for code in StatusCode}
 
 
 def _code_set(context: Context) -> StatusCode:
-    """The status code the handler chose; grpc.aio reports a number, 0 when none was set."""
+    """The status code that the handler set; grpc.aio returns a number, 0 when none was set."""
     code: object = context.code()
     if isinstance(code, StatusCode):
         return code

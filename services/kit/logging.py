@@ -24,8 +24,8 @@ _NOISY_LOGGERS = ("asyncio", "grpc", "httpcore", "httpx", "urllib3", "uvicorn.ac
 class LogSettings:
     """Where a process logs, what, and how it looks.
 
-    `stderr_format` None keeps stderr silent. `file` is always JSON lines; it may be rotated from
-    outside (logrotate), the process reopens it.
+    `stderr_format` None writes nothing to stderr. `file` is always JSON lines; another program
+    (logrotate) may rotate it, the process then opens the new file.
     """
 
     level: Level = "INFO"

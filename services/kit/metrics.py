@@ -15,7 +15,7 @@ _SECONDS_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 RPC_TOTAL = Counter(
     "v2c_rpc_total", "Finished RPCs by final status code", ("service", "method", "code")
 )
-# Streams last as long as somebody watches, their duration means nothing: only unary calls count.
+# A stream lasts as long as its client watches, which is no latency: only unary calls are measured.
 RPC_SECONDS = Histogram(
     "v2c_rpc_seconds", "Duration of unary RPCs", ("service", "method"), buckets=_SECONDS_BUCKETS
 )
@@ -23,7 +23,7 @@ RPC_STREAMS = Gauge("v2c_rpc_open_streams", "Streams being served now", ("servic
 
 
 class MetricsServer:
-    """Serves ``GET /metrics`` in a thread of its own, so that a busy event loop can be seen.
+    """Serves ``GET /metrics`` in a thread of its own, so that it answers while the loop is busy.
 
     Raises InvalidAddressError for a unix socket, AddressInUseError when the port is taken.
     """

@@ -52,9 +52,9 @@ def create_pki(
 
     Writes ``ca.crt``, ``ca.key``, ``<name>.crt`` and ``<name>.key``; keys have mode 0600, the
     directory 0700. Each certificate is valid for its name, for `hosts` (DNS names or IP addresses)
-    and for this host's loopback. Calling it again renews: the CA stays, so that other hosts'
-    certificates stay good, and the certificates of `names` are issued anew. Only ``ca.crt`` and
-    a service's own two files need to be on that service's host.
+    and for this host's loopback. A second call keeps the CA, so that the certificates of other
+    hosts stay valid, and issues new certificates for `names`. A service's host needs only
+    ``ca.crt`` and the service's own two files.
 
     Raises PkiError when the CA in the directory is damaged or expired, OSError when files
     cannot be written.

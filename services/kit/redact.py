@@ -1,4 +1,4 @@
-"""Keeps secrets out of whatever a process writes: by key, by registered value, by pattern."""
+"""Masks secrets in everything a process writes: by key, by registered value, by pattern."""
 
 import base64
 import json
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 MASK = "***"
 
-# Compared after lower-casing and removing "_", "-" and spaces; a key that ends in one of them
-# counts too ("vcenter_password").
+# Keys are compared in lower case, without "_", "-" and spaces; a key that ends in one of these
+# names a secret too ("vcenter_password").
 _SECRET_KEYS = (
     "password",
     "passwd",
@@ -26,10 +26,10 @@ _SECRET_KEYS = (
     "signature",
     "credentials",
 )
-# Shorter values would mask half of every line; they are only masked where they are a whole value.
+# A shorter secret is masked only where it is the whole text: it may occur in half of all lines.
 _MIN_SEARCHED_LENGTH = 4
 
-# All patterns take time linear in the text: tool output of any size and make is masked too.
+# All patterns take time linear in the text, because they also run over large output of programs.
 _NAMED_VALUE = re.compile(
     r"(?i)((?:password|passwd|secret_?key|api_?key|token|signature)"
     r"[\"']?\s?[=:]\s?)(\"[^\"]*\"|'[^']*'|[^\s&,;]+)"
@@ -57,7 +57,7 @@ class Redactor:
         """Mask `secret` from now on, anywhere in text, also URL-, JSON-, XML- or base64-encoded.
 
         The empty string is ignored, so that an optional password can be registered as it is.
-        Registering it again costs next to nothing.
+        Registering a secret again is cheap.
         """
         if not secret or secret in self._registered:
             return
@@ -83,7 +83,7 @@ class Redactor:
         return _NAMED_VALUE.sub(rf"\1{MASK}", text)
 
     def value(self, value: object) -> object:
-        """A copy of a nested value, masked; what is neither text nor a container stays itself."""
+        """A masked copy of a nested value; bytes become their length, numbers stay as they are."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -95,7 +95,7 @@ class Redactor:
         return value
 
     def item(self, key: str, value: object) -> object:
-        """The masked value of one entry of a mapping; a secret's key hides all of it."""
+        """The masked value of one entry of a mapping; all of it if the key names a secret."""
         if value not in (None, "") and is_secret_key(key):
             return MASK
         return self.value(value)

@@ -41,7 +41,7 @@ _SERVER_OPTIONS = (
     # A watched migration may be silent for hours; without this pings stop after two.
     ("grpc.http2.max_pings_without_data", 0),
     # Clients ping every 30 s also when idle; without this the server answers GOAWAY
-    # "too_many_pings" (the key measured with grpcio 1.85).
+    # "too_many_pings" (measured with grpcio 1.85: this is the key that it reads).
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -52,7 +52,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class TlsRequiredError(InvalidAddressError):
-    """Other machines reach the address to listen on, and TLS is not configured."""
+    """The address to listen on is reachable from other machines, and TLS is not configured."""
 
     reason = "TLS_REQUIRED"
     hint = "set the tls section, or listen on a unix socket or on 127.0.0.1"
@@ -76,9 +76,9 @@ async def serving(
 
     In this order: `register` adds servicers and returns their full service names; the server
     listens, its health is NOT_SERVING; `on_start` runs (recovering state, first connections);
-    health becomes SERVING and `ready_file` is written. On the way out: health NOT_SERVING,
-    `on_shutdown` (at most `grace_seconds`; checkpoint here, and end work), open streams end with
-    SHUTTING_DOWN, unary calls have `grace_seconds` to finish.
+    health becomes SERVING and `ready_file` is written. When the block ends: health becomes
+    NOT_SERVING; `on_shutdown` runs for at most `grace_seconds`, to checkpoint and end work; open
+    streams end with SHUTTING_DOWN; unary calls have `grace_seconds` to finish.
 
     The arguments are those of `run_service`.
 
@@ -90,7 +90,7 @@ async def serving(
     interceptor = RpcInterceptor()
     health = HealthReporter()
     if ready_file is not None:
-        await asyncio.to_thread(ready_file.unlink, missing_ok=True)  # an earlier process' left over
+        await asyncio.to_thread(ready_file.unlink, missing_ok=True)  # left by an earlier process
     server = grpc.aio.server(interceptors=(interceptor,), options=_SERVER_OPTIONS)
     services = tuple(await register(server))
     async with contextlib.AsyncExitStack() as stack:
@@ -140,18 +140,18 @@ async def run_service(
     on_start: Hook | None = None,
     on_shutdown: Hook | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then stop gracefully (see `serving`). A process' main part.
+    """Serve until SIGTERM or SIGINT, then stop gracefully (see `serving`).
 
     name: what the process is called in logs.
     listen: ``unix:/path`` (socket 0600, stale ones replaced), ``host:port``, ``[::1]:port``;
         port 0 takes a free one. Without TLS only unix sockets and loopback are allowed.
     tls: this service's files, or None for plain gRPC. With it every client needs a certificate.
     register: ``async (server) -> service names``: the composition root.
-    grace_seconds: how long running calls may take after the signal; a second signal cuts it.
+    grace_seconds: how long running calls may take after the signal; a second signal ends the wait.
     metrics_listen: ``host:port`` for ``GET /metrics``, or None.
-    reflection: whether grpcurl may ask for the service's definition.
-    ready_file: gets ``{"address", "pid"}`` when serving (see `process.read_ready_file`) and is
-        removed at the end.
+    reflection: whether a client such as grpcurl can read the service's definition.
+    ready_file: gets ``{"address", "pid"}`` when serving (see `processes.service.read_ready_file`)
+        and is removed at the end.
     on_start, on_shutdown: see `serving`.
 
     Must be called in the main thread, where signals arrive.
@@ -162,7 +162,7 @@ async def run_service(
 
     def on_signal() -> None:
         if signalled.is_set() and current is not None:
-            current.cancel()  # the second signal: whoever sent it does not want to wait
+            current.cancel()  # the second signal: stop without waiting
         signalled.set()
 
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -197,9 +197,9 @@ def _bind(server: grpc.aio.Server, address: Address, tls: TlsFiles | None) -> Ad
                 _add_port(server, str(address), tls)
             return address
         return TcpAddress(address.host, _add_port(server, address.bind_target, tls))
-    except RuntimeError as exc:  # gRPC reports no more than that
+    except RuntimeError as exc:  # gRPC raises nothing more specific
         raise AddressInUseError(
-            message=f"cannot listen on {address}: it is in use or not ours"
+            message=f"cannot listen on {address}: it is in use, or not an address of this host"
         ) from exc
 
 
@@ -210,7 +210,7 @@ def _add_port(server: grpc.aio.Server, target: str, tls: TlsFiles | None) -> int
 
 
 def _once(hook: Hook | None, limit_seconds: float) -> Hook:
-    """`hook` at its first call, bounded and with its errors logged; nothing at later calls."""
+    """Run `hook` at the first call only, with a time limit, and log its errors."""
     pending = [hook] if hook is not None else []
 
     async def run() -> None:
@@ -220,7 +220,7 @@ def _once(hook: Hook | None, limit_seconds: float) -> Hook:
             async with asyncio.timeout(limit_seconds):
                 await pending.pop()()
         except Exception as exc:
-            # The rest of the stop must happen all the same; state is safe by the services' rules.
+            # The stop must continue: no service depends on its hook to keep its state consistent.
             _log.error("shutdown hook failed", action="service.shutdown_hook_failed", exc_info=exc)
 
     return run

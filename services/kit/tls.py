@@ -1,4 +1,4 @@
-"""Mutual TLS from three PEM files. When TLS is on, both sides show a certificate, always."""
+"""Mutual TLS from three PEM files: with TLS, client and server both present a certificate."""
 
 import datetime
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class TlsFiles:
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Credentials of a gRPC client that shows its certificate. Raises TlsFilesError."""
+        """Credentials of a gRPC client that presents its certificate. Raises TlsFilesError."""
         ca, certificate, key = self._checked()
         return grpc.ssl_channel_credentials(
             root_certificates=ca, private_key=key, certificate_chain=certificate

@@ -3,7 +3,7 @@
 import re
 import urllib.parse
 
-# Core's texts, as grpcio 1.85 writes them; anything else is passed on as it is.
+# The messages of gRPC's core in grpcio 1.85; any other text is passed on unchanged.
 _CONNECT = re.compile(
     r"failed to connect to all addresses; last error: [A-Z_]+: "
     r"(?P<address>unix:\S+|ipv[46]:\S+):\s(?P<cause>.*)",

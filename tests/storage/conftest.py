@@ -1,4 +1,4 @@
-"""What several files of this tier start with."""
+"""Fixtures that several files of this tier use."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -62,7 +62,7 @@ def test_an_image_at_the_path_of_the_copy_is_not_taken_for_it(expert: Expert) ->
     refused = expert.v2c("base-copy", "base_copy", snapshot_moref="snapshot-1")
 
     assert refused.returncode == 1
-    assert "does not hold what its map says" in refused.stderr
+    assert "does not hold what its chunk map records" in refused.stderr
     assert "Put the image back, or" in refused.stderr
     assert expert.target.read_bytes() == before
     # An empty one is filled; an area of changes alone would leave holes.

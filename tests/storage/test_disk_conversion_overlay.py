@@ -148,7 +148,7 @@ async def test_a_conversion_that_takes_too_long_is_ended_with_all_its_children(r
     assert rig.left_over() == []
 
 
-async def test_cancelling_ends_it_for_good(rig: Rig) -> None:
+async def test_a_cancelled_conversion_is_not_started_again(rig: Rig) -> None:
     image = rig.image()
     before = digest(image)
     rig.script(HANGS)
@@ -182,7 +182,7 @@ async def test_conversions_wait_for_a_slot_and_can_be_cancelled_there(rig: Rig) 
     assert [each.id for each in agent.list()] == ["b", "a"]
 
 
-async def test_an_image_is_converted_once_whoever_asks(rig: Rig) -> None:
+async def test_an_image_is_converted_once_even_under_another_id(rig: Rig) -> None:
     image = rig.image()
     agent = await rig.agent()
     await agent.start(request(image))
@@ -214,7 +214,7 @@ async def test_a_new_image_of_the_same_name_is_converted_anew(rig: Rig) -> None:
 
 
 class FailingCommit(HostCommands):
-    """The first commits do half their work."""
+    """Commands whose first commits write half of the data and fail."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -235,7 +235,7 @@ async def test_an_interrupted_commit_is_finished_and_not_converted_again(rig: Ri
     assert failed.failure is not None
     assert failed.failure.reason == "COMMIT_INTERRUPTED"
     assert failed.failure.retryable
-    # A half-written image is nothing for deltas, nor for anybody else's conversion.
+    # A half-written image is refused to delta passes and to other conversions.
     assert await agent.converted(image) is not None
     with pytest.raises(ConversionBusy):
         await agent.start(request(image, id="other"))

@@ -34,7 +34,7 @@ def micro_guest_image(pool: Path) -> Path:
 
 def libguestfs(state: Path) -> dict[str, str]:
     kvm = KvmProbe(HostCommands(), state).works()
-    # Where KVM works the usual appliance is quick enough.
+    # Where KVM works, the usual appliance is fast enough.
     own = {} if kvm else {"LIBGUESTFS_PATH": str(build_appliance())}
     return {**own, **libguestfs_environment(kvm, os.environ, Path("/var/tmp"))}  # noqa: S108
 

@@ -11,7 +11,7 @@ from tests.rigs.disk.transfer import CHUNK, Rig, serving
 
 
 def _reviewed(depth: Depth, share: float, times: int, began: float = 0.0) -> list[int]:
-    """The chunks in flight after each of some windows with that share of idle time."""
+    """The chunks in flight after each window, given each window's share of idle time."""
     found = []
     now = began
     for _ in range(times):
@@ -22,15 +22,15 @@ def _reviewed(depth: Depth, share: float, times: int, began: float = 0.0) -> lis
     return found
 
 
-def test_it_grows_while_the_source_keeps_the_engine_idle_and_not_beyond_the_most() -> None:
+def test_depth_grows_to_the_most_while_the_source_keeps_the_engine_idle() -> None:
     assert _reviewed(Depth(8, 16, CHUNK, 0.0), 0.9, 6) == [10, 12, 14, 16, 16, 16]
 
 
-def test_it_stays_where_source_and_target_keep_each_other_busy() -> None:
+def test_depth_stays_while_source_and_target_are_both_busy() -> None:
     assert _reviewed(Depth(8, 16, CHUNK, 0.0), 0.2, 3) == [8, 8, 8]
 
 
-def test_it_shrinks_once_the_source_keeps_up_and_not_below_the_least() -> None:
+def test_depth_shrinks_to_the_least_once_the_source_keeps_up() -> None:
     depth = Depth(8, 16, CHUNK, 0.0)
     _reviewed(depth, 0.9, 1)
     assert _reviewed(depth, 0.0, 4, depth.review_at - 0.05) == [9, 8, 8, 8]
@@ -44,7 +44,7 @@ def test_the_most_is_never_exceeded_by_the_least() -> None:
 
 @pytest.fixture
 def in_flight(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many chunks were on their way whenever one was done."""
+    """The number of chunks in flight each time that one was finished."""
     found: list[int] = []
     release = Engine.release
 
@@ -56,7 +56,7 @@ def in_flight(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_a_copy_goes_deeper_for_a_far_source(tmp_path: Path, in_flight: list[int]) -> None:
+def test_a_far_source_raises_the_depth(tmp_path: Path, in_flight: list[int]) -> None:
     rig = Rig(tmp_path, "ABCD" * 256)
     far = ("--filter=delay", "file", str(rig.source), "rdelay=20ms")
     rig.run(server=far, tuning=Tuning(depth=16, near_depth=4))
@@ -66,13 +66,13 @@ def test_a_copy_goes_deeper_for_a_far_source(tmp_path: Path, in_flight: list[int
 
 
 @pytest.mark.parametrize("delay", ["rdelay=20ms", "wdelay=20ms"])
-def test_a_far_target_is_no_reason_to_go_deeper(
+def test_a_far_target_does_not_raise_the_depth(
     tmp_path: Path, in_flight: list[int], delay: str
 ) -> None:
     rig = Rig(tmp_path, "ABCD" * 256)
     far = ("--filter=delay", "memory", str(rig.size), delay)
     with serving(tmp_path, *far, name="far", writable=True):
-        # It reads the target of what no map knows, and writes what differs.
+        # It reads chunks of the target that no map records, and writes those that differ.
         uri = f"nbd+unix:///?socket={tmp_path}/far.sock"
         rig.run_to(Mode.RESYNC, uri, Tuning(depth=16, near_depth=4))
     assert max(in_flight) <= 6

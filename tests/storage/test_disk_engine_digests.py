@@ -1,4 +1,4 @@
-"""A disk's digests by the algorithm of its map, whatever is configured later."""
+"""A disk's digests use the algorithm of its map, even if another is configured later."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which failure is fatal, which degrades, and what a resumed pass makes of it."""
+"""Which failures end a pass, which slow it down, and how a resumed pass continues after them."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ SLOW = ("--filter=delay", "file", "rdelay=5ms")
 
 
 def cancel_after(done_bytes: int) -> Callable[[Control, Progress], None]:
-    """Stop a pass once that many bytes are done."""
+    """Stop a pass when it has done this number of bytes."""
 
     def on_report(control: Control, progress: Progress) -> None:
         if progress.done_bytes >= done_bytes:
@@ -52,7 +52,7 @@ def test_no_extents_mean_reading_everything(tmp_path: Path) -> None:
     rig = Rig(tmp_path, DISK)
     outcome = rig.run(server=("--filter=noextents", "file", str(rig.source)))
     rig.assert_identical()
-    # Zeroes are found by looking, down to a cluster of the image.
+    # Zeroes are found in the data that was read, cluster by cluster of the image.
     assert outcome.progress.written_bytes == sum(letter in "ABCD" for letter in DISK) * BLOCK
     assert rig.run(Mode.VERIFY_TARGET, with_source=False).progress.unverified_chunks == 0
 
@@ -65,7 +65,7 @@ def test_read_that_fails_once_is_repeated(tmp_path: Path) -> None:
     rig.assert_identical()
 
 
-def test_read_that_fails_for_good_leaves_the_map_intact(tmp_path: Path) -> None:
+def test_read_that_fails_in_every_attempt_leaves_the_map_intact(tmp_path: Path) -> None:
     rig = Rig(tmp_path, DISK)
     broken = tmp_path / "broken"
     filters = ("--filter=error", "--filter=delay", "file", str(rig.source), "rdelay=5ms")
@@ -151,10 +151,10 @@ def small_fs(tmp_path: Path, kind: str) -> Iterator[Path]:
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-def test_a_flush_that_failed_is_not_made_good_by_the_next_one(
+def test_a_successful_flush_after_a_failed_one_records_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel reports lost writes once; the next flush succeeds and brings none back."""
+    """The kernel reports lost writes once; the next flush succeeds although they are lost."""
     rig = Rig(tmp_path, DISK)
     with monkeypatch.context() as patched:
         fail_first_flush(patched)
@@ -164,10 +164,8 @@ def test_a_flush_that_failed_is_not_made_good_by_the_next_one(
     rig.assert_identical()
 
 
-def test_a_last_flush_that_fails_is_what_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A lost source would be opened again, and the copy continued over what was not kept."""
+def test_a_failed_last_flush_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the source would be opened again, and the copy continue after lost writes."""
     rig = Rig(tmp_path, DISK)
     fail_first_flush(monkeypatch)
     tuning = Tuning(depth=4, report_seconds=0.001, checkpoint_seconds=60.0)
@@ -181,7 +179,7 @@ def test_a_last_flush_that_fails_is_what_is_reported(
 
 
 def fail_first_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have qemu-nbd fail the first flush of an image, and no other."""
+    """Have qemu-nbd fail the first flush of an image, and no later one."""
     real = qemu_nbd.qemu_nbd_command
 
     def failing_once(
@@ -197,9 +195,9 @@ def fail_first_flush(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pass_over(rig: Rig, mode: Mode, letters: str, step: int) -> tuple[dict[str, Any], int]:
-    """What `Rig.run` needs for a pass of a mode, and the bytes that it has to account for.
+    """The arguments of `Rig.run` for a pass of a mode, and the pass's total bytes.
 
-    Unless it is the first, everything was copied before, and letters were written at each step.
+    For a pass after the first, the disk is copied first, then letters are written at each step.
     """
     if mode is Mode.FULL:
         return {}, rig.size
@@ -249,7 +247,7 @@ def test_every_byte_counts_once_however_often_the_source_is_opened(
 
 
 def test_lost_snapshot_is_continued_with_the_next_one(tmp_path: Path) -> None:
-    """A base copy whose snapshot is gone: what is not copied yet, plus what changed since."""
+    """If its snapshot is lost, a base copy continues with the pending and the changed areas."""
     rig = Rig(tmp_path, "A" * 64 + "-" * 64)
     with pytest.raises(TransferCancelled):
         rig.run(server=(*SLOW, str(rig.source)), on_report=cancel_after(rig.size // 4))
@@ -295,7 +293,7 @@ def test_image_made_anew_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["page", "one header", "headers", "empty"])
-def test_damaged_map_costs_work_and_never_content(tmp_path: Path, damage: str) -> None:
+def test_chunks_of_a_damaged_map_are_copied_again(tmp_path: Path, damage: str) -> None:
     rig = Rig(tmp_path, "A" * 64)
     with pytest.raises(TransferCancelled):
         rig.run(server=(*SLOW, str(rig.source)), on_report=cancel_after(rig.size // 2))
@@ -318,7 +316,7 @@ def test_delta_without_its_map_is_refused_and_resync_helps(tmp_path: Path, damag
     assert rig.run(Mode.VERIFY_TARGET, with_source=False).progress.verified_chunks == 16
 
 
-def test_interrupted_resync_distrusts_what_it_may_have_overwritten(tmp_path: Path) -> None:
+def test_interrupted_resync_compares_chunks_again_that_it_may_have_written(tmp_path: Path) -> None:
     """Content goes A, x, A while a re-sync is killed: its digest of A must not hide the x."""
     rig = Rig(tmp_path, "A" * 64)
     rig.run()

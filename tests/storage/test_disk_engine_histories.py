@@ -21,7 +21,7 @@ LETTERS = "AB0-"
 
 @dataclass
 class Step:
-    """Writes between two passes, and after how many reports the pass is stopped."""
+    """Writes between two passes, and the number of reports after which the pass is stopped."""
 
     mode: Mode
     writes: list[tuple[int, str]]
@@ -67,7 +67,7 @@ def test_any_history_ends_in_equal_images(seed: int, history: list[Step]) -> Non
 
 
 def run_until_stopped(rig: Rig, step: Step, number: int, ranges: list[Range]) -> bool:
-    """Run a pass; whether it got to its end."""
+    """Run a pass; returns whether it completed."""
     reports = 0
 
     def on_report(control: Control, progress: Progress) -> None:

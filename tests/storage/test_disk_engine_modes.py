@@ -1,4 +1,4 @@
-"""What each mode does to an image, judged by qemu-img."""
+"""What each mode does to an image, checked with qemu-img."""
 
 import subprocess
 import time
@@ -69,7 +69,7 @@ def test_full_copy_onto_old_data_writes_zeroes(tmp_path: Path) -> None:
     assert progress.resumed_bytes == progress.skipped_bytes == 0
 
 
-def test_ranges_bring_data_and_zeroes(tmp_path: Path) -> None:
+def test_ranges_copy_data_and_zeroes(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA" * 8)
     rig.run()
     areas = [
@@ -86,7 +86,7 @@ def test_ranges_bring_data_and_zeroes(tmp_path: Path) -> None:
 def test_changed_areas_that_became_holes_are_not_read(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "A" * 640)
     rig.run()
-    # 16 MiB are worth asking what is allocated: every other block was discarded, the rest written.
+    # For 16 MiB the extents are queried. Every other block was discarded, the others written.
     with rig.source.open("r+b") as file:
         file.truncate(0)
         file.truncate(rig.size)
@@ -100,11 +100,11 @@ def test_changed_areas_that_became_holes_are_not_read(tmp_path: Path) -> None:
     assert progress.done_bytes == progress.total_bytes == rig.size
 
 
-def test_a_few_changed_areas_are_read_without_asking_what_is_allocated(tmp_path: Path) -> None:
+def test_a_few_changed_areas_are_read_without_querying_extents(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "A" * 64)
     rig.run()
     changed = overwrite(rig.source, 5, "B")
-    # A query would fail, and be a notice.
+    # A query would fail and give a notice.
     no_extents = ("--filter=error", "file", str(rig.source))
     server = (*no_extents, "error-extents=EIO", "error-extents-rate=100%")
     outcome = rig.run(Mode.RANGES, number=1, ranges=[changed], server=server)
@@ -246,7 +246,7 @@ def test_verify_full_compares_with_the_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"damaged", None])
-def test_verify_full_needs_no_map_and_leaves_what_is_there(
+def test_verify_full_needs_no_map_and_keeps_an_existing_one(
     tmp_path: Path, content: bytes | None
 ) -> None:
     rig = Rig(tmp_path, MIXED)
@@ -261,14 +261,14 @@ def test_verify_full_needs_no_map_and_leaves_what_is_there(
     assert not list(tmp_path.glob("*.spare"))
 
 
-def test_grown_disk_gets_its_tail(tmp_path: Path) -> None:
+def test_the_new_end_of_a_grown_disk_is_copied(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA" * 2 + "B")
     rig.run()
     with rig.source.open("ab") as file:
         file.write(b"t" * (5 * BLOCK))
     size = rig.source.stat().st_size
     _grow_image(rig, size)
-    # A changed area may reach over the former end.
+    # A changed area may extend beyond the former end.
     area = Range(8 * BLOCK, 2 * BLOCK)
     progress = rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[area]).progress
     rig.assert_identical()
@@ -305,7 +305,7 @@ def test_locked_image_is_named(tmp_path: Path) -> None:
 
 
 def test_large_sparse_disk_takes_bounded_time_and_memory(tmp_path: Path) -> None:
-    """3 TiB with data at both ends: block status goes in windows, zeroes in runs."""
+    """3 TiB with data at both ends: extents are queried in windows, zeroes handled in runs."""
     rig = Rig(tmp_path, "A")
     with rig.source.open("r+b") as file:
         file.truncate(3 << 40)
@@ -330,13 +330,13 @@ def _grow_image(rig: Rig, size: int) -> None:
     subprocess.run(["qemu-img", "resize", "-q", str(rig.image), str(size)], check=True)
 
 
-def test_nothing_waits_for_the_next_report(tmp_path: Path) -> None:
-    """Requests that complete while extents are asked for are seen at once."""
+def test_completions_during_an_extents_query_are_handled_at_once(tmp_path: Path) -> None:
+    """The engine must not wait for its next report to notice them."""
     rig = Rig(tmp_path, "AAAA")
     size = 5 << 30
     with rig.source.open("r+b") as file:
         file.truncate(size)
-        # The last chunks of a window: the next window is asked for while they are read.
+        # The last chunks of a window: the next window is queried while they are read.
         file.seek((2 << 30) - 2 * CHUNK)
         file.write(b"B" * 2 * CHUNK)
     rig.size = size

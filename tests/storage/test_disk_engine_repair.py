@@ -1,4 +1,4 @@
-"""Repairing an image that was found to differ: only what differs is read, and all is read back."""
+"""Repair of an image that differs: only differing chunks are read, and all are read back."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ def test_chunks_without_a_digest_are_compared_with_the_source(tmp_path: Path) ->
     rig.assert_identical()
 
 
-def test_storage_that_keeps_nothing_is_found_by_reading_back(tmp_path: Path) -> None:
+def test_storage_that_loses_writes_is_found_by_reading_back(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA" * 2 + "----")
     rig.run()
     discarding = serving(tmp_path, "null", str(rig.size), name="null", writable=True)
@@ -69,7 +69,7 @@ def test_storage_that_keeps_nothing_is_found_by_reading_back(tmp_path: Path) -> 
         rig.run_to(Mode.REPAIR, f"nbd+unix:///?socket={tmp_path}/null.sock")
 
 
-def test_one_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
+def test_an_interrupted_repair_is_repeated(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA" * 64)
     rig.run()
     for chunk in range(0, 64, 3):
@@ -89,7 +89,7 @@ def test_one_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [Mode.REPAIR, Mode.VERIFY_TARGET])
-def test_reading_the_target_has_a_rate(tmp_path: Path, mode: Mode) -> None:
+def test_a_pass_that_reads_only_the_target_reports_its_rate(tmp_path: Path, mode: Mode) -> None:
     rig = Rig(tmp_path, "AAAA" * 64)
     rig.run()
     rates: list[float] = []
@@ -107,7 +107,7 @@ def test_without_a_map_there_is_nothing_to_compare_the_image_with(tmp_path: Path
         rig.run(Mode.REPAIR)
 
 
-def test_a_record_that_is_wrong_is_put_right(tmp_path: Path) -> None:
+def test_a_wrong_record_is_corrected(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AAAA" * 2)
     rig.run()
     overwrite(rig.source, 5, "x")
@@ -121,7 +121,7 @@ def test_a_record_that_is_wrong_is_put_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [Mode.REPAIR, Mode.VERIFY_TARGET])
-def test_a_pass_that_has_not_ended_is_not_judged(tmp_path: Path, mode: Mode) -> None:
+def test_a_map_of_a_pass_that_has_not_ended_is_refused(tmp_path: Path, mode: Mode) -> None:
     rig = Rig(tmp_path, "AAAA" * 4)
     rig.run()
     area = overwrite(rig.source, 5, "x")

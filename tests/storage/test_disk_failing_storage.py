@@ -1,7 +1,7 @@
-"""Storage that fails while a target is written: the pass ends at once, and nothing it lost counts.
+"""Storage that fails while a target is written: the pass ends at once and records no lost write.
 
 The storage is a file system on a device that refuses all writes while a file exists, as a broken
-path to a LUN does: nbdkit's error filter, made a file by nbdfuse and a device by a loop.
+path to a LUN does. The device is a loop device on nbdfuse on nbdkit's error filter.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from services.disk_agent.failures import TargetFailed
 from services.disk_agent.worker.order import Mode
 from tests.rigs.disk.transfer import Rig, is_root, overwrite
 
-# Neighbours differ, so that a block at another's offset is seen.
+# Neighbours differ, so that a block at a wrong offset is noticed.
 _LETTERS = string.ascii_letters + "123456789"
 DISK = "".join("-0"[at % 3 % 2] if at % 7 > 4 else _LETTERS[at % 61] for at in range(384))
 _PATIENCE_SECONDS = 10.0
@@ -36,10 +36,10 @@ class Storage:
     broken: Path
 
     def mount(self) -> None:
-        """Mount it; what was cached of it is gone."""
+        """Mount it; nothing of it is in the page cache then."""
         subprocess.run(["mount", "-o", "loop", str(self.device), str(self.mounted)], check=True)
         found = subprocess.check_output(["findmnt", "-no", "SOURCE", str(self.mounted)], text=True)
-        # FUSE splits more, and a write that failed in part is one that succeeded to Linux's loop.
+        # FUSE splits larger writes; Linux's loop device takes a partly failed one for a success.
         queue = Path("/sys/block") / Path(found.strip()).name / "queue"
         (queue / "max_sectors_kb").write_text("64")
 
@@ -63,7 +63,7 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
         while not pidfile.exists():
             assert device.poll() is None, (tmp_path / "device.log").read_text()
             time.sleep(0.01)
-        # A journal would make a file system read-only that misses a single write of its own.
+        # A file system with a journal becomes read-only when one write to its journal fails.
         command = ["mkfs.ext4", "-q", "-F", "-O", "^has_journal", str(made.device)]
         subprocess.run(command, check=True)
         made.mount()
@@ -86,7 +86,7 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
 def test_a_pass_ends_when_writes_fail_and_resumes_when_they_do_not(
     tmp_path: Path, storage: Storage, mode: Mode, cache: str, *, mounted_anew: bool
 ) -> None:
-    """Without a page cache the write fails, with one the flush that follows."""
+    """Without the page cache the write fails; with it, the next flush fails."""
     rig = Rig(tmp_path, DISK)
     rig.image = Path(shutil.move(rig.image, storage.mounted / rig.image.name))
     number, snapshot, ranges = 0, "s0", None
@@ -124,14 +124,14 @@ def test_a_pass_ends_when_writes_fail_and_resumes_when_they_do_not(
     assert resumed.notices == []
     assert resumed.progress.resumed_bytes >= total // 4
     assert resumed.progress.done_bytes == total
-    # What the storage holds is asked for, not what the page cache still does.
+    # The reads must come from the storage and not from the page cache.
     storage.unmount()
     storage.mount()
     rig.assert_identical()
 
 
 def _change(source: Path) -> list[Range]:
-    """Overwrite blocks all over a disk, also with zeroes."""
+    """Overwrite blocks in all parts of a disk, some with zeroes."""
     changed = []
     for at in range(0, len(DISK) - 8, 8):
         first, second, third = (_LETTERS[(at * 5 + more) % 61] for more in (7, 20, 40))

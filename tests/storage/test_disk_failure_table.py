@@ -1,4 +1,4 @@
-"""The failure table: what goes wrong in mid-copy, what it is called, and that a resume repairs it.
+"""The failure table: faults during a copy, their reasons, and that a resumed pass completes it.
 
 Each row breaks a full copy in its second half. Then the same pass is run again on a healthy host:
 the image is the source's byte for byte, what was durable is not copied twice, and verification
@@ -36,7 +36,7 @@ FILTERS = ("--filter=error", "--filter=delay", "file")
 
 @dataclass(frozen=True)
 class Row:
-    """`break_it` is called once in mid-copy; None as `failure` means that the copy continues."""
+    """`break_it` is called once during the copy; `failure` None means that the copy continues."""
 
     name: str
     break_it: Callable[[Rig, Control], None]
@@ -44,7 +44,7 @@ class Row:
     retryable: bool = False
     parameters: tuple[str, ...] = ()
     afterwards: Callable[[Rig], None] = lambda rig: None
-    # Whether chunks of the first try count in the second.
+    # Whether the second attempt keeps the chunks of the first.
     resumes: bool = True
     notice: str = ""
 
@@ -106,7 +106,7 @@ def _in_second_half(rig: Rig, break_it: Callable[[], None]) -> Callable[[Control
         if progress.done_bytes <= rig.size // 2 or broken:
             return
         at_half.append(progress.checkpoints)
-        # One more checkpoint: an earlier one may have been made when little was copied.
+        # Wait for another checkpoint: the earlier ones may have been made when little was copied.
         if progress.checkpoints > at_half[0]:
             broken.append(True)
             break_it()
@@ -147,13 +147,11 @@ def test_a_copy_that_broke_is_completed_by_running_it_again(tmp_path: Path, row:
 @pytest.mark.skipif(not is_root(), reason="needs root for a loop device")
 @pytest.mark.parametrize("cache", ["none", "writeback"])
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.RANGES, Mode.RESYNC])
-def test_a_machine_that_was_reset_goes_on_from_what_its_disk_has(
-    tmp_path: Path, cache: str, mode: Mode
-) -> None:
-    """The disk is a file under a loop device, as it is at the instant of the reset.
+def test_a_copy_resumes_after_a_reset_of_the_host(tmp_path: Path, cache: str, mode: Mode) -> None:
+    """The disk is a file under a loop device; a copy of that file is the disk after the reset.
 
-    What the host's ext4 and page cache had not sent there yet is lost, image and chunk map alike.
-    Simulated is a disk that loses no write it has acknowledged, and tears none.
+    Data that the host's ext4 and page cache had not written there yet is lost, of the image and of
+    the chunk map. The simulated disk keeps every write that it has acknowledged, and tears none.
     """
     rig = Rig(tmp_path, DISK)
     before, after = tmp_path / "before.ext4", tmp_path / "after.ext4"
@@ -198,7 +196,7 @@ def test_a_machine_that_was_reset_goes_on_from_what_its_disk_has(
 @contextlib.contextmanager
 def _mounted(device: Path, where: Path) -> Iterator[Path]:
     where.mkdir()
-    # No commit by time: what is durable is what somebody asked to be.
+    # No commits by time: only data that was synced is durable.
     options = "loop,commit=300"
     subprocess.run(["mount", "-o", options, str(device), str(where)], check=True)
     try:
@@ -207,7 +205,7 @@ def _mounted(device: Path, where: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(where)], check=True)
 
 
-def test_a_disk_that_grew_between_passes_gets_its_end(tmp_path: Path) -> None:
+def test_the_new_end_of_a_disk_that_grew_between_passes_is_copied(tmp_path: Path) -> None:
     rig = Rig(tmp_path, DISK)
     rig.run()
     with rig.source.open("ab") as file:

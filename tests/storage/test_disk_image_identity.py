@@ -1,4 +1,4 @@
-"""An image that is not the one its map describes, and what passes that never ended leave to do."""
+"""Images that their map does not describe, and chunks pending after passes that never ended."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def replaced(tmp_path: Path) -> Rig:
 def test_an_image_with_other_data_is_not_copied_over(tmp_path: Path) -> None:
     rig = replaced(tmp_path)
     before = rig.image.read_bytes()
-    with pytest.raises(TargetUnusable, match="does not hold what its map says") as caught:
+    with pytest.raises(TargetUnusable, match="does not hold what its chunk map records") as caught:
         rig.run()
     assert caught.value.reason == "TARGET_REPLACED"
     assert rig.image.read_bytes() == before
@@ -57,11 +57,13 @@ def test_changed_areas_are_not_applied_to_an_image_with_other_data(tmp_path: Pat
     rig = replaced(tmp_path)
     before = rig.image.read_bytes()
     changed = [overwrite(rig.source, 9, "q")]
-    with pytest.raises(MapUnusable, match="does not hold what its map says"):
+    with pytest.raises(MapUnusable, match="does not hold what its chunk map records"):
         rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=changed)
     assert rig.image.read_bytes() == before
     outcome = rig.run(Mode.RESYNC, number=1, snapshot="s1")
-    assert outcome.notices == ["the image does not hold what its map says: every byte is compared"]
+    assert outcome.notices == [
+        "the image does not hold what its chunk map records: every byte is compared"
+    ]
     rig.assert_identical()
 
 
@@ -76,8 +78,8 @@ def test_a_damaged_chunk_is_left_to_the_verification(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("snapshot", ["s0", "s9"])
-def test_of_a_thin_disk_the_little_data_is_sampled(tmp_path: Path, snapshot: str) -> None:
-    """Also by a copy of another snapshot, which goes over everything."""
+def test_the_few_data_chunks_of_a_thin_disk_are_sampled(tmp_path: Path, snapshot: str) -> None:
+    """Also by a copy of another snapshot, which copies the whole disk."""
     rig = Rig(tmp_path, "ABCDEFGHIJKL")
     os.truncate(rig.source, 2 << 30)
     rig.image.unlink()
@@ -88,13 +90,13 @@ def test_of_a_thin_disk_the_little_data_is_sampled(tmp_path: Path, snapshot: str
     write = ["qemu-io", "-c", "write -q -P 7 1G 1M", str(rig.image)]
     subprocess.run(write, check=True)
     before = rig.image.read_bytes()
-    with pytest.raises(TargetUnusable, match="does not hold what its map says"):
+    with pytest.raises(TargetUnusable, match="does not hold what its chunk map records"):
         rig.run(snapshot=snapshot)
     assert rig.image.read_bytes() == before
 
 
-def test_what_was_written_before_the_first_checkpoint_is_written_over(tmp_path: Path) -> None:
-    """Nothing shows which disk it is of, so that zeroes are written as well."""
+def test_data_written_before_the_first_checkpoint_is_overwritten(tmp_path: Path) -> None:
+    """Nothing shows which disk the image is of, so zeroes are written as well."""
     rig = Rig(tmp_path, DISK)
     tuning = Tuning(depth=4, report_seconds=0.001, checkpoint_seconds=60.0)
 
@@ -113,13 +115,13 @@ def test_an_image_that_lost_its_end_is_noticed(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AB" * 512)
     rig.run()
     os.truncate(rig.image, rig.image.stat().st_size - BLOCK)
-    with pytest.raises(TargetUnusable, match="does not hold what its map says"):
+    with pytest.raises(TargetUnusable, match="does not hold what its chunk map records"):
         rig.run()
-    with pytest.raises(MapUnusable, match="does not hold what its map says"):
+    with pytest.raises(MapUnusable, match="does not hold what its chunk map records"):
         rig.run(Mode.RANGES, number=1, snapshot="s1", ranges=[Range(0, BLOCK)])
 
 
-def test_what_was_lost_amid_a_pass_is_noticed_at_its_end_and_copied_again(tmp_path: Path) -> None:
+def test_chunks_lost_during_a_pass_are_found_at_its_end_and_copied_again(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "AB" * 16)
     image = os.open(rig.image, os.O_RDWR)
 
@@ -129,15 +131,15 @@ def test_what_was_lost_amid_a_pass_is_noticed_at_its_end_and_copied_again(tmp_pa
             os.pwrite(image, bytes(BLOCK), at)
             (tmp_path / "lost").touch()
 
-    with pytest.raises(TargetUnusable, match="1 of 8 chunks looked at differ"):
+    with pytest.raises(TargetUnusable, match="1 of 8 chunks read back differ"):
         rig.run(server=(*SLOW, str(rig.source)), on_report=lose_a_cluster)
     os.close(image)
     assert rig.run().progress.resumed_bytes == rig.size - CHUNK
     rig.assert_identical()
 
 
-def test_damage_beside_what_a_delta_wrote_is_left_to_the_verification(tmp_path: Path) -> None:
-    """It reads the chunk's rest along for the digest, and leaves it alone on the target."""
+def test_damage_beside_areas_that_a_delta_wrote_is_left_to_the_verification(tmp_path: Path) -> None:
+    """A delta reads the other areas of a chunk for the digest, but does not write them."""
     rig = Rig(tmp_path, "AB" * 64)
     rig.run()
     rig.damage(43 * BLOCK + 7, b"?")
@@ -161,7 +163,7 @@ def test_an_empty_image_is_filled_but_not_by_changed_areas(tmp_path: Path) -> No
 
 @PASSES
 @pytest.mark.parametrize("replaced", [False, True])
-def test_an_image_that_is_taken_away_amid_a_pass_fails_it(
+def test_a_pass_fails_when_its_image_is_removed_or_replaced(
     tmp_path: Path, mode: Mode, number: int, snapshot: str, replaced: bool
 ) -> None:
     rig = Rig(tmp_path, DISK)
@@ -194,8 +196,10 @@ def test_an_image_that_is_taken_away_amid_a_pass_fails_it(
     rig.assert_identical()
 
 
-def test_what_an_interrupted_delta_left_pending_is_in_the_next_one(tmp_path: Path) -> None:
-    """Also where the next one's areas leave it out, or hold only a part of the chunk."""
+def test_chunks_pending_after_an_interrupted_delta_are_copied_by_the_next_one(
+    tmp_path: Path,
+) -> None:
+    """Also if the areas of the next delta do not include the chunk, or only a part of it."""
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
     cancelled_delta(rig, 1, [overwrite(rig.source, index, "xy") for index in range(0, 128, 8)])
@@ -216,7 +220,9 @@ def test_the_next_delta_continues_with_what_was_left_pending(tmp_path: Path) -> 
     rig.assert_identical()
 
 
-def test_a_source_that_is_opened_again_amid_pending_chunks_counts_right(tmp_path: Path) -> None:
+def test_progress_is_right_when_the_source_is_opened_again_with_chunks_pending(
+    tmp_path: Path,
+) -> None:
     rig = Rig(tmp_path, "A" * 128)
     rig.run()
     cancelled_delta(rig, 1, [overwrite(rig.source, index, "xy") for index in range(0, 128, 4)])
@@ -274,7 +280,7 @@ def test_a_damaged_page_is_copied_again_by_the_next_delta(tmp_path: Path) -> Non
 
 
 def cancelled_delta(rig: Rig, number: int, ranges: list[Range]) -> None:
-    """A delta that is stopped after it copied a little."""
+    """Run a delta that is stopped after it has copied a little."""
     with pytest.raises(TransferCancelled):
         rig.run(
             Mode.RANGES,
@@ -287,7 +293,7 @@ def cancelled_delta(rig: Rig, number: int, ranges: list[Range]) -> None:
 
 
 def cancel_after(done_bytes: int) -> Callable[[Control, Progress], None]:
-    """Stop a pass once it did so much itself."""
+    """Stop a pass when it has copied this amount, without resumed bytes."""
 
     def on_report(control: Control, progress: Progress) -> None:
         if progress.done_bytes - progress.resumed_bytes >= done_bytes:

@@ -60,7 +60,7 @@ def held_open(image: Path, tmp_path: Path) -> Iterator[None]:
         process.wait()
 
 
-def test_an_image_is_what_cloudstack_takes(images: Images, pool: Path) -> None:
+def test_a_new_image_is_one_that_cloudstack_accepts(images: Images, pool: Path) -> None:
     image, existed = images.create(pool, "web_vm-1_disk0.qcow2", 10 * MIB + 512)
     assert not existed
     assert image.size_bytes == 10 * MIB + 512
@@ -107,7 +107,7 @@ def test_space_is_promised_to_one_disk_only(images: Images, pool: Path) -> None:
         images.create(pool, "b.qcow2", MIB, expected_bytes=free // 4 * 3)
     values = {key: int(value) for key, value in full.value.metadata.items()}
     assert values["needed_bytes"] == free // 4 * 3
-    # What the first one has written by now counts as used, not as promised.
+    # Bytes that the first image has written by now count as used, not as promised.
     assert values["promised_bytes"] == pytest.approx(free // 2, abs=4 * MIB)
     assert not (pool / "b.qcow2").exists()
     images.delete(pool / "a.qcow2")
@@ -133,7 +133,9 @@ def test_an_image_grows_and_never_shrinks(images: Images, pool: Path) -> None:
         images.resize(image.path, MIB)
 
 
-def test_a_lock_is_seen_and_respected(images: Images, pool: Path, tmp_path: Path) -> None:
+def test_a_locked_image_is_reported_and_not_changed(
+    images: Images, pool: Path, tmp_path: Path
+) -> None:
     image, _ = images.create(pool, "a.qcow2", MIB)
     with held_open(image.path, tmp_path):
         assert images.inspect(image.path).locked
@@ -184,7 +186,7 @@ def test_a_pool_on_a_read_only_mount_is_refused(tmp_path: Path) -> None:
         subprocess.check_call(["umount", str(path)])
 
 
-def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
+def test_the_message_names_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     class Anywhere:
         def root_of(self, image: Path) -> Path:
             return image.parent

@@ -1,4 +1,4 @@
-"""Images whose writer was killed or whose storage failed: which are repaired, and which refused."""
+"""Images whose writer was killed or whose storage failed: some are repaired, others refused."""
 
 import struct
 import subprocess
@@ -85,7 +85,7 @@ def _word(image: Path, offset: int) -> int:
 
 
 def _first_entry(image: Path) -> int:
-    """Where the disk's first cluster lies in the file."""
+    """The offset of the disk's first cluster in the file."""
     table = _word(image, _word(image, _L1_TABLE_AT)) & _OFFSET_MASK
     return _word(image, table) & _OFFSET_MASK
 
@@ -108,7 +108,7 @@ def _assert_content(image: Path) -> None:
     subprocess.run(_qemu_io(image, "read -P 1 0 64k", "read -P 2 64k 64k"), check=True)
 
 
-def test_a_check_that_is_not_wanted_any_more_ends(image: Path, tmp_path: Path) -> None:
+def test_a_check_ends_when_the_transfer_is_stopped(image: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     mark.touch()
 
@@ -127,5 +127,5 @@ def test_a_check_that_is_not_wanted_any_more_ends(image: Path, tmp_path: Path) -
 
     checks = ["pgrep", "-f", f"qemu-img check.*{image}"]
     assert subprocess.run(checks, stdout=subprocess.DEVNULL, check=False).returncode == 1
-    # The next one has it checked.
+    # The next transfer has the image checked.
     assert mark.exists()

@@ -1,4 +1,4 @@
-"""The server of a target image: what earlier ones left behind does not count."""
+"""The server of a target image: files that an earlier server left are ignored."""
 
 import os
 import select
@@ -58,7 +58,7 @@ def test_a_killed_workers_pid_file_is_not_taken_for_a_served_image(tmp_path: Pat
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_only_read_is_read_from_storage(tmp_path: Path) -> None:
+def test_an_image_that_is_only_read_is_read_from_storage(tmp_path: Path) -> None:
     found = ["findmnt", "--noheadings", "--output=FSTYPE", f"--target={tmp_path}"]
     if subprocess.run(found, capture_output=True, text=True, check=True).stdout.strip() == "tmpfs":
         pytest.skip("what is in tmpfs is nowhere else")
@@ -78,7 +78,7 @@ def test_what_is_only_read_is_read_from_storage(tmp_path: Path) -> None:
 
 
 def cached_bytes(path: Path) -> int:
-    """How much of a file the page cache holds."""
+    """The part of a file that is in the page cache."""
     command = ["fincore", "--bytes", "--noheadings", "--output=RES", str(path)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

@@ -62,7 +62,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @dataclass
 class Copy:
-    """What a worker process made of an order."""
+    """The events and the result of a worker process."""
 
     end: dict[str, Any]
     notices: list[str]
@@ -158,10 +158,12 @@ def test_a_wrong_password_is_reported_and_not_shown(host: Host, tmp_path: Path) 
     assert "not-the-password" not in json.dumps(failure)
 
 
-def test_a_stopped_machines_disk_verifies_what_has_no_digest(host: Host, tmp_path: Path) -> None:
+def test_chunks_without_digest_are_compared_with_a_stopped_machines_disk(
+    host: Host, tmp_path: Path
+) -> None:
     """After the final pass there is no snapshot, and the machine is off."""
     assert copy(host, tmp_path, host.spec()).end["failure"] is None
-    # Written only in part, so that its digest is gone: 4 KiB of the chunk from block 32 on.
+    # 4 KiB of the chunk at block 32 are written, so that the map has no digest of the chunk.
     part = Range(33 * BLOCK, 4096)
     assert copy(host, tmp_path, host.spec(), mode=Mode.RANGES, ranges=[part]).end["failure"] is None
     live = host.spec(snapshot_moref="")

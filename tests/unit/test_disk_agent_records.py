@@ -1,4 +1,4 @@
-"""What a disk agent keeps of transfers and conversions in files, also in those of older agents."""
+"""The files in which a disk agent keeps transfers and conversions, also those of older agents."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def conversion(failure: Failure) -> Conversion:
 
 
 def without_code(path: Path) -> None:
-    """Make a file what an agent wrote that knew no codes."""
+    """Change a file to what an older agent, without codes, wrote."""
     content = json.loads(path.read_text())
     del content["failure"]["code"]
     path.write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""When a checkpoint is due, and what a pass that fails may still record."""
+"""When a checkpoint is due, and which chunks a pass may record when it fails."""
 
 import errno
 from collections import deque
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 class _Target:
-    """A target whose flushes succeed; `arriving` completes while one is waited for."""
+    """A target whose flushes succeed; the requests in `arriving` complete during a flush."""
 
     def __init__(self) -> None:
         self.handle = self
@@ -52,25 +52,27 @@ def _checkpoints(tmp_path: Path, target: _Target) -> tuple[Checkpoints, ChunkMap
     return checkpoints, chunk_map
 
 
-def test_one_is_due_before_the_interval_is_lost_with_what_is_in_flight(tmp_path: Path) -> None:
+def test_a_checkpoint_is_due_before_written_and_in_flight_bytes_exceed_the_interval(
+    tmp_path: Path,
+) -> None:
     checkpoints, _ = _checkpoints(tmp_path, _Target())
     checkpoints.unflushed_bytes = 64 * MIB
     assert not checkpoints.is_due(now=9.0)  # there is nothing to record
     checkpoints.completed.append((0, 1, Kind.DATA, NO_DIGEST))
     checkpoints.unflushed_bytes = 39 * MIB
     assert not checkpoints.is_due(now=1.0)
-    checkpoints.unflushed_bytes = 40 * MIB  # an eighth and what is in flight before 64
+    checkpoints.unflushed_bytes = 40 * MIB  # 64 less an eighth and the bytes in flight
     assert checkpoints.is_due(now=1.0)
 
 
-def test_one_is_due_after_the_interval_however_little_was_written(tmp_path: Path) -> None:
+def test_a_checkpoint_is_due_after_the_interval_even_if_little_was_written(tmp_path: Path) -> None:
     checkpoints, _ = _checkpoints(tmp_path, _Target())
     checkpoints.completed.append((0, 1, Kind.ZERO, NO_DIGEST))
     assert not checkpoints.is_due(now=4.9)
     assert checkpoints.is_due(now=5.0)
 
 
-def test_what_completed_is_recorded_when_the_source_fails(tmp_path: Path) -> None:
+def test_completed_chunks_are_recorded_when_the_source_fails(tmp_path: Path) -> None:
     checkpoints, chunk_map = _checkpoints(tmp_path, _Target())
     checkpoints.completed.append((3, 1, Kind.ZERO, NO_DIGEST))
     checkpoints.save(SourceFailed("no more"))

@@ -1,4 +1,4 @@
-"""What a chunk map lists as pending after passes that never ended, and after damage to its file."""
+"""The chunks that a map lists as pending after passes that never ended, and after damage."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ _NEXT = PassKey("2", "s2", "ranges")
 
 
 def complete(path: Path, chunks: int = _CHUNKS) -> ChunkMap:
-    """A map of a full copy that ended."""
+    """A map of a full copy that completed."""
     made = ChunkMap.create(path, "d", chunks * _CHUNK, _CHUNK)
     made.begin_pass(_FULL)
     made.put(0, chunks, Kind.DATA, b"x" * 16)
@@ -50,10 +50,10 @@ def test_a_pending_chunk_stays_pending_when_the_next_pass_changes_it(tmp_path: P
 
 
 @pytest.mark.parametrize("writes", range(4))
-def test_what_a_killed_beginning_forgot_is_pending(
+def test_chunks_made_unknown_before_a_killed_pass_began_are_pending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
-    """Killed after some writes of headers, also while a large disk's chunks are being forgotten."""
+    """Killed after some writes of headers, also while a large disk's chunks become UNKNOWN."""
     left = writes
 
     def some(*arguments: object) -> None:
@@ -93,13 +93,13 @@ def test_either_header_may_be_damaged_amid_a_pass(tmp_path: Path, slot: int) -> 
         assert list(again.pending_runs()) == [(3, 5)]
 
 
-def test_of_a_disk_that_grew_the_new_end_is_pending(tmp_path: Path) -> None:
+def test_the_new_end_of_a_disk_that_grew_is_pending(tmp_path: Path) -> None:
     with complete(tmp_path / "m", 20) as made:
         made.begin_pass(PassKey("1", "s1", "resync"))
         made.put(0, 20, Kind.DATA, b"x" * 16)
         made.complete_pass()
         made.grow(30 * _CHUNK)
-        # The re-sync ended: nobody is to take it for one that never did.
+        # The re-sync ended, so it must not count as one that never did.
         assert made.header.mode == ""
         made.begin_pass(_NEXT, stale=[(1, 2)])
         assert list(made.pending_runs()) == [(20, 30)]
@@ -118,7 +118,7 @@ def test_a_damaged_page_counts_once_however_often_it_is_read(tmp_path: Path) -> 
         assert made.damaged_pages == 1
 
 
-def test_a_map_that_was_taken_away_completes_nothing(tmp_path: Path) -> None:
+def test_a_pass_does_not_complete_when_its_map_was_removed(tmp_path: Path) -> None:
     with complete(tmp_path / "m", 20) as made:
         made.begin_pass(_DELTA)
         (tmp_path / "m").rename(tmp_path / "elsewhere")
@@ -129,7 +129,7 @@ def test_a_map_that_was_taken_away_completes_nothing(tmp_path: Path) -> None:
             made.complete_pass()
 
 
-def test_the_file_format_is_the_one_of_existing_maps(tmp_path: Path) -> None:
+def test_the_file_format_is_that_of_existing_maps(tmp_path: Path) -> None:
     """Kinds, sequence numbers and digests lie where maps on customers' hosts have them."""
     path = tmp_path / "m"
     with ChunkMap.create(path, "d", 4 * _CHUNK, _CHUNK) as made:

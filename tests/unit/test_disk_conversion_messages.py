@@ -1,4 +1,4 @@
-"""The messages of virt-v2v, and what becomes of them."""
+"""The messages of virt-v2v, and the failures and warnings made of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,7 +136,7 @@ def test_messages_become_step_warnings_and_findings() -> None:
     assert with_line(reported, info).drivers_missing
 
 
-def test_the_message_file_gives_whole_lines_once(tmp_path: Path) -> None:
+def test_each_whole_line_of_the_message_file_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "messages"
     file = MessageFile(path)
     assert file.read() == []
@@ -155,7 +155,9 @@ def test_the_message_file_gives_whole_lines_once(tmp_path: Path) -> None:
         ("nothing", ""),
     ],
 )
-def test_the_inspections_guest(tmp_path: Path, log: str, expected: str) -> None:
+def test_the_guests_name_is_taken_from_the_inspection(
+    tmp_path: Path, log: str, expected: str
+) -> None:
     path = tmp_path / "log"
     path.write_text(f"noise\n{log}")
     assert inspected_guest(path) == expected
@@ -178,7 +180,7 @@ def installed(directory: Path) -> Path:
     return tool
 
 
-def test_options_are_taken_from_its_help(tmp_path: Path) -> None:
+def test_virt_v2vs_options_are_taken_from_its_help(tmp_path: Path) -> None:
     tool = installed(tmp_path)
     program = Program(version="virt-v2v-in-place 2.12.1", help="  --no-fstrim  Do not trim\n")
     found = find_virt_v2v(program, str(tmp_path))
@@ -209,7 +211,7 @@ def test_the_domain_names_the_disks_in_order_and_escapes() -> None:
     assert "dev='sdab'" in xml
 
 
-def test_the_environment_hands_no_secrets_on(tmp_path: Path) -> None:
+def test_the_environment_passes_no_secrets_on(tmp_path: Path) -> None:
     iso = tmp_path / "virtio-win.iso"
     base = {"PATH": "/bin", "VC_PASSWORD": "secret", "LIBGUESTFS_PATH": "/fixed", "LANG": "de"}
     given = conversion_environment(

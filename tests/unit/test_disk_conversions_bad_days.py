@@ -1,4 +1,4 @@
-"""What goes wrong beside a conversion: callers who give up, commands that cross with saves."""
+"""Faults around a conversion: callers that give up, commands that arrive during a save."""
 
 import asyncio
 import errno
@@ -20,7 +20,7 @@ from services.disk_agent.transfers.store import TransferStore
 
 
 class Agent:
-    """Conversions over a store whose saves a test may hold, and a virt-v2v that a test ends."""
+    """Conversions over a store whose saves a test can block, and a virt-v2v that a test ends."""
 
     def __init__(self, folder: Path) -> None:
         self.image = folder / "boot.qcow2"
@@ -57,7 +57,7 @@ class Agent:
         pass
 
     def saving(self, before: Callable[[Conversion], None] | None) -> None:
-        """Have this done at each save before the real one; None for nothing."""
+        """Have a function called before each save; None for no function."""
 
         def both(conversion: Conversion) -> None:
             self.saves_at_once += 1
@@ -84,7 +84,7 @@ class Agent:
 
 
 class Held:
-    """Holds saves of a state until they may continue."""
+    """Blocks the saves of a state until a test lets them continue."""
 
     def __init__(self, *states: State) -> None:
         self.states = states
@@ -97,7 +97,7 @@ class Held:
 
 
 @pytest.mark.parametrize("failed_before", [False, True])
-async def test_a_caller_who_gives_up_leaves_no_half_of_a_start(
+async def test_a_caller_that_gives_up_leaves_no_half_finished_start(
     tmp_path: Path, *, failed_before: bool
 ) -> None:
     agent = Agent(tmp_path)
@@ -181,7 +181,7 @@ async def test_nothing_is_committed_before_it_is_on_disk(tmp_path: Path) -> None
     assert agent.kept() == "succeeded"
 
 
-async def test_snapshots_without_news_have_higher_revisions(tmp_path: Path) -> None:
+async def test_snapshots_without_changes_have_higher_revisions(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.may_end.clear()
     await agent.conversions.start(agent.request)

@@ -1,4 +1,4 @@
-"""The algorithms of digests, and the header of a chunk map that names its own."""
+"""The algorithms of digests, and that each chunk map's header names the one it uses."""
 
 import json
 import os
@@ -15,14 +15,15 @@ from services.disk_agent.chunk_map.file import write_header
 from services.disk_agent.failures import MapUnusable
 
 MIB = 1 << 20
-# Of no bytes at all, as `xxhsum -H2` and `b3sum --length 16` have them: maps outlive versions.
+# The digests of no bytes, from `xxhsum -H2` and `b3sum --length 16`: they must not change, because
+# maps are used by later versions.
 OF_NOTHING = {
     XXH3_128: "99aa06d3014798d86001c324468d497f",
     BLAKE3: "af1349b9f5f9a1a6a0404dea36dcc949",
 }
 
 
-def test_the_config_offers_what_there_is() -> None:
+def test_the_config_offers_every_algorithm() -> None:
     assert set(get_args(Disk.model_fields["digest"].annotation)) == set(ALGORITHMS)
 
 
@@ -54,14 +55,14 @@ def test_a_map_keeps_its_algorithm(tmp_path: Path, name: str) -> None:
         assert digest == ALGORITHMS[name].digest_of(memoryview((b"\1" + bytes(16)) * 10)).hex()
 
 
-def test_a_map_from_before_there_was_a_choice(tmp_path: Path) -> None:
+def test_a_map_without_an_algorithm_in_its_header_is_read(tmp_path: Path) -> None:
     path = tmp_path / "m.map"
     ChunkMap.create(path, "d", 10 * MIB, MIB).close()
     page = path.read_bytes()[16:4096]
     magic, length = page[:8], int.from_bytes(page[8:12], "little")
     fields = json.loads(page[12 : 12 + length])
     del fields["digest"]
-    # Such maps have a field more, which nobody read.
+    # Such maps have another field that is no longer used.
     text = json.dumps({**fields, "complete_snapshot": "snapshot-7"}).encode()
     old = (magic + len(text).to_bytes(4, "little") + text).ljust(len(page), b"\0")
     path.write_bytes(xxhash.xxh3_128_digest(old) + old)

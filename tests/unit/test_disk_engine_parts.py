@@ -1,4 +1,4 @@
-"""Ranges, the chunk map, the rate limit and the counters, each by itself."""
+"""Ranges, the chunk map, the rate limit and the counters, each one alone."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ KEY = PassKey("0", "s0", "full")
 
 
 class FakeClock:
-    """Time that passes when a test moves it on."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -161,7 +161,7 @@ def test_rate_limit_keeps_its_rate_and_changes_at_once() -> None:
     assert limit.wait_seconds() == 0
 
 
-def test_resumed_bytes_are_no_speed() -> None:
+def test_resumed_bytes_do_not_count_as_speed() -> None:
     clock = FakeClock()
     meter = Meter(100 * MIB, clock)
     meter.resumed_bytes = 50 * MIB

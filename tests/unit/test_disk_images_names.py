@@ -1,4 +1,4 @@
-"""Image names, and what a pool's description may be."""
+"""Which image names and which descriptions of a pool are valid."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from services.disk_agent.storage.pool import (
         "n" * 200 + ".qcow2",
     ],
 )
-def test_other_names_are_no_image_names(name: str) -> None:
+def test_invalid_image_names_are_refused(name: str) -> None:
     assert not is_image_name(name)
 
 

@@ -20,7 +20,7 @@ from services.disk_agent.storage.pools import Pools
 
 
 class MountTable:
-    """A kernel that knows mount and umount only."""
+    """Runs mount and umount on a mount table in memory."""
 
     def __init__(self) -> None:
         self.mounts: list[Mount] = []
@@ -48,7 +48,7 @@ def table() -> MountTable:
 
 @pytest.fixture
 def start(table: MountTable, tmp_path: Path) -> Callable[[], Pools]:
-    """Starts an agent's Pools, again and again on the same state."""
+    """A function that starts an agent's Pools; each call uses the same state folder."""
     return lambda: Pools(
         table, tmp_path / "state", nfs_options="rw,hard", mounts=lambda: list(table.mounts)
     )
@@ -145,7 +145,7 @@ def test_a_busy_pool_stays_known(
     assert pools.get("p1").mounted_by_agent
 
 
-def test_a_mount_two_pools_use_goes_with_the_last(
+def test_a_mount_that_two_pools_use_is_unmounted_with_the_last(
     start: Callable[[], Pools], table: MountTable, tmp_path: Path
 ) -> None:
     pools = start()
@@ -178,7 +178,7 @@ def test_an_id_stands_for_one_source(start: Callable[[], Pools], tmp_path: Path)
 def test_a_local_pool_needs_its_directory(start: Callable[[], Pools], tmp_path: Path) -> None:
     pools = start()
     wanted = PoolMount("p", PoolType.SHARED_MOUNT_POINT, "", tmp_path / "shared")
-    with pytest.raises(PoolMissing, match="no directory"):
+    with pytest.raises(PoolMissing, match="not a directory"):
         pools.ensure(wanted)
     wanted.path.mkdir()
     pool = pools.ensure(wanted)

@@ -1,4 +1,4 @@
-"""Processes: what counts as running, who ends, and what little a reaper loads to look at them."""
+"""Processes: which count as running, which are ended, and which modules the reaper loads."""
 
 import os
 import signal
@@ -86,7 +86,7 @@ def test_processes_are_found_by_their_files_and_never_this_one() -> None:
 
 
 def test_the_reaper_loads_nothing_but_the_standard_library() -> None:
-    """It starts in a migration's downtime."""
+    """The reaper starts during a migration's downtime, so it must start fast."""
     code = (
         "import sys; before = set(sys.modules); import services.disk_agent.conversions.reaper; "
         "print(*sorted(set(sys.modules) - before))"

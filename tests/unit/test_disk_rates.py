@@ -1,4 +1,4 @@
-"""How an agent's rate is divided, and when a window of the calendar holds."""
+"""How an agent's rate is divided, and when a window of the calendar is in force."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,7 +32,7 @@ cloudstack: {endpoint: cs, api_key: a, secret_key: b}
 
 
 def at(day: int, time: str) -> datetime:
-    """A time on a day of a week that begins on Monday the 4th."""
+    """A time in the week that begins on Monday the 4th."""
     return datetime.fromisoformat(f"2031-08-{4 + day:02}T{time}")
 
 
@@ -72,7 +72,7 @@ def test_the_lowest_ceiling_wins() -> None:
     assert RateShares(0, [WORK], lambda: at(6, "12:00")).ceiling() == 0
 
 
-def test_what_one_does_not_use_goes_to_the_others() -> None:
+def test_rate_that_one_transfer_does_not_use_is_shared_by_the_others() -> None:
     shares = RateShares(90)
     assert shares.shares({"a": 0, "b": 0, "c": 0}) == {"a": 30, "b": 30, "c": 30}
     assert shares.shares({"a": 0, "b": 10, "c": 0}) == {"a": 40, "b": 10, "c": 40}
@@ -96,7 +96,7 @@ limits:
 
 
 class _Worker:
-    """Runs until it is stopped, and keeps the limits it was sent."""
+    """A worker that runs until it is stopped, and keeps the limits that it was sent."""
 
     def __init__(self, rate: int) -> None:
         self.rates = [rate]
@@ -126,7 +126,7 @@ class _Launcher:
         return worker
 
     async def limited(self, **expected: int) -> None:
-        """Wait until every worker was sent its limit."""
+        """Wait until every worker has been sent its limit."""
         for _ in range(500):
             found = {name: worker.rates[-1] for name, worker in self.workers.items()}
             if found == expected:
@@ -163,7 +163,7 @@ async def test_running_transfers_follow_the_calendar_and_each_other(tmp_path: Pa
         await transfers.pause("b", paused=False)
         await launcher.limited(a=10, b=10)
         assert workers["b"].commands[-1] == "resume"
-        # Sent again, a limit would drop the debt of what was read beyond it.
+        # Each limit once: a worker that gets one again forgets what it read beyond it.
         assert workers["b"].rates == [30, 10]
         now[0] = at(0, "18:00")
         await launcher.limited(a=90, b=10)
@@ -213,7 +213,7 @@ def test_a_changed_file_is_adopted_and_one_with_a_mistake_is_not(tmp_path: Path)
     config = tmp_path / "config.yaml"
 
     def written(limits: str) -> None:
-        # In another file, as editors do; it then has another number.
+        # As another file, as editors write it: it then has another inode number.
         new = tmp_path / "new"
         new.write_text(CONFIG + limits)
         new.rename(config)
@@ -222,7 +222,7 @@ def test_a_changed_file_is_adopted_and_one_with_a_mistake_is_not(tmp_path: Path)
     file = LimitsFile(config, load_config(config).limits)
     assert file.changed() is None
     written("limits: {agent_mbps: 20}\n")
-    # It may still be being written.
+    # The file may not be complete yet.
     assert file.changed() is None
     found = file.changed()
     assert found is not None

@@ -1,4 +1,4 @@
-"""What a disk agent forgets of what has ended, and what it must not."""
+"""Which records of ended work a disk agent removes, and which it must keep."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ OLD, RECENT = CUTOFF - DAY, CUTOFF + DAY
 
 
 class Agent:
-    """The files of one agent, and the parts of an agent that remember."""
+    """The files of one agent, and the parts of an agent that keep records."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Agent:
         self.promises = folder / "state" / "expected-bytes.json"
 
     def image(self, name: str) -> str:
-        """An image's path; the file is nothing that anybody looks into."""
+        """The path of an image; its file is empty, because these tests do not read it."""
         path = self.folder / "pool" / f"{name}.qcow2"
         path.touch()
         return str(path)
@@ -52,7 +52,7 @@ class Agent:
     def transfer(
         self, image: str, number: int, end_time: float, state: State = State.SUCCEEDED
     ) -> str:
-        """A delta pass that ended then, with all that it left on disk."""
+        """Make the files of a delta pass that ended at `end_time`."""
         transfer_id = f"{Path(image).stem}-p{number}"
         order = TransferOrder(
             transfer_id=transfer_id,
@@ -85,7 +85,7 @@ class Agent:
         *,
         committing: bool = False,
     ) -> Path:
-        """A conversion that ended then; its log."""
+        """Make the files of a conversion that ended at `end_time`; returns its log."""
         request = ConversionRequest(f"{Path(image).stem}-convert", (Path(image),))
         folder = self.conversion_store.folder(request.conversion_id)
         log = folder / "virt-v2v.log"
@@ -99,7 +99,7 @@ class Agent:
         return log
 
     async def prune(self, images: Iterable[str] = (), ranges: Iterable[str] = ()) -> Pruned:
-        """Start an agent on these files and have it forget what ended before CUTOFF."""
+        """Start an agent on these files and have it remove records of before CUTOFF."""
         transfers = Transfers(self.store, WorkerLauncher, self.ranges, clock=lambda: NOW)  # type: ignore[arg-type]
         commands = HostCommands()
         pools = Pools(commands, self.folder / "state", nfs_options="rw")
@@ -117,7 +117,7 @@ class Agent:
         return await retention.prune(set(images), set(ranges), CUTOFF)
 
     def left(self) -> set[str]:
-        """Every file but the images, below the folder."""
+        """Every file below the folder, except the images."""
         return {
             str(path.relative_to(self.folder))
             for path in self.folder.rglob("*")
@@ -128,7 +128,7 @@ class Agent:
         return {path.name for path in (self.folder / "pool").iterdir()}
 
     def delete(self, image: str) -> None:
-        """As somebody else does."""
+        """Delete an image without the agent."""
         Path(image).unlink()
 
     def transfers(self) -> set[str]:
@@ -155,7 +155,7 @@ async def test_nothing_stays_of_an_ended_migration(agent: Agent) -> None:
     assert agent.images() == {"web01.qcow2"}
 
 
-async def test_of_an_image_in_use_everything_stays(agent: Agent) -> None:
+async def test_all_records_of_an_image_in_use_stay(agent: Agent) -> None:
     image = agent.image("web01")
     agent.transfer(image, 1, OLD, State.FAILED)
     agent.conversion(image, OLD, State.FAILED)
@@ -165,7 +165,7 @@ async def test_of_an_image_in_use_everything_stays(agent: Agent) -> None:
     assert read_state(agent.promises) == {image: 9}
 
 
-async def test_what_ended_lately_keeps_all_records_of_its_image(agent: Agent) -> None:
+async def test_recent_work_keeps_all_records_of_its_image(agent: Agent) -> None:
     copied, converted = agent.image("copied"), agent.image("converted")
     agent.transfer(copied, 1, OLD)
     agent.transfer(copied, 2, RECENT)
@@ -188,7 +188,7 @@ async def test_a_half_committed_image_keeps_its_overlay(agent: Agent) -> None:
     assert log.exists()
 
 
-async def test_of_a_machine_between_delta_passes_the_last_ten_stay(agent: Agent) -> None:
+async def test_the_last_ten_passes_of_a_machine_stay(agent: Agent) -> None:
     images = [agent.image("web01-0"), agent.image("web01-1")]
     for number in range(25):
         for image in images:
@@ -212,7 +212,7 @@ async def test_a_range_set_without_a_transfer_is_removed_unless_it_is_in_use(
     assert agent.range_sets() == {"waited-for", "fresh"}
 
 
-async def test_an_image_that_somebody_deleted_is_no_obstacle(agent: Agent) -> None:
+async def test_a_missing_image_does_not_prevent_the_removal(agent: Agent) -> None:
     image = agent.image("web01")
     agent.transfer(image, 1, OLD)
     agent.conversion(image, OLD)
@@ -221,7 +221,7 @@ async def test_an_image_that_somebody_deleted_is_no_obstacle(agent: Agent) -> No
     assert agent.left() == {"state/expected-bytes.json"}
 
 
-async def test_a_removal_that_broke_off_is_finished_the_next_time(
+async def test_an_interrupted_removal_is_finished_by_the_next_call(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = agent.image("web01")

@@ -1,4 +1,4 @@
-"""What goes wrong beside a transfer: full state folders, callers who give up, ends that cross."""
+"""Faults around a transfer: full state folders, callers that give up, cancels during the end."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ ORDER = TransferOrder("a", Mode.FULL, NbdSpec("nbd:"), IMAGE, 1 << 20, "vm-1/200
 
 
 class Worker:
-    """Runs until a test ends it."""
+    """A worker that runs until a test ends it."""
 
     def __init__(self, rate: int) -> None:
         self.rates = [rate]
@@ -57,7 +57,7 @@ class Worker:
 
 
 class Agent:
-    """Transfers over a store whose saves a test may break or hold."""
+    """Transfers over a store whose saves a test can fail or block."""
 
     def __init__(self, folder: Path) -> None:
         self.store = TransferStore(folder)
@@ -80,7 +80,7 @@ class Agent:
         return self.workers[-1]
 
     def saving(self, save: Callable[[Transfer], None] | None) -> None:
-        """Have this done at each save before the real one; None for nothing."""
+        """Have a function called before each save; None for no function."""
 
         def both(transfer: Transfer) -> None:
             if save is not None:
@@ -147,7 +147,7 @@ async def test_a_failed_transfer_is_cancelled_although_the_state_folder_is_full(
     assert (await agent.transfers.cancel("a")).state is State.CANCELLED
 
 
-async def test_a_caller_who_gives_up_leaves_no_half_of_a_start(tmp_path: Path) -> None:
+async def test_a_caller_that_gives_up_leaves_no_half_finished_start(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     await agent.failed()
     saving, go_on = threading.Event(), threading.Event()
@@ -203,12 +203,12 @@ async def test_a_stop_reaches_a_worker_that_is_being_started(tmp_path: Path) -> 
     assert agent.workers[0].commands == ["stop"]
 
 
-async def test_an_image_that_is_at_work_is_not_forgotten(tmp_path: Path) -> None:
+async def test_records_of_an_image_with_a_running_transfer_are_not_removed(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     await agent.transfers.start(ORDER)
     map_path = agent.store.map_path(IMAGE)
     map_path.touch()
-    with pytest.raises(TransferRunning, match="a is at work"):
+    with pytest.raises(TransferRunning, match="a is running"):
         await agent.transfers.forget_image(IMAGE)
     assert map_path.exists()
     await agent.transfers.stop()
@@ -216,7 +216,7 @@ async def test_an_image_that_is_at_work_is_not_forgotten(tmp_path: Path) -> None
     assert not map_path.exists()
 
 
-async def test_a_password_travels_in_no_repr(tmp_path: Path) -> None:
+async def test_no_repr_shows_a_password(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     await agent.transfers.start(ORDER, password=Secret("plain:a-password"))
     await agent.until(State.RUNNING)
@@ -225,7 +225,7 @@ async def test_a_password_travels_in_no_repr(tmp_path: Path) -> None:
     await agent.transfers.stop()
 
 
-def test_a_password_of_a_call_is_no_reference_to_one_of_this_host() -> None:
+def test_a_password_in_a_call_is_not_resolved_as_a_reference() -> None:
     servicer = TransferServicer()  # type: ignore[abstract]
     servicer._defaults = TransferDefaults(
         "vc.test", "user", Secret("plain:a-password"), "", 443, "", 4, 1 << 20

@@ -1,4 +1,4 @@
-"""Which failure a disk that libvixDiskLib did not open is: numbers first, then texts."""
+"""Which failure is raised when libvixDiskLib did not open a disk: by number, else by text."""
 
 from dataclasses import replace
 
@@ -73,7 +73,7 @@ def test_the_text_decides_where_no_number_does(
         ("", "VDDK_CONNECTION"),
     ],
 )
-def test_a_host_that_is_not_reached_is_no_refused_login(text: str, reason: str) -> None:
+def test_an_unreachable_host_is_not_a_refused_login(text: str, reason: str) -> None:
     assert open_failure(SPEC, text, 18000).reason == reason
 
 
@@ -93,11 +93,11 @@ def test_a_machine_cannot_choose_its_own_error(text: str) -> None:
     )
     failure = open_failure(spec, text, None)
     assert failure.reason == "VDDK_DISK_NOT_FOUND"
-    # Nothing is taken out of what people read.
+    # The message for people keeps the names.
     assert text in failure.message
 
 
-def test_a_name_is_taken_out_as_a_whole_only() -> None:
+def test_only_whole_names_are_removed() -> None:
     spec = replace(SPEC, disk_path="[a] log/in.vmdk")
     assert "login" in without_names("cannot login to a host", spec)
 

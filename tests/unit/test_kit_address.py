@@ -27,12 +27,12 @@ from services.kit.address import (
         (":8000", TcpAddress("", 8000)),
     ],
 )
-def test_parses(text: str, address: object) -> None:
+def test_addresses_are_parsed(text: str, address: object) -> None:
     assert parse_address(text) == address
 
 
 @pytest.mark.parametrize("text", ["[::1]:443", "127.0.0.1:7", "unix:/a/b", "h.example:1"])
-def test_prints_as_it_was_written(text: str) -> None:
+def test_an_address_prints_as_it_was_written(text: str) -> None:
     assert str(parse_address(text)) == text
 
 
@@ -51,7 +51,7 @@ def test_prints_as_it_was_written(text: str) -> None:
         ("unix:/" + "x" * 107, "107 bytes"),
     ],
 )
-def test_refuses_and_says_why(text: str, problem: str) -> None:
+def test_an_invalid_address_is_refused_with_the_cause(text: str, problem: str) -> None:
     with pytest.raises(InvalidAddressError, match=problem) as caught:
         parse_address(text)
     assert repr(text) in caught.value.message
@@ -75,7 +75,7 @@ def test_an_address_to_connect_to_needs_host_and_port(text: str) -> None:
         ("agent.example:1", False),
     ],
 )
-def test_knows_what_other_machines_reach(text: str, local: bool) -> None:
+def test_only_loopback_and_unix_addresses_are_local(text: str, local: bool) -> None:
     assert parse_address(text).is_local is local
 
 
@@ -99,7 +99,7 @@ def test_socket_and_new_directories_are_private(tmp_path: Path) -> None:
     assert after == before
 
 
-def test_a_dead_process_socket_is_replaced(tmp_path: Path) -> None:
+def test_the_socket_of_a_dead_process_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     _bind(path).close()
     assert path.exists()
@@ -107,7 +107,7 @@ def test_a_dead_process_socket_is_replaced(tmp_path: Path) -> None:
         assert path.exists()
 
 
-def test_a_living_process_keeps_its_socket(tmp_path: Path) -> None:
+def test_the_socket_of_a_running_process_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     with _bind(path):
         with (
@@ -118,7 +118,7 @@ def test_a_living_process_keeps_its_socket(tmp_path: Path) -> None:
         assert path.exists()
 
 
-def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     path.write_text("precious")
     with (

@@ -23,7 +23,7 @@ class LoginRefusedError(ServiceError):
 
 
 def _arrived(exc: BaseException) -> RemoteError:
-    """The error as a client sees it after a trip over the wire."""
+    """The error as a client receives it."""
     status = to_status(exc)
     received = AioRpcError(
         code=status.code,

@@ -46,7 +46,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_line_says_when_who_and_what(log_file: Path) -> None:
+def test_a_line_has_time_service_level_and_action(log_file: Path) -> None:
     structlog.contextvars.bind_contextvars(request_id="r1")
     structlog.stdlib.get_logger("a.b").info("copied", action="copy.done", size_bytes=7)
     (line,) = _lines(log_file)
@@ -62,7 +62,7 @@ def test_a_line_says_when_who_and_what(log_file: Path) -> None:
     }
 
 
-def test_a_secret_is_in_no_line_however_it_got_there(
+def test_a_secret_is_masked_in_every_part_of_a_line(
     log_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     structlog.contextvars.bind_contextvars(session=f"cookie {SECRET}")

@@ -103,7 +103,7 @@ def test_masking_takes_linear_time() -> None:
         assert time.perf_counter() - started < 2, unit
 
 
-def test_a_short_secret_hides_only_a_whole_value() -> None:
+def test_a_short_secret_is_masked_only_as_a_whole_value() -> None:
     masks = Redactor()
     masks.register("ab")
     masks.register("")

@@ -1,9 +1,9 @@
-"""The durable map of a disk's chunks: what is on the target, and its digest as read.
+"""The durable map of a disk's chunks: what the target holds, and the digests taken when reading.
 
 One file per disk. Two header slots of one page each, then pages of `RECORDS_PER_PAGE` fixed-size
 records. Every page carries its own checksum, seeded with the map's identity and its index:
 
-- A torn or damaged page makes its chunks UNKNOWN, which costs work and never correctness.
+- A torn or damaged page makes its chunks UNKNOWN: they are copied again, and nothing is lost.
 - A header is written to the slot that does not hold the newest one; a torn write leaves the other.
 - An unwritten page (a hole in the file) reads as UNKNOWN chunks, so an empty map costs nothing.
 
@@ -43,7 +43,7 @@ from services.disk_agent.failures import MapUnusable
 
 __all__ = ["NO_DIGEST", "ChunkMap", "Header", "Kind", "PassKey", "Record"]
 
-# While the chunks of a large disk are forgotten, the map is written each time this many pages wait.
+# While many chunks are made UNKNOWN, the map is written each time this number of pages has changed.
 _FORGOTTEN_PAGES = 4096
 
 
@@ -73,7 +73,7 @@ class ChunkMap:
         chunk_bytes: int,
         digest: str = XXH3_128,
     ) -> Self:
-        """Make an empty map in place of whatever is at `path`; `digest` names the algorithm."""
+        """Create an empty map, replacing a file at `path`; `digest` names the algorithm."""
         identity = int.from_bytes(os.urandom(8)) >> 1
         header = Header(identity, disk_id, capacity_bytes, chunk_bytes, digest=digest)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,12 +136,12 @@ class ChunkMap:
     def begin_pass(
         self, key: PassKey, *, stale: Iterable[tuple[int, int]] = (), blank_target: bool = False
     ) -> None:
-        """Begin a pass, or continue it if the map is bound to the very same one.
+        """Begin a pass, or continue it if the map is bound to the same `key`.
 
         `stale` are runs (first, stop) of chunks that the pass is going to change: their digests
         are dropped before the first write, because a crash may leave the old or the new content.
-        They are among `pending_runs` of the next pass if this one does not end. Durable when it
-        returns.
+        If this pass does not end, they are among `pending_runs` of the next one. The change is
+        durable when the call returns.
         """
         old = self.header
         self._resumed = old.key == key
@@ -150,7 +150,8 @@ class ChunkMap:
             self.checkpoint(force_header=True)
             return
         self._forget_intent()
-        # Its number first: what a beginning that a crash cuts short has forgotten is pending then.
+        # The new sequence number is written first: if a crash comes before the headers are, the
+        # chunks made UNKNOWN here carry this number, and the next pass finds them as pending.
         self.header = replace(old, sequence=old.sequence + 1, intent_first=0, intent_stop=0)
         self.checkpoint(force_header=True)
         self._forget(stale, WORD.pack(self.header.sequence << 2))
@@ -168,7 +169,7 @@ class ChunkMap:
         """Continue a pass on another snapshot.
 
         `changed` are the runs (first, stop) of chunks with areas changed between the two snapshots:
-        they are to be copied again, everything else that is done stays done.
+        they are copied again; all other chunks that are done stay done.
         """
         self._forget(changed)
         self.header = replace(
@@ -183,9 +184,9 @@ class ChunkMap:
         self._write_headers()
 
     def complete_pass(self, image_bytes: int = 0) -> None:
-        """Record that the current pass is done; durable when it returns.
+        """Record that the current pass is done; this is durable when the call returns.
 
-        `image_bytes` is the length of the image's file, which does not get shorter by itself.
+        `image_bytes` is the length of the image's file: a shorter one later has been cut.
         Raises MapUnusable when the map's file was removed or replaced.
         """
         self._check_in_place()
@@ -200,11 +201,11 @@ class ChunkMap:
         self.checkpoint(force_header=True)
 
     def grow(self, capacity_bytes: int) -> None:
-        """Extend the map: new chunks are UNKNOWN, and so is a short one that was the last."""
+        """Extend the map: new chunks are UNKNOWN, and so is the former last one if it was short."""
         old = self.header
         if old.capacity_bytes % old.chunk_bytes:
             self._forget([(self.chunks - 1, self.chunks)])
-        # A pass that has ended is never continued: the next one is another, whatever its key.
+        # No mode, so that the next pass has another key: one that has ended is never continued.
         mode = "" if old.complete else old.mode
         self.header = replace(old, capacity_bytes=capacity_bytes, complete=False, mode=mode)
         self._write_headers()
@@ -224,7 +225,7 @@ class ChunkMap:
         return bool(word & 3) and word >> 2 == self.header.sequence
 
     def undone_runs(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Runs (first, stop) of chunks which the current pass did not record yet."""
+        """Runs (first, stop) of chunks that the current pass has not recorded yet."""
         begin = -1
         for index in range(first, stop):
             if self.is_done(index):
@@ -237,16 +238,16 @@ class ChunkMap:
             yield begin, stop
 
     def put(self, first: int, count: int, kind: Kind, digest: bytes = NO_DIGEST) -> None:
-        """Record chunks of the current pass; durable with the next checkpoint."""
+        """Record chunks as done in the current pass; durable with the next checkpoint."""
         record = WORD.pack(self.header.sequence << 2 | kind) + digest
         self._fill(first, count, record)
 
     def pending_runs(self) -> Iterator[tuple[int, int]]:
-        """Runs (first, stop) of chunks that must be copied though no changed area lists them.
+        """Runs (first, stop) of chunks that must be copied although no changed area lists them.
 
-        They are UNKNOWN, but not because this pass writes them: a pass that never ended was to
-        write them, they lie behind the former end of a disk that grew, or their records were
-        damaged.
+        They are UNKNOWN for another reason than being `stale` in this pass: an earlier pass that
+        never ended had them to write, they lie behind the former end of a disk that grew, or their
+        records were damaged.
         """
         expected = WORD.pack(self.header.sequence << 2)
         begin = -1
@@ -271,12 +272,12 @@ class ChunkMap:
             yield begin, index
 
     def kinds(self) -> Iterator[tuple[int, bytes]]:
-        """The kinds of all chunks, a byte each, in runs of some hundred with their first number."""
+        """The kinds of all chunks, a byte each, page by page with the number of the first chunk."""
         for number, (page, stop) in enumerate(self._filled_pages()):
             yield number * RECORDS_PER_PAGE, kinds(page, CHECKSUM_BYTES, stop)
 
     def forget(self, indexes: Iterable[int]) -> None:
-        """Make chunks UNKNOWN; durable when it returns."""
+        """Make chunks UNKNOWN; this is durable when the call returns."""
         self._forget((index, index + 1) for index in indexes)
         self.checkpoint()
 
@@ -285,14 +286,14 @@ class ChunkMap:
         return self._has_any(Kind.DATA, Kind.UNDIGESTED)
 
     def lacks_digests(self) -> bool:
-        """Whether there is a chunk whose content is not known."""
+        """Whether the map has no digest of some chunk, and does not record it as zero either."""
         return self._has_any(Kind.UNKNOWN, Kind.UNDIGESTED)
 
     def digest(self) -> str:
         """The digest over all chunks' kinds and digests in order: equal for equal content.
 
-        Two maps compare only if both have the same algorithm and know everything: chunks without a
-        digest count as such.
+        Two maps can be compared only if both use the same algorithm and have a digest of every
+        chunk with data: a chunk without one enters by its kind alone.
         """
         state = self._begin_digest()
         for page, stop in self._filled_pages():
@@ -309,28 +310,28 @@ class ChunkMap:
         return any(kind in found for _, found in self.kinds() for kind in wanted)
 
     def _filled_pages(self) -> Iterator[tuple[bytearray, int]]:
-        """All pages, each with where its last record ends."""
+        """All pages, each with the offset where its last record ends."""
         for first in range(0, self.chunks, RECORDS_PER_PAGE):
             count = min(self.chunks - first, RECORDS_PER_PAGE)
             yield self._pages.read(first // RECORDS_PER_PAGE), CHECKSUM_BYTES + count * RECORD_BYTES
 
     @property
     def damaged_pages(self) -> int:
-        """Pages that were found damaged."""
+        """The number of pages that were found damaged."""
         return len(self._pages.damaged)
 
     @property
     def dirty_pages(self) -> int:
-        """Pages that wait for a checkpoint."""
+        """The number of changed pages that the next checkpoint writes."""
         return self._pages.dirty
 
     def checkpoint(
         self, *, intent: tuple[int, int] | None = None, force_header: bool = False
     ) -> None:
-        """Write what changed and fsync. The target must have been flushed before.
+        """Write the changed pages and fsync. The caller must have flushed the target before.
 
-        `intent` is the window (first, stop) of chunks that may be overwritten from now on without
-        their records having been forgotten first.
+        `intent` is the window (first, stop) of chunks that may be overwritten from now on while
+        their records are still in the map.
         """
         self._pages.write()
         if intent is not None and intent != (self.header.intent_first, self.header.intent_stop):
@@ -360,7 +361,7 @@ class ChunkMap:
     # -- pages
 
     def _forget_intent(self) -> None:
-        """Forget the window of a re-sync that was killed: it may have written any of its chunks."""
+        """Make the chunks of the intent window UNKNOWN: a killed re-sync may have written them."""
         header = self.header
         stop = min(header.intent_stop, self.chunks)
         self._forget(self.undone_runs(header.intent_first, stop))

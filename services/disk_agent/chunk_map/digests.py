@@ -15,7 +15,7 @@ DigestOf = Callable[[memoryview], bytes]
 
 
 class Hash(Protocol):
-    """Digests bytes that come in parts; what counts is the first `DIGEST_BYTES` of the digest."""
+    """Digests bytes that come in parts; only the first `DIGEST_BYTES` of the digest are used."""
 
     def update(self, data: bytes | bytearray, /) -> object:
         """Take the next part."""
@@ -27,18 +27,18 @@ class Hash(Protocol):
 
 
 class Algorithm(NamedTuple):
-    """One algorithm, for what is in memory as a whole and for what is not."""
+    """One algorithm: for bytes that are all in memory, and for bytes that come in parts."""
 
     digest_of: DigestOf
     begin: Callable[[], Hash]
 
 
 def _blake3_of(memory: memoryview) -> bytes:
-    # BLAKE3 gives as many bytes as asked for; fewer are the beginning of more.
+    # A BLAKE3 digest has any length; a shorter one is the beginning of a longer one.
     return blake3(memory).digest(length=DIGEST_BYTES)
 
 
-# By the names that config.yaml and the headers of maps have for them.
+# By their names in config.yaml and in the headers of maps.
 ALGORITHMS = {
     XXH3_128: Algorithm(xxhash.xxh3_128_digest, xxhash.xxh3_128),
     BLAKE3: Algorithm(_blake3_of, blake3),

@@ -21,21 +21,21 @@ RECORD_BYTES = WORD.size + DIGEST_BYTES
 RECORDS_PER_PAGE = (PAGE_BYTES - CHECKSUM_BYTES) // RECORD_BYTES
 HEADER_SLOTS = 2
 _MAGIC = b"v2c-map1"
-# Fields that headers of earlier versions have beside those of `Header`.
+# Fields in the headers of earlier versions that `Header` no longer has.
 _RETIRED_FIELDS = ("complete_snapshot", "grown_from_bytes")
 
 
 class Kind(IntEnum):
-    """What a map knows of a chunk on the target."""
+    """What the map records about a chunk on the target."""
 
     UNKNOWN = 0
     ZERO = 1
     DATA = 2
-    # Written only in part by a pass: the content is right, but no digest of all of it was taken.
+    # A pass wrote a part of it: the content is right, but no digest of the whole chunk was taken.
     UNDIGESTED = 3
 
 
-# From the lowest byte of a record's word, which comes first, to its kind.
+# Maps the first byte of a record, the lowest of its word, to the record's kind.
 _KIND_OF = bytes(low & 3 for low in range(256))
 
 
@@ -49,7 +49,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class PassKey:
-    """What a pass is bound to: only the very same pass resumes at the chunk."""
+    """Identifies a pass: one with the same key continues where the earlier run stopped."""
 
     pass_id: str
     snapshot: str
@@ -72,18 +72,18 @@ class Header:
     complete: bool = False
     # The target held nothing but zeroes when this map was made, and one snapshot fills it.
     blank_target: bool = False
-    # The newest pass that ended well; empty before the first.
+    # The newest pass that completed; empty before the first.
     complete_pass_id: str = ""
-    # The length of the image's file when that one ended; 0 in maps from before it was kept.
+    # The length of the image's file when that pass completed; 0 in maps of earlier versions.
     image_bytes: int = 0
     intent_first: int = 0
     intent_stop: int = 0
-    # The algorithm of all its digests. Maps from before there was a choice do not name it.
+    # The algorithm of all digests in the map. Maps of earlier versions do not name it.
     digest: str = XXH3_128
 
     @property
     def key(self) -> PassKey:
-        """What the current pass is bound to."""
+        """The key of the current pass."""
         return PassKey(self.pass_id, self.snapshot, self.mode)
 
 
@@ -128,7 +128,9 @@ def write_header(fd: int, path: Path, header: Header) -> None:
 
 
 def page_checksum(body: bytes | bytearray, identity: int, index: int) -> bytes:
-    """The checksum of a page's records; it differs for another map and for another page."""
+    """The checksum of a page's records. Map and page number enter it, so that no page is taken for
+    another.
+    """
     return xxhash.xxh3_128_digest(body, seed=identity ^ index)
 
 

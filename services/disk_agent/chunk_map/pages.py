@@ -15,7 +15,7 @@ _CACHED_PAGES = 512
 
 
 class MapPages:
-    """Pages by number. One that was never written is empty, and so is one that is damaged."""
+    """Pages by number. A page that was never written, or is damaged, reads as zeroes."""
 
     def __init__(self, fd: int, identity: int) -> None:
         self._fd = fd
@@ -31,7 +31,7 @@ class MapPages:
         return len(self._dirty)
 
     def read(self, number: int) -> bytearray:
-        """A page, to be looked at."""
+        """A page; the caller must not change it."""
         page = self._dirty.get(number) or self._clean.get(number)
         if page is not None:
             return page
@@ -49,7 +49,7 @@ class MapPages:
         return page
 
     def change(self, number: int) -> bytearray:
-        """A page, to be changed."""
+        """A page that the caller changes; `write` writes it."""
         page = self._dirty.get(number)
         if page is None:
             page = self._dirty[number] = self.read(number)
@@ -57,14 +57,14 @@ class MapPages:
         return page
 
     def write(self) -> None:
-        """Write what was changed, which is not durable yet."""
+        """Write the changed pages; they are durable only after the caller's fsync."""
         for number, page in sorted(self._dirty.items()):
             body = page[CHECKSUM_BYTES:]
             page[:CHECKSUM_BYTES] = page_checksum(body, self._identity, number)
             os.pwrite(self._fd, page, page_offset(number))
 
     def written(self) -> None:
-        """Report that what `write` wrote is durable: those pages may be dropped from memory."""
+        """To be called after that fsync: the written pages may now be dropped from memory."""
         self._clean.update(self._dirty)
         self._dirty.clear()
         while len(self._clean) > _CACHED_PAGES:

@@ -1,1 +1,1 @@
-"""Converting guests to KVM: records, runs, causes of failure, and what is never left behind."""
+"""Conversion of guests to KVM: records, runs of virt-v2v, causes of failure, clean-up."""

@@ -1,7 +1,7 @@
-"""Whether KVM really works on this host, and the variables for libguestfs that follow.
+"""Whether KVM works on this host, and the environment for libguestfs that depends on it.
 
-``/dev/kvm`` may exist and open, and guests still hang (nested virtualisation that is switched off
-half-way). So a kernel is booted once: it has no root, panics and reboots, which ends qemu.
+``/dev/kvm`` may exist and open although guests hang, as with half-configured nested virtualisation.
+So a kernel is booted once: without a root file system it panics and reboots, which ends qemu.
 """
 
 import os
@@ -23,7 +23,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class KvmProbe:
-    """Finds out once per boot of the host, and remembers. Methods block."""
+    """Tests KVM once per boot of the host, and keeps the result in a file. Methods block."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class KvmProbe:
         self._state_file = state_dir / "kvm.json"
         self._device = device
         self._boot = boot
-        # The second caller waits for the answer of the first.
+        # A second caller waits for the result of the first.
         self._asking = threading.Lock()
 
     def works(self) -> bool:
@@ -47,7 +47,7 @@ class KvmProbe:
             try:
                 known = read_state(self._state_file)
             except StateDamaged:
-                known = None  # A cache: it is asked again.
+                known = None  # The file is only a cache: test again.
             if isinstance(known, dict) and known.get("boot_id") == boot_id:
                 return bool(known["works"])
             works = os.access(self._device, os.R_OK | os.W_OK) and self._boots()
@@ -80,12 +80,12 @@ class KvmProbe:
 def libguestfs_environment(
     kvm: bool, environment: Mapping[str, str], cache_dir: Path
 ) -> dict[str, str]:
-    """The variables for libguestfs; what ``environment`` sets already stays.
+    """The environment variables for libguestfs; values that ``environment`` has are kept.
 
-    ``direct``: no libvirt daemon in between, whose qemu runs as a user that cannot read the images.
-    Without KVM: emulation, and a kernel without mitigations, which an emulated processor does not
-    need and which cost it 13 % of the boot time. The cache is named because libguestfs looks for
-    it in TMPDIR otherwise, and building its appliance anew takes 12 s.
+    ``direct``: without libvirt, whose qemu runs as a user that cannot read the images. Without KVM:
+    emulation, and a kernel without mitigations, which an emulated processor does not need and which
+    cost 13 % of the boot time. The cache directory is set because libguestfs would use TMPDIR, and
+    building its appliance anew takes 12 s.
     """
     wanted = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_CACHEDIR": str(cache_dir)}
     if not kvm:

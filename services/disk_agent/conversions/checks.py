@@ -11,7 +11,7 @@ from services.disk_agent.storage.images import Image
 
 
 class ImageInspector(Protocol):
-    """What a conversion asks of images; blocks."""
+    """What a conversion needs of `Images`; methods block."""
 
     def inspect(self, path: Path) -> Image:
         """Read an image's header. Raises ServiceError."""

@@ -1,4 +1,4 @@
-"""Conversions as values: what is asked for, how one stands, what is known of a converted image."""
+"""Conversions as values: the request, the conversion's state, the record of a converted image."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +12,9 @@ from services.kit.failure import Failure
 class ConversionRequest:
     """What is to be converted.
 
-    ``image_paths`` are the machine's QCOW2 files, the boot disk first. virt-v2v sees the boot disk
-    alone unless ``all_disks``. ``virtio_iso`` is the virtio-win ISO for Windows guests, None for
-    the host's own. ``timeout_seconds`` 0 is the agent's default.
+    ``image_paths`` are the machine's QCOW2 files, the boot disk first. virt-v2v gets only the boot
+    disk unless ``all_disks`` is set. ``virtio_iso`` is the virtio-win ISO for Windows guests, None
+    for the drivers installed on the host. ``timeout_seconds`` 0 is the agent's default.
     """
 
     conversion_id: str
@@ -25,12 +25,12 @@ class ConversionRequest:
 
     @property
     def converted_paths(self) -> tuple[Path, ...]:
-        """The images that virt-v2v sees."""
+        """The images that virt-v2v converts."""
         return self.image_paths if self.all_disks else self.image_paths[:1]
 
     @property
     def identity(self) -> object:
-        """What may not differ when a conversion is started again; the rest is tuning."""
+        """The parameters that must be the same when a conversion is started again."""
         return self.image_paths, self.all_disks
 
 
@@ -38,8 +38,8 @@ class ConversionRequest:
 class Conversion:
     """A conversion at one moment. ``revision`` grows with each change, also over restarts.
 
-    ``committing`` is set from before the first byte goes into the images until all have: only
-    then is an overlay left behind by a crash worth more than the image below it.
+    ``committing`` is set before the first byte is written into the images, and cleared after the
+    last. While it is set, the overlays are needed to complete the images, also after a crash.
     """
 
     request: ConversionRequest
@@ -58,12 +58,12 @@ class Conversion:
 
     @property
     def id(self) -> str:
-        """The id which the caller chose."""
+        """The id that the caller chose."""
         return self.request.conversion_id
 
     @property
     def cancellable(self) -> bool:
-        """Whether it may become CANCELLED if it has failed: not with a commit left to finish."""
+        """Whether a failed conversion may become CANCELLED: not if its commit must be finished."""
         return not self.committing
 
     def changed(self, now: float, **changes: Any) -> Self:
@@ -82,7 +82,7 @@ class Converted:
     warnings: tuple[str, ...] = field(default=())
 
     def as_changes(self) -> dict[str, Any]:
-        """What makes a conversion of this image one that has succeeded."""
+        """The changes that make another conversion of this image SUCCEEDED."""
         return {
             "state": State.SUCCEEDED,
             "warnings": self.warnings,

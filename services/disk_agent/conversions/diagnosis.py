@@ -1,6 +1,6 @@
-"""Finds the cause of a failed conversion in what virt-v2v-in-place reported.
+"""Finds the cause of a failed conversion in the output of virt-v2v-in-place.
 
-Its exit status is 1 for everything, so the texts decide: see `failures.CAUSES`.
+Its exit status is 1 for every failure, so its messages decide: see `failures.CAUSES`.
 """
 
 import re
@@ -10,7 +10,7 @@ from services.disk_agent.conversions.failures import CAUSES, ConversionFailure
 
 _EL9 = re.compile(r"(Enterprise Linux|CentOS Stream|Rocky|Alma|Oracle)\D{0,30}9\b", re.IGNORECASE)
 _ERROR_LINE = re.compile(r"^virt-v2v(?:-in-place)?: error: (.+)$", re.MULTILINE)
-# guestfsd's errors are left out: most of them are answers to "is this there?".
+# guestfsd's errors are left out: most of them only report that a file being probed for is missing.
 _FATAL_LINE = re.compile(
     r"^(?:(?:virt-v2v[\w-]*|supermin|qemu-[\w-]+|nbdkit): .*(?:error|fail).*"
     r"|libguestfs: error: .+)$",
@@ -22,10 +22,10 @@ _MESSAGE_LIMIT = 600
 def classify(
     errors: Sequence[str], log_tail: str, *, guest_os: str, version: str, status: int
 ) -> ConversionFailure:
-    """The failure for a virt-v2v that ended with ``status`` other than 0.
+    """The failure for a run of virt-v2v that ended with a ``status`` other than 0.
 
-    ``errors`` are its error messages, ``log_tail`` the end of its log; causes are looked for in
-    the messages first, because a log shows many errors that did not matter.
+    ``errors`` are its error messages, ``log_tail`` the end of its log. The messages are searched
+    for a cause first, because the log also has errors that did not matter.
     """
     messages = " ".join(errors) or " ".join(_ERROR_LINE.findall(log_tail))
     metadata = _metadata(guest_os, version, status)
@@ -45,12 +45,12 @@ def classify(
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """``2.3.4`` as numbers that compare; empty for a text without."""
+    """``2.3.4`` as a tuple of numbers, for comparing; empty for a text without numbers."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
 def el9_warning(guest_os: str, version: str) -> str | None:
-    """What to warn of when an EL 9 guest meets a virt-v2v that cannot convert it."""
+    """The warning for an EL 9 guest if this version of virt-v2v does not convert it reliably."""
     if _EL9.search(guest_os) and version_key(version) < (2, 3, 4):
         return f"virt-v2v {version} does not convert EL 9 guests reliably; 2.3.4 does"
     return None

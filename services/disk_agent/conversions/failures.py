@@ -1,4 +1,4 @@
-"""Why a conversion failed. The causes that virt-v2v's messages show are classes with a pattern."""
+"""Why a conversion failed. Causes that virt-v2v's messages name are classes with a pattern."""
 
 import re
 from typing import ClassVar
@@ -52,7 +52,7 @@ class CommitInterrupted(ConversionFailure):
 
 
 class VirtioDriversMissing(ConversionFailure):
-    """virt-v2v succeeded, but the guest still has no virtio drivers."""
+    """virt-v2v ended with status 0, but the guest still has no virtio drivers."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VIRTIO_DRIVERS_MISSING"
@@ -63,7 +63,7 @@ class VirtioDriversMissing(ConversionFailure):
 
 
 class KnownCause(ConversionFailure):
-    """A failure of virt-v2v whose messages match `pattern`; `summary` begins the message for it."""
+    """A failure of virt-v2v whose messages match `pattern`; its message begins with `summary`."""
 
     code = Code.FAILED_PRECONDITION
     pattern: ClassVar[str]
@@ -71,12 +71,12 @@ class KnownCause(ConversionFailure):
 
     @classmethod
     def matches(cls, text: str) -> bool:
-        """Whether messages, or lines of a log, show this cause."""
+        """Whether messages, or lines of a log, name this cause."""
         return bool(re.search(cls.pattern, text, re.IGNORECASE | re.DOTALL))
 
 
 class NoOperatingSystem(KnownCause):
-    """No operating system was found on the disks that virt-v2v was shown."""
+    """virt-v2v found no operating system on the disks that it was given."""
 
     pattern = (
         r"could not (detect|find).{0,40}(source guest|operating system)|no root device found"
@@ -221,7 +221,7 @@ class ApplianceFailed(KnownCause):
     )
 
 
-# Patterns for virt-v2v 2.0 to 2.12 and libguestfs 1.48 to 1.58. The first that matches counts.
+# Patterns for virt-v2v 2.0 to 2.12 and libguestfs 1.48 to 1.58. The first one that matches decides.
 CAUSES: tuple[type[KnownCause], ...] = (
     NoOperatingSystem,
     GuestEncrypted,

@@ -1,4 +1,4 @@
-"""Ends what conversions of a killed agent left running."""
+"""Ends processes that conversions of a killed agent left running."""
 
 import os
 import re
@@ -15,9 +15,8 @@ _log = structlog.stdlib.get_logger(__name__)
 def sweep(folders: Path, proc: Path = Path("/proc")) -> int:
     """End every process that works on a conversion below ``folders``; returns how many. Blocks.
 
-    They are known by an overlay of ours on their command line, or by VIRT_V2V_TMPDIR, which all
-    processes below virt-v2v inherit. No other process can be taken for one, whatever became of the
-    process ids.
+    They are recognised by an overlay of ours on their command line, or by VIRT_V2V_TMPDIR, which
+    all processes below virt-v2v inherit. Process ids are not used: they may have been reused.
     """
     below = re.escape(os.fsencode(folders))
     on_overlay = re.compile(below + rb"/[^/\0]+/overlay-\d+\.qcow2")

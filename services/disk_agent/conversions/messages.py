@@ -58,14 +58,14 @@ def with_line(reported: Reported, line: str) -> Reported:
 
 
 class MessageFile:
-    """Reads the growing file of messages, whole lines only."""
+    """Reads the file of messages while it grows, whole lines only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def read(self) -> list[str]:
-        """The lines that are complete and new. Blocks; no file yet is no line."""
+        """The lines completed since the last call; none before the file exists. Blocks."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)

@@ -1,10 +1,11 @@
-"""Runs one command and leaves nothing of it: ``python -m …conversions.reaper -- COMMAND…``.
+"""Runs one command and ends all its processes: ``python -m …conversions.reaper -- COMMAND…``.
 
-A killed virt-v2v leaves qemu, qemu-nbd and nbdkit behind, which hold the image. So it runs below
-this small process, which inherits every orphan (PR_SET_CHILD_SUBREAPER), and ends them all when
+A killed virt-v2v leaves qemu, qemu-nbd and nbdkit behind, which keep the image open. So virt-v2v
+runs below this small process, which becomes the parent of every orphan (PR_SET_CHILD_SUBREAPER) and
+ends them all when
 
 - the command ends,
-- its own standard input closes: who started it wants it stopped, or is dead, however it died,
+- its own standard input closes: the disk agent stops the conversion, or has ended in any way,
 - it gets SIGTERM.
 
 Its exit status is the command's, 128 + N after signal N. Beside the standard library it imports
@@ -27,7 +28,7 @@ from services.kit.processes.control import adopt_orphans, descendants, is_alive
 # virt-v2v removes its temporary files when asked to end; qemu takes a moment.
 _TERM_SECONDS = 2.0
 _STEP_SECONDS = 0.02
-# As root libguestfs puts its sockets into /tmp, whatever TMPDIR says, and leaves them when killed.
+# As root, libguestfs puts its sockets into /tmp even if TMPDIR is set; a kill leaves them there.
 _SOCKET_DIRECTORY = re.compile(rb"/tmp/libguestfs[A-Za-z0-9]{6}(?=/)")
 _STOPPED_STATUS = 128 + signal.SIGTERM
 
@@ -53,14 +54,14 @@ def main(argv: list[str]) -> int:
 
 
 def end_processes(pids: set[int]) -> None:
-    """End these processes, ask first and kill then, and remove libguestfs' socket directories."""
+    """Terminate these processes, kill those that stay, remove libguestfs' socket directories."""
     directories = {found for pid in pids for found in _SOCKET_DIRECTORY.findall(_command(pid))}
     for pid in pids:
         _signal(pid, signal.SIGTERM)
     deadline = time.monotonic() + _TERM_SECONDS
     while time.monotonic() < deadline and any(map(_still_runs, pids)):
         time.sleep(_STEP_SECONDS)
-    # What the processes started meanwhile is ours as well.
+    # Processes that they started meanwhile have to be ended as well.
     pids |= set(descendants(os.getpid()))
     while any(map(_still_runs, pids)):
         for pid in pids:
@@ -73,7 +74,7 @@ def end_processes(pids: set[int]) -> None:
 
 def _still_runs(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
-        # A zombie that is our own child is collected here.
+        # Collects the process if it is a child of ours and a zombie.
         os.waitpid(pid, os.WNOHANG)
     return is_alive(pid)
 

@@ -1,7 +1,7 @@
 """Conversions as resources: start, attach, watch, cancel.
 
-All methods run on the event loop; files are written in threads. A conversion's state is on disk
-before the step it announces, so that a restarted agent knows which images may be half-written.
+All methods run on the event loop; files are written in threads. A commit is recorded on disk before
+it begins, so that a restarted agent knows which images may be half-written.
 """
 
 import asyncio
@@ -73,17 +73,17 @@ class Conversions:
         self._stopping = False
 
     async def recover(self) -> None:
-        """Find the conversions of earlier agents. Those that were at work are FAILED, retryable.
+        """Load the conversions of earlier agents. Those that were running are FAILED, retryable.
 
-        Call it after their processes were ended (see `leftovers.sweep`). Overlays are removed, but
-        for those of a commit that was under way: starting that conversion again finishes it.
+        Call it after their processes were ended (see `leftovers.sweep`). Overlays are removed,
+        except those of an interrupted commit: starting that conversion again finishes the commit.
         """
         for conversion in await self._registry.recover(_ended_with_the_agent):
             if not conversion.committing:
                 await asyncio.to_thread(self._store.remove_overlays, conversion.request)
 
     async def stop(self) -> None:
-        """End all conversions, retryable; a commit under way is waited for."""
+        """End all conversions as FAILED, retryable; waits for a commit that is running."""
         self._stopping = True
         entries = [entry for entry in self._registry.entries() if entry.task is not None]
         for entry in entries:
@@ -130,7 +130,7 @@ class Conversions:
                 now = self._registry.now()
                 queued = queued.changed(now, **converted.as_changes(), end_time=now)
             entry = await self._registry.put(queued)
-            # Nothing is awaited from here on: a caller who gives up leaves no half of it.
+            # Nothing is awaited from here on: a caller that gives up cannot leave it half-started.
             if converted is None:
                 entry.cancelled = False
                 entry.task = asyncio.create_task(self._supervise(entry))
@@ -149,10 +149,10 @@ class Conversions:
         return self._registry.watch(conversion_id, after_revision)
 
     async def cancel(self, conversion_id: str, *, epoch: int = 0) -> Conversion:
-        """End a conversion and wait until nothing of it runs; the image is as it was before.
+        """End a conversion and wait until none of its processes run; the image stays unchanged.
 
-        One that has ended stays so, and one that is writing the converted guest ends SUCCEEDED.
-        Raises ConversionNotFound or StaleEpoch.
+        A conversion that has succeeded stays SUCCEEDED, and one whose commit is running continues
+        to its end. Raises ConversionNotFound or StaleEpoch.
         """
         async with self._registry.commands:
             entry = self._registry.entry(conversion_id)
@@ -164,12 +164,12 @@ class Conversions:
                 entry.cancelled = True
                 _interrupt(entry)
         if task is not None:
-            # Shielded: a caller who gives up waiting does not revoke the cancel.
+            # Shielded: a caller that gives up waiting does not revoke the cancel.
             await asyncio.shield(task)
         return entry.record
 
     async def delete(self, conversion_id: str) -> None:
-        """Forget an ended conversion, its log too; one at work or half-committed stays."""
+        """Delete an ended conversion with its log; one that runs or is half-committed stays."""
         async with self._registry.commands:
             entry = self._registry.find(conversion_id)
             if entry is None or entry.task is not None or entry.record.committing:
@@ -178,9 +178,9 @@ class Conversions:
             self._registry.forget(conversion_id)
 
     async def converted(self, image: Path) -> Converted | None:
-        """What is known of the converted guest in an image; None before its conversion.
+        """The record of the converted guest in an image; None before its conversion.
 
-        Changes of the source must not be copied into such an image any more.
+        Changes of the source must not be copied into an image with a converted guest.
         """
         for entry in self._registry.entries():
             conversion = entry.record
@@ -201,7 +201,7 @@ class Conversions:
     # -- supervision
 
     async def _supervise(self, entry: _Entry) -> None:
-        """Run one attempt to its end. Never raises: whatever happens is the conversion's state."""
+        """Run one attempt to its end. Never raises: a failure becomes the conversion's state."""
         log = _log.bind(conversion_id=entry.record.id)
         changes: dict[str, Any]
         try:
@@ -213,7 +213,7 @@ class Conversions:
         except Exception as error:
             log.error("conversion defect", action="conversion.defect", exc_info=error)
             defect = ConversionFailure.described(
-                "the conversion ended on a defect; see the agent's log"
+                "the conversion ended because of a defect; see the agent's log"
             )
             changes = {"state": State.FAILED, "failure": defect}
         entry.converting = None
@@ -234,7 +234,7 @@ class Conversions:
                 entry.converting.cancel()
             reported = await entry.converting
             entry.converting = None
-            # On disk first: from here on the overlay is needed to make the image whole.
+            # On disk before the commit: from here on the overlays are needed to finish the images.
             await self._registry.change(
                 entry,
                 step="Committing",
@@ -262,7 +262,7 @@ class Conversions:
     async def _convert(self, entry: _Entry) -> Reported:
         async with self._slots:
             await self._registry.change(entry, state=State.RUNNING)
-            # A file that says QUEUED is as good: the next agent finds interrupted work.
+            # If this fails, the file keeps QUEUED, which a restarted agent treats the same.
             await self._registry.try_to_save(entry.record)
             changes: asyncio.Queue[Reported | None] = asyncio.Queue()
             following = asyncio.create_task(self._follow(entry, changes))
@@ -298,7 +298,7 @@ class Conversions:
         )
 
     async def _check_images(self, request: ConversionRequest) -> Converted | None:
-        """Check all images; returns what is known of a guest that was converted before."""
+        """Check all images; returns the record of a guest that was converted before."""
         await check_images(self._images, request)
         return await asyncio.to_thread(self._store.converted, request.image_paths[0])
 
@@ -318,7 +318,7 @@ class Conversions:
 def _ended_with_the_agent(conversion: Conversion) -> Failure:
     if conversion.committing:
         return CommitInterrupted.described(
-            "the disk agent ended while it wrote the converted guest"
+            "the disk agent ended while writing the converted guest into the image"
         )
     return ConversionInterrupted.described("the disk agent ended during this conversion")
 

@@ -1,8 +1,8 @@
 """One conversion from overlay to commit.
 
-The images are only read until virt-v2v has ended well: it works on overlays. Then the overlays are
-committed. That cannot be undone half-way, but it can be done again, so the overlays stay until the
-last commit has ended.
+virt-v2v works on overlays, so that the images are only read until it has succeeded. Then the
+overlays are committed. A commit cannot be undone, but it can be repeated, so all overlays stay
+until the last commit has ended.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from services.disk_agent.host.commands import Commands, tool_failed
 from services.kit.processes.service import exits_within
 
 _CREATE_SECONDS = 60.0
-# Some hundred MB of a Windows guest's drivers, onto slow NFS.
+# Enough to write some hundred MB of a Windows guest's drivers to slow NFS.
 _COMMIT_SECONDS = 1800.0
 _READ_SECONDS = 0.2
 # The reaper gives virt-v2v 2 s to clean up, then kills.
@@ -60,15 +60,15 @@ class ConversionHost:
 
 
 class ConversionRun(Protocol):
-    """What a conversion does with images; the registry makes a resource of it."""
+    """Converts images and commits the result; the registry calls it for each conversion."""
 
     async def convert(
         self, request: ConversionRequest, on_change: Callable[[Reported], None]
     ) -> Reported:
         """Convert overlays of the images; ``on_change`` is called at each change.
 
-        Raises ServiceError; cancelling the task ends virt-v2v. In each case
-        nothing of it runs afterwards, and no overlay stays.
+        Raises ServiceError; cancelling the task ends virt-v2v. In both cases no process of the
+        conversion runs afterwards, and its overlays are removed.
         """
         ...
 
@@ -86,7 +86,7 @@ class OverlayRun:
     def __init__(
         self, store: ConversionStore, commands: Commands, host: Callable[[], ConversionHost]
     ) -> None:
-        """``host`` is asked at each conversion in a thread; it may block and raise ServiceError."""
+        """``host`` is called in a thread for each conversion; it may block or raise."""
         self._store = store
         self._commands = commands
         self._host = host
@@ -94,14 +94,14 @@ class OverlayRun:
     async def convert(
         self, request: ConversionRequest, on_change: Callable[[Reported], None]
     ) -> Reported:
-        """Make the overlays, run virt-v2v on them, and judge what it did."""
+        """Make the overlays, run virt-v2v on them, and check its result."""
         try:
             host = await asyncio.to_thread(self._host)
             await asyncio.to_thread(self._make_overlays, request)
             status, reported = await self._run(request, host, on_change)
             return await asyncio.to_thread(self._judge, request, host, status, reported)
         except BaseException:
-            # Shielded: a second cancel must not leave the overlays there.
+            # Shielded: a second cancel must not prevent the removal.
             await asyncio.shield(asyncio.to_thread(self._store.remove_overlays, request))
             raise
 
@@ -163,7 +163,7 @@ class OverlayRun:
     def _judge(
         self, request: ConversionRequest, host: ConversionHost, status: int, reported: Reported
     ) -> Reported:
-        """Success with what is known of the guest, or the ConversionFailure."""
+        """Return the report with the guest's name and warnings, or raise ServiceError."""
         log = self._store.folder(request.conversion_id) / "virt-v2v.log"
         version = host.virt_v2v.version
         guest_os = inspected_guest(log) or reported.guest_os
@@ -200,7 +200,7 @@ class OverlayRun:
     def _commit(self, request: ConversionRequest) -> None:
         overlays = self._store.overlays(request)
         for image, overlay in zip(request.converted_paths, overlays, strict=True):
-            # -d leaves the overlay as it is, so that a commit that broke off can be repeated.
+            # -d leaves the overlay unchanged, so that an interrupted commit can be repeated.
             command = ["qemu-img", "commit", "-q", "-d", "-f", "qcow2", str(overlay)]
             try:
                 done = self._commands.run(command, timeout_seconds=_COMMIT_SECONDS)
@@ -216,7 +216,7 @@ class OverlayRun:
 
 
 class _MessageReader:
-    """Reads the messages of virt-v2v, and passes changes on."""
+    """Reads the messages of virt-v2v, and calls `on_change` when the report changes."""
 
     def __init__(self, file: MessageFile, on_change: Callable[[Reported], None]) -> None:
         self._file = file
@@ -244,7 +244,7 @@ class _MessageReader:
 async def _start_reaper(
     command: list[str], environment: Mapping[str, str], log_path: Path
 ) -> asyncio.subprocess.Process:
-    # Created here and not by the child, so that it can be read from the start.
+    # Created here and not by the child, so that the log exists before the child starts.
     log = await asyncio.to_thread(log_path.open, "wb")
     try:
         return await asyncio.create_subprocess_exec(
@@ -260,7 +260,7 @@ async def _start_reaper(
 
 
 async def _end(reaper: asyncio.subprocess.Process) -> None:
-    """Have the reaper end everything below it, and wait for that."""
+    """Have the reaper end all processes below it, and wait until it has exited."""
     if reaper.stdin is not None:
         reaper.stdin.close()
     if not await exits_within(reaper, _END_SECONDS):

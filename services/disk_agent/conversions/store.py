@@ -24,7 +24,7 @@ class ConversionStore:
     """
 
     def __init__(self, work_dir: Path, state_dir: Path) -> None:
-        """``work_dir`` takes overlays, up to some hundred MB each; ``state_dir`` small files."""
+        """``work_dir`` holds overlays, up to some hundred MB each; ``state_dir`` small files."""
         self._folders = work_dir / "conversions"
         self._marks = state_dir / "converted"
         for path in (self._folders, self._marks):
@@ -36,11 +36,11 @@ class ConversionStore:
         return self._folders
 
     def folder(self, conversion_id: str) -> Path:
-        """A conversion's own directory; made when it is saved first."""
+        """A conversion's own directory; `save` creates it."""
         return self._folders / conversion_id
 
     def overlays(self, request: ConversionRequest) -> tuple[Path, ...]:
-        """Where the overlays of the converted images are, in their order."""
+        """The paths of the overlays, in the order of the converted images."""
         folder = self.folder(request.conversion_id)
         return tuple(folder / f"overlay-{n}.qcow2" for n in range(len(request.converted_paths)))
 
@@ -49,7 +49,7 @@ class ConversionStore:
         write_state(self.folder(conversion.id) / _STATE_FILE, _to_wire(conversion))
 
     def load(self) -> Iterator[tuple[Path, Conversion | None]]:
-        """All conversions with their files; None for a file that cannot be understood."""
+        """All conversions with their files; None for a file with invalid content."""
         for path in sorted(self._folders.glob(f"*/{_STATE_FILE}")):
             try:
                 content = read_state(path)
@@ -68,19 +68,19 @@ class ConversionStore:
         self.remove_overlays(request)
         folder = self.folder(request.conversion_id)
         for path in folder.glob("*"):
-            # Last: by it the folder is found again if this ends half-way.
+            # The state file goes last: if this is interrupted, `load` still finds the folder.
             if path.name != _STATE_FILE and not path.is_dir():
                 path.unlink()
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder)
 
     def mark(self, image: Path, converted: Converted) -> None:
-        """Remember that an image holds a converted guest."""
+        """Record that an image holds a converted guest."""
         wire = {**asdict(converted), "path": str(image), "inode": image.stat().st_ino}
         write_state(self._mark_path(image), wire)
 
     def converted(self, image: Path) -> Converted | None:
-        """The mark of an image; None also when another file has replaced it since."""
+        """The mark of an image; None also when another file has replaced the image since."""
         content = read_state(self._mark_path(image))
         if not isinstance(content, dict) or not image.exists():
             return None
@@ -90,7 +90,7 @@ class ConversionStore:
         return Converted(**{**content, "warnings": tuple(content["warnings"])})
 
     def forget_image(self, image: Path) -> None:
-        """Forget the mark of an image that was deleted."""
+        """Remove the mark of an image that was deleted."""
         self._mark_path(image).unlink(missing_ok=True)
 
     def _mark_path(self, image: Path) -> Path:

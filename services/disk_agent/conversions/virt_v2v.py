@@ -1,4 +1,4 @@
-"""virt-v2v-in-place as a program: where it is, what it can, how it is called."""
+"""virt-v2v-in-place as a program: its path, its version and options, its command line."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 from services.disk_agent.host.commands import Commands, tool_failed, tool_missing
 
 _TOOL = "virt-v2v-in-place"
-# EL keeps it out of PATH, because it changes disks without a backup.
+# EL installs it outside PATH, because it changes disks without a backup.
 _EL_DIRECTORY = "/usr/libexec"
 _PROBE_SECONDS = 30.0
 _PASSED_ON = re.compile(r"^(HOME|PATH|PYTHONPATH|LIBGUESTFS_\w+|SUPERMIN_\w+|VIRT\w+)$")
@@ -34,7 +34,7 @@ class VirtV2v:
         """
         command = [str(self.path), "-v", f"--machine-readable=file:{messages}", "--root", "first"]
         if "--no-fstrim" in self.options:
-            # Trimming frees nothing on an overlay, and the machine is down meanwhile.
+            # Trimming frees nothing on an overlay, and would lengthen the downtime.
             command.append("--no-fstrim")
         if len(disks) == 1:
             return [*command, "-i", "disk", str(disks[0])]
@@ -44,8 +44,8 @@ class VirtV2v:
 def find_virt_v2v(commands: Commands, search_path: str | None = None) -> VirtV2v:
     """The installed virt-v2v-in-place, with its version and options. Blocks.
 
-    ``search_path`` is PATH's form; None is this process's PATH, and /usr/libexec after it. Raises
-    ToolMissing, ToolTimeout, or ToolFailed when it does not even print its version.
+    ``search_path`` has the form of PATH; None is this process's PATH and then /usr/libexec. Raises
+    ToolMissing, ToolTimeout, or ToolFailed when the program does not print its version.
     """
     if search_path is None:
         search_path = os.pathsep.join([os.environ.get("PATH", os.defpath), _EL_DIRECTORY])
@@ -69,11 +69,12 @@ def conversion_environment(
     large_temporary: Path,
     virtio_iso: Path | None,
 ) -> dict[str, str]:
-    """The environment of a conversion: texts in English, own temporary directories.
+    """The environment of a conversion: messages in English, its own temporary directories.
 
-    Of ``base`` only what programs need is passed on: an agent's environment may hold secrets.
-    ``temporary`` has a short path: virt-v2v puts unix sockets there. VIRTIO_WIN names the Windows
-    drivers (virt-v2v(1)); a file that is not there is left out, since Linux guests need none.
+    Only the variables of ``base`` that programs need are passed on: an agent's environment may hold
+    secrets. ``temporary`` must have a short path, because virt-v2v puts unix sockets there.
+    VIRTIO_WIN names the Windows drivers (virt-v2v(1)); it is not set if the file is missing,
+    because Linux guests need none.
     """
     environment = {
         **{name: value for name, value in base.items() if _PASSED_ON.match(name)},
@@ -88,7 +89,7 @@ def conversion_environment(
 
 
 def domain_xml(name: str, disks: tuple[Path, ...]) -> str:
-    """A libvirt domain with these QCOW2 disks, as much of one as ``-i libvirtxml`` reads."""
+    """A libvirt domain with these QCOW2 disks and the other elements that virt-v2v needs."""
     devices = "".join(
         "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
         f"<source file={quoteattr(str(disk))}/><target dev='{_drive_name(n)}' bus='scsi'/></disk>"

@@ -1,1 +1,1 @@
-"""The copy engine: one poll loop over a source and a target NBD connection."""
+"""The copy engine: one poll loop over the NBD connections to a source and a target."""

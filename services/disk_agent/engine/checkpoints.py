@@ -1,4 +1,4 @@
-"""Checkpoints: what completed is flushed on the target, and only then recorded in the map."""
+"""Checkpoints: the target is flushed, and only then are completed chunks recorded in the map."""
 
 import errno
 import random
@@ -18,14 +18,14 @@ _SAMPLES = 8
 
 
 class FlushToken:
-    """The token of a checkpoint's flush among an endpoint's completions."""
+    """Marks a checkpoint's flush among the completions of an endpoint."""
 
 
 class Checkpoints:
-    """The chunks that completed, until they are durable; copying continues meanwhile.
+    """Holds the records of completed chunks until these are durable; copying continues meanwhile.
 
-    One is due after `interval_seconds`, or early enough that what was written since the last one,
-    with the `in_flight_bytes` that are lost together with it, stays below `interval_bytes`.
+    A checkpoint is due after `interval_seconds`, or before the bytes written since the last one and
+    the `in_flight_bytes` exceed `interval_bytes`: a crash loses both.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Checkpoints:
         self._map = chunk_map
         self._meter = meter
         self._interval_seconds = interval_seconds
-        # An eighth for what is written while the flush is under way.
+        # An eighth is kept for what is written while the flush runs.
         self._limit_bytes = max(interval_bytes * 7 // 8 - in_flight_bytes, 1)
         self._now = now
         self._began = now()
@@ -51,8 +51,8 @@ class Checkpoints:
         self.completed: list[tuple[int, int, Kind, bytes]] = []
         self._flushing: list[tuple[int, int, Kind, bytes]] | None = None
         self.unflushed_bytes = 0
-        # Some of the chunks that the pass copied whole, each as likely as any other. Where a chunk
-        # is copied in part, the rest may have been damaged before: verification finds that.
+        # Chunks chosen at random, with equal chances, from those that the pass copied whole. The
+        # other parts of a chunk copied in part may have been damaged before; verification finds it.
         self.sampled: list[int] = []
         self._with_data = 0
 
@@ -62,14 +62,14 @@ class Checkpoints:
         return self._flushing is not None
 
     def complete(self, task: Task | None, record: tuple[int, int, Kind, bytes]) -> None:
-        """Take a record whose writes completed, for the next checkpoint."""
+        """Keep the record of a chunk whose writes completed for the next checkpoint."""
         self.completed.append(record)
         whole = isinstance(task, ChunkTask) and task.asked_bytes == task.length_bytes
         if whole and record[2] is Kind.DATA:
             self._sample(record[0])
 
     def are_full(self) -> bool:
-        """Whether a checkpoint must come before more chunks may complete."""
+        """Whether a checkpoint must be made before more chunks may complete."""
         return self._map.dirty_pages + len(self.completed) >= _DIRTY_PAGES
 
     def is_due(self, now: float) -> bool:
@@ -81,35 +81,36 @@ class Checkpoints:
         )
 
     def begin(self) -> None:
-        """Flush the writes that completed so far: a flush covers those, and no others."""
+        """Flush the target. A flush covers the writes that completed before it, and no others."""
         self._flushing, self.completed = self.completed, []
         self.unflushed_bytes = 0
         self._began = self._now()
         self._target.flush(FlushToken())
 
     def end(self, intent: tuple[int, int] | None) -> None:
-        """The flush succeeded: record what it covers, with the intent of `ChunkMap.checkpoint`."""
+        """After the flush, record the chunks it covers. `intent`: see `ChunkMap.checkpoint`."""
         records, self._flushing = self._flushing or [], None
         self._record(records, intent)
 
     def save(self, failure: TransferFailure) -> None:
-        """Make what completed so far durable before a pass ends with a failure.
+        """Flush the target and record the completed chunks before a pass ends with `failure`.
 
         Raises TargetFailed or TargetFull when that fails too.
         """
-        # A failed sync is reported once and loses what it did not write (fsync(2)), also one that
-        # QEMU made within a write. So after a failure of the target a flush that succeeds is no
-        # evidence that anything is durable.
+        # The kernel reports a failed sync once and drops what it could not write (fsync(2)); QEMU
+        # may also have made that sync within a write. So after a failure of the target a flush that
+        # succeeds is no evidence that anything is durable.
         if self._target.is_lost() or isinstance(failure, TargetFailed | TargetFull):
             return
-        # The flush does not cover writes that complete while it is waited for.
+        # Taken before the flush: it does not cover writes that complete while it runs.
         records = (self._flushing or []) + self.completed
         try:
             self._target.handle.flush()
         except nbd.Error as error:
             raise self._target.failure(error.errnum or errno.EIO, error.string) from failure
         self._target.collect()
-        # The same is true of a request that failed meanwhile, also of a running checkpoint's flush.
+        # A request that failed meanwhile is a failure of the target too, as above, and so is the
+        # flush of a running checkpoint.
         for _, errnum in self._target.completions:
             if errnum:
                 raise self._target.failure(errnum) from failure

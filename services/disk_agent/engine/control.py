@@ -1,4 +1,4 @@
-"""The commands that a running pass takes: stop, pause, resume, another rate."""
+"""The commands to a running pass: stop, pause, resume, change the rate."""
 
 import select
 
@@ -7,7 +7,7 @@ from services.disk_agent.failures import TransferFailure
 
 
 class Control:
-    """Commands to a running pass, read by the engine between two steps.
+    """What a running pass was commanded; the engine looks at it between two steps.
 
     A subclass that receives commands from outside returns a readable file descriptor from `fileno`
     and carries them out in `receive`, so that the engine's poll loop wakes up for them.

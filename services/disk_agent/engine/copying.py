@@ -12,19 +12,20 @@ from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range, near_merged
 
-# Two areas of a chunk this close are read and written with one request: a round trip costs more.
+# Areas of a chunk with at most this gap between them are read and written with one request: a
+# second round trip costs more than the gap's bytes.
 _GAP_BYTES = 64 << 10
-# The size of an image's clusters as CloudStack and we make them.
+# The cluster size of images that CloudStack or the disk agent creates.
 _CLUSTER_BYTES = 64 << 10
-# Zero requests carry no payload, but servers work through long ones without answering others.
+# Zero requests carry no payload, but a server answers no other request during a long one.
 _ZERO_RUN_CHUNKS = 1024
 
 
 class Copy:
-    """Full copies and range passes: read what the runs report as data, make the rest zero.
+    """Full copies and range passes: copy the runs with data, zero the others on the target.
 
-    On a target that held nothing but zeroes, and that one snapshot alone fills, zeroes need no
-    request at all. On any other they are written, because old data lies below them.
+    A blank target, which held only zeroes before and gets the data of one snapshot only, needs no
+    requests for zeroes. On any other target they are written, because old data may be there.
     """
 
     needs_intent = False
@@ -39,11 +40,11 @@ class Copy:
         self._planner = Planner(chunk_map, meter, zero_run_chunks=_ZERO_RUN_CHUNKS)
 
     def tasks(self) -> Iterator[Task]:
-        """Chunks and zero runs which the current pass did not record yet."""
+        """Chunks and zero runs that the current pass has not recorded yet."""
         return self._planner.tasks(self._runs)
 
     def advance(self, engine: Engine, slot: Slot) -> None:
-        """Read, look for zeroes, write."""
+        """Read a chunk of the source, find its zeroes, and write it to the target."""
         task = slot.task
         if isinstance(task, ZeroTask):
             self._advance_zero(engine, slot, task)
@@ -80,7 +81,7 @@ class Copy:
 class Resync:
     """Read the source's allocated areas and write only chunks that differ on the target.
 
-    Chunks with a digest in the map are compared by it; for the others the target is read.
+    A chunk that the map has a digest of is compared with that digest, any other with the target.
     """
 
     needs_intent = True
@@ -98,12 +99,12 @@ class Resync:
         self._planner = Planner(chunk_map, meter, zero_run_chunks=_ZERO_RUN_CHUNKS)
 
     def tasks(self) -> Iterator[Task]:
-        """All chunks which this pass did not record yet; zero runs split by what the map knows."""
+        """All chunks that this pass has not recorded yet; zero runs as `_split` cuts them."""
         for task in self._planner.tasks(self._runs):
             yield from self._split(task) if isinstance(task, ZeroTask) else (task,)
 
     def _split(self, task: ZeroTask) -> Iterator[ZeroTask]:
-        """Runs of chunks that the target is known to hold as zeroes, and runs of others."""
+        """Cut a zero run into runs of chunks that the map records as zero, and runs of others."""
         chunk = self._map.header.chunk_bytes
         end = task.offset_bytes + task.length_bytes
         stop = task.first + task.count
@@ -183,13 +184,13 @@ class Resync:
 
 
 def read_source(engine: Engine, slot: Slot, task: ChunkTask) -> None:
-    """Read the data areas of a chunk, and clear what is known to be zero."""
+    """Read the data areas of a chunk into the slot's memory, and clear its zero areas there."""
     source = engine.source
     if source is None:
         raise TypeError("this mode needs a source")
     start = task.offset_bytes
     for area in task.zero:
-        # A memoryview takes no shorter value than itself.
+        # Assigning to a slice of a memoryview needs a value of the same length.
         at = area.offset_bytes - start
         slot.memory[at : at + area.length_bytes] = bytes(area.length_bytes)
     if task.whole and task.zero:
@@ -203,7 +204,7 @@ def read_source(engine: Engine, slot: Slot, task: ChunkTask) -> None:
 
 
 def digest_chunk(slot: Slot, task: ChunkTask, digest_of: DigestOf) -> None:
-    """Set the slot's kind and digest from what its memory holds of the chunk."""
+    """Set the slot's kind and digest from the chunk's bytes in its memory."""
     memory = slot.memory[: task.length_bytes]
     if not task.whole:
         slot.kind = Kind.UNDIGESTED
@@ -217,7 +218,7 @@ def digest_chunk(slot: Slot, task: ChunkTask, digest_of: DigestOf) -> None:
 def same_bytes(one: memoryview, other: memoryview, length_bytes: int, digest_of: DigestOf) -> bool:
     """Whether two buffers begin with the same bytes.
 
-    By digest: comparing two memoryviews goes byte by byte, a hundred times slower.
+    Compares digests: Python compares two memoryviews byte by byte, a hundred times slower.
     """
     return digest_of(one[:length_bytes]) == digest_of(other[:length_bytes])
 
@@ -229,7 +230,7 @@ def write_chunk(engine: Engine, slot: Slot, task: ChunkTask, *, blank: bool) -> 
         if not blank:
             engine.zero(slot, Range(task.offset_bytes, task.length_bytes))
     else:
-        # Known zeroes between two areas may lie in a gap, where nothing was read.
+        # Areas are not joined over a gap that holds zero areas: those were not read.
         changed = task.changed if task.zero else near_merged(task.changed, _GAP_BYTES)
         for area in changed:
             for piece, zero in _by_content(slot, task, area):
@@ -255,7 +256,7 @@ def _by_content(slot: Slot, task: ChunkTask, area: Range) -> Iterator[tuple[Rang
     begin = at = area.offset_bytes
     before: bool | None = None
     while at < area.end_bytes:
-        # Clusters of the image, not of the area: only whole ones save space on the target.
+        # Cut at the image's cluster boundaries: only whole clusters of zeroes save space.
         stop = min((at // _CLUSTER_BYTES + 1) * _CLUSTER_BYTES, area.end_bytes)
         zero = buffer.is_zero(at - task.offset_bytes, stop - at)
         if before is not None and zero is not before:

@@ -44,14 +44,15 @@ class Tuning:
     retry_seconds: float = 0.25
 
 
-# Checkpoints, reports and repeated reads are looked at this often, not with each request.
+# How often the engine checks for due checkpoints, reports and repeated reads: for each request
+# would cost too much.
 _CHORES_SECONDS = 0.002
 # A re-sync may write this many chunks beyond a checkpoint before the next one.
 _INTENT_CHUNKS = 8192
 
 
 class Phase(Enum):
-    """Where a slot's task is. A strategy uses those it needs, in this order."""
+    """How far a slot's task is. A strategy uses the phases that it needs, in this order."""
 
     START = 0
     READ = 1
@@ -61,7 +62,7 @@ class Phase(Enum):
 
 
 class Slot:
-    """One task in flight, with a buffer for the source's bytes and one to compare with."""
+    """Holds one task in flight, a buffer for its bytes, and a second one to compare them with."""
 
     __slots__ = ("digest", "fed_bytes", "kind", "memory", "other", "pending", "phase", "task")
 
@@ -69,7 +70,7 @@ class Slot:
         self.memory = memory
         self.other = other
         self.pending = 0
-        # What its task has requested from the endpoint that the pass reads first.
+        # The bytes that its task has requested from the feeder (see `Engine.run`).
         self.fed_bytes = 0
         self.phase = Phase.START
         self.task: Task | None = None
@@ -85,7 +86,10 @@ class Slot:
 
 
 class _Read:
-    """A read in flight: enough to issue it again. The token of a write is its slot."""
+    """The token of a read in flight, with what is needed to repeat it.
+
+    The token of a write is its slot.
+    """
 
     __slots__ = ("attempts", "endpoint", "memory", "offset_bytes", "slot")
 
@@ -99,18 +103,18 @@ class _Read:
         self.attempts = 1
 
     def issue(self) -> None:
-        """Ask for it."""
+        """Send the request to the endpoint."""
         self.endpoint.read(self.memory, self.offset_bytes, self)
 
 
 class Strategy(Protocol):
     """What a mode does with the disk."""
 
-    # Chunks are overwritten without their records having been forgotten before the pass.
+    # Whether chunks are overwritten whose records the pass did not forget when it began.
     needs_intent: bool
-    # A second buffer per slot is needed.
+    # Whether each slot needs a second buffer.
     compares: bool
-    # The target is what is read first, and the source only where need be.
+    # Whether the target is read first, and the source only where that is needed.
     verifies: bool
 
     def tasks(self) -> Iterator[Task]:
@@ -118,7 +122,7 @@ class Strategy(Protocol):
         ...
 
     def advance(self, engine: "Engine", slot: Slot) -> None:
-        """Nothing of the slot is outstanding: issue its next requests, or finish it."""
+        """Called when no request of the slot is outstanding: issue its next ones, or finish it."""
         ...
 
 
@@ -173,7 +177,7 @@ class Engine:
     # -- what strategies call
 
     def read(self, slot: Slot, endpoint: Endpoint, area: Range, memory: memoryview) -> None:
-        """Read an area of the slot's chunk into the same place of `memory`."""
+        """Read an area of the slot's chunk into `memory`, at the area's offset within the chunk."""
         offset, length = area
         slot.pending += 1
         _Read(slot, endpoint, _part(slot, area, memory), offset).issue()
@@ -198,16 +202,16 @@ class Engine:
         self.target.zero(area.offset_bytes, area.length_bytes, slot)
 
     def nothing_to_wait_for(self, slot: Slot) -> None:
-        """The phase needs no request: `advance` comes again without a completion."""
+        """Have `advance` called again without a completion: this phase needs no request."""
         self._ready.append(slot)
 
     def finish(self, slot: Slot, first: int, count: int) -> None:
-        """The slot's task is done: record its kind and digest with the next checkpoint."""
+        """End the slot's task; the next checkpoint records its kind and digest."""
         self.checkpoints.complete(slot.task, (first, count, slot.kind, slot.digest))
         self.release(slot)
 
     def release(self, slot: Slot) -> None:
-        """The slot's task is done and leaves no record."""
+        """End the slot's task and free the slot, without a record in the map."""
         if slot.task is not None:
             self.meter.current = Range(slot.task.offset_bytes, slot.task.length_bytes)
         slot.task = None
@@ -219,12 +223,13 @@ class Engine:
     # -- the loop
 
     def run(self, strategy: Strategy) -> None:
-        """Run to the end; all that was written is flushed and recorded when it returns.
+        """Run to the end; everything written is flushed and recorded when it returns.
 
-        Raises TransferFailure. What completed before is flushed and recorded, unless the target is
-        what failed.
+        Raises TransferFailure. Chunks that completed before the failure are flushed and recorded,
+        unless the target failed.
         """
         self._make_slots(strategy)
+        # The feeder is the endpoint that is read first; its bytes in flight are what is adapted.
         if self.source is not None and not strategy.verifies:
             self._feeder = self.source
         self._others = [endpoint for endpoint in self._endpoints if endpoint is not self._feeder]
@@ -248,7 +253,7 @@ class Engine:
             raise
 
     def _do_chores(self, now: float) -> bool:
-        """Do what is not due with each request; returns whether the pass is at its end."""
+        """Do what is due from time to time; returns whether the pass is at its end."""
         self._chores_at = now + _CHORES_SECONDS
         if self._delayed:
             self._reissue_due(now)
@@ -268,12 +273,12 @@ class Engine:
 
     def _make_slots(self, strategy: Strategy) -> None:
         chunk = self.map.header.chunk_bytes
-        # Page-aligned, so that the kernel copies whole pages; huge ones take fewer look-ups.
+        # Page-aligned, so that the kernel copies whole pages; huge pages need fewer TLB entries.
         sides = 2 if strategy.compares else 1
-        # Private, as shared memory has no huge pages unless the host is configured to give it some.
+        # Private: shared memory gets huge pages only on hosts that are configured for it.
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         area = mmap.mmap(-1, self._tuning.depth * sides * chunk, flags=private)
-        # A kernel without them refuses, and small ones do.
+        # A kernel without huge pages refuses; normal pages work as well.
         with contextlib.suppress(OSError):
             area.madvise(mmap.MADV_HUGEPAGE)
         memory = memoryview(area)
@@ -308,7 +313,7 @@ class Engine:
         return not self._free or self._fed_bytes >= self._depth.bytes
 
     def _wait(self, now: float) -> None:
-        """Wait for something to happen, and note how long only the source had work to do."""
+        """Wait for an event; add to `starved_seconds` if only the feeder had work to do."""
         timeout = self._timeout(now)
         starving = self._is_full() and not any(other.is_busy for other in self._others)
         self._loop.wait(timeout)

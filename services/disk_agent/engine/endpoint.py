@@ -1,7 +1,7 @@
 """One NBD connection of the engine: requests are asynchronous, completions are a queue.
 
-What completed is asked for after each step of the connection: libnbd's callbacks into Python cost
-more, and hold the handle's lock meanwhile.
+Completed requests are polled for after each step of the connection: libnbd's callbacks into Python
+cost more, and run with the handle's lock held.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _SO_SNDBUFFORCE = 32
 
 
 class Side(Enum):
-    """Which end of the copy a connection is: it decides what a failure means."""
+    """Whether a connection is to the source or the target: it decides what a failure means."""
 
     SOURCE = "source"
     TARGET = "target"
@@ -61,7 +61,7 @@ class Endpoint:
         try:
             handle.set_handle_name(side.value)
             handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
-            # A failed read is never used, so clearing buffers before each one is work for nothing.
+            # The buffer of a failed read is never used, so it need not be cleared before each read.
             handle.set_pread_initialize(False)
             handle.connect_uri(uri)
             self.size_bytes = handle.get_size()
@@ -106,9 +106,9 @@ class Endpoint:
             raise self._refused(error) from error
 
     def collect(self) -> bool:
-        """Move what completed to `completions`; returns whether there is anything in it.
+        """Move completed requests to `completions`; returns whether that holds any.
 
-        To be called after whatever lets the connection make progress.
+        Call it after each call that may let the connection make progress.
         """
         in_flight = self._in_flight
         while in_flight:
@@ -166,7 +166,7 @@ class Endpoint:
         return bool(self._in_flight)
 
     def is_lost(self) -> bool:
-        """Whether the connection is gone for good."""
+        """Whether the connection is dead or closed."""
         return bool(self.handle.aio_is_dead() or self.handle.aio_is_closed())
 
     def failure(self, errnum: int, text: str = "", *, writing: bool = True) -> TransferFailure:
@@ -185,27 +185,27 @@ class Endpoint:
         if self.is_lost():
             return TargetFailed(f"the connection to the target broke: {detail}", metadata=metadata)
         if errnum == errno.EPERM:
-            # The protocol has no EROFS, the usual reason.
+            # NBD has no EROFS: the usual cause arrives as EPERM.
             detail += " (its file system may have become read-only)"
         what = "writing" if writing else "reading"
         return TargetFailed(f"{what} the target failed: {detail}", metadata=metadata)
 
     def close(self) -> None:
-        """Disconnect in the protocol's way if the server still answers; never raises."""
-        # On a connection that is dead, or never became ready, libnbd refuses it.
+        """Disconnect as NBD prescribes, if the server still answers; never raises."""
+        # On a connection that is dead, or was never ready, libnbd refuses the shutdown.
         with contextlib.suppress(nbd.Error):
             self.handle.shutdown(nbd.SHUTDOWN_ABANDON_PENDING)
-        # Their tokens hold buffers, and this endpoint.
+        # Tokens reference buffers and this endpoint.
         self._in_flight.clear()
         self.completions.clear()
 
 
 def _widen(fd: int) -> None:
-    """Let a socket take a whole request at once.
+    """Enlarge a socket's send buffer so that it takes a whole request at once.
 
-    Linux gives it 208 KiB, so that sending 1 MiB means to wait for the server five times: measured,
-    a third of a copy's time. Beyond net.core.wmem_max only root may ask for more (socket(7)); the
-    kernel silently gives others what it may.
+    Linux's default is 208 KiB, with which sending 1 MiB waits for the server five times: measured,
+    a third of a copy's time. Only root may exceed net.core.wmem_max (socket(7)); for other users
+    the kernel silently limits the buffer to that.
     """
     with socket.socket(fileno=os.dup(fd)) as sending:
         try:

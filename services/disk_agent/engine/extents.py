@@ -1,4 +1,4 @@
-"""Allocation of a source, asked for window by window while the copy advances."""
+"""The allocation of an export, queried window by window while the pass advances."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +14,10 @@ _WORTH_A_QUERY_BYTES = 16 << 20
 
 
 class ExtentWindows:
-    """Extents of one connection, never more than a window of them in memory.
+    """Extents of one connection; those of one window at a time are in memory.
 
-    A source that does not report what is allocated is read in full, which is slower and gives the
-    same result. `notice` is called once then.
+    A source that reports no extents is read in full, which is slower and gives the same result;
+    `notice` is then called once.
     """
 
     def __init__(
@@ -38,13 +38,15 @@ class ExtentWindows:
         """The allocation of a range in ascending order, cut at window boundaries."""
         at = offset_bytes
         while at < end_bytes:
-            # Windows end on their own multiples, so that chunks never straddle two queries.
+            # Windows end at multiples of their size, so that no chunk lies in two windows.
             stop = min(end_bytes, (at // self._window_bytes + 1) * self._window_bytes)
             yield from self._window(at, stop - at)
             at = stop
 
     def runs_of(self, ranges: list[Range]) -> Iterator[Extent]:
-        """The allocation of sorted ranges; small ones far from others count as data unasked."""
+        """The allocation of sorted ranges. Those in a window with few bytes count as data: they are
+        not queried.
+        """
         for _, pieces in by_chunk(ranges, self._window_bytes):
             if total_bytes(pieces) < _WORTH_A_QUERY_BYTES:
                 yield from (Extent(offset, length, False) for offset, length in pieces)
@@ -78,7 +80,7 @@ def _within(pieces: list[Range], extents: Iterable[Extent]) -> Iterator[Extent]:
 
 
 def is_blank(endpoint: Endpoint) -> bool:
-    """Whether an export reports that all of it reads as zeroes; False when it reports nothing."""
+    """Whether an export reports that all of it reads as zeroes; False if it reports no extents."""
     if not endpoint.has_extents:
         return False
     try:

@@ -1,14 +1,14 @@
-"""A token bucket for bytes a second, whose rate may change while it is used."""
+"""A token bucket that limits bytes a second; its rate may change while it is used."""
 
 from collections.abc import Callable
 
-# A copy that a busy host held up may catch up later, by at most what the rate allows in this time.
+# A copy that was delayed may catch up by at most what the rate allows in this time.
 _BURST_SECONDS = 0.5
 _SHORTEST_WAIT_SECONDS = 0.001
 
 
 class RateLimit:
-    """How soon the next request may start. Rate 0 means without limit."""
+    """Decides how soon the next request may start. Rate 0 means without limit."""
 
     def __init__(self, bytes_per_second: int, now: Callable[[], float]) -> None:
         self._now = now
@@ -17,7 +17,7 @@ class RateLimit:
         self._filled = now()
 
     def set_rate(self, bytes_per_second: int) -> None:
-        """Change the rate at once. Bytes that were sent beyond the old rate no longer count."""
+        """Change the rate at once. Bytes spent beyond the old rate no longer delay requests."""
         self._rate = bytes_per_second
         self._tokens = 0.0
         self._filled = self._now()
@@ -32,10 +32,10 @@ class RateLimit:
         self._filled = now
         if self._tokens >= 0:
             return 0.0
-        # Shorter waits cannot be kept, and rounding might keep the bucket below zero for ever.
+        # The poll loop cannot wait for less; rounding might keep the bucket below zero for ever.
         return max(-self._tokens / self._rate, _SHORTEST_WAIT_SECONDS)
 
     def spend(self, count: int) -> None:
-        """Take bytes from the bucket, below zero if need be."""
+        """Take bytes from the bucket, which may become negative."""
         if self._rate:
             self._tokens -= count

@@ -1,4 +1,4 @@
-"""From runs of extents to the tasks of a pass: chunks to be made right, and runs of zeroes."""
+"""Makes the tasks of a pass from runs of extents: single chunks, and runs of zero chunks."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,10 +11,11 @@ from services.disk_agent.engine.ranges import Range
 
 @dataclass(slots=True)
 class ChunkTask:
-    """One chunk of which `data` is to be read and `zero` is known to be zeroes.
+    """One chunk: its areas to read (`data`) and its areas known to be zeroes (`zero`).
 
-    `whole` says that the two cover the chunk, so that a digest of it can be taken. `asked_bytes` is
-    what the pass asked for, which is less than what is read when gaps are read along.
+    `whole` is true when the two cover the chunk, so that its digest can be taken. `changed` are the
+    areas to write. `asked_bytes` is the length of the runs in the chunk, without gaps between them
+    that are read too.
     """
 
     index: int
@@ -43,7 +44,7 @@ Task = ChunkTask | ZeroTask
 class Planner:
     """Cuts runs into tasks along the chunks of a map.
 
-    With a `meter` no task is made for what the map says is done already: the meter counts it.
+    With a `meter`, chunks that the map records as done get no task; the meter counts them.
     """
 
     def __init__(
@@ -94,8 +95,8 @@ class Planner:
             yield ZeroTask(task.index, 1, task.offset_bytes, task.length_bytes)
             return
         if not task.whole and 2 * covered >= task.length_bytes:
-            # What lies between changed areas is equal on both sides. Reading it along is cheap,
-            # and gives the chunk a digest again; writing it would double the time of a delta.
+            # The bytes between changed areas are equal on both sides. Reading them too is cheap
+            # and gives the chunk a digest again; writing them would double a delta pass's time.
             task.data, task.whole = _rest_as_data(task), True
         yield task
 

@@ -17,12 +17,12 @@ _DIRECTIONS = {
 }
 
 
-# A reply of 1 MiB arrives in about ten parts; after this many the engine gets control again.
+# A reply of 1 MiB arrives in about ten parts; after this many `wait` returns to the engine.
 _PARTS = 64
 
 
 class _Watched:
-    """A connection and what its descriptor is polled for."""
+    """A connection and the directions in which its descriptor is polled."""
 
     __slots__ = ("direction", "endpoint", "fd")
 
@@ -47,7 +47,7 @@ class PollLoop:
             self._poll.register(self._control_fd, select.POLLIN)
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait for a completion, a command or the timeout; not for a mere part of a reply.
+        """Wait for a completion, a command or the timeout; a part of a reply does not end the wait.
 
         Raises SourceLost or TargetFailed when a connection is dead.
         """
@@ -56,7 +56,7 @@ class PollLoop:
             completed = False
             for watched in self._watched:
                 endpoint = watched.endpoint
-                # Calls that block, as for extents, let other requests complete.
+                # Other requests may have completed during a blocking call, such as for extents.
                 completed |= bool(endpoint.completions)
                 direction = endpoint.handle.aio_get_direction()
                 if direction != watched.direction:
@@ -74,7 +74,7 @@ class PollLoop:
             if completed or not happened:
                 return
             now = time.monotonic()
-            # The first wait may end late by itself; most end with the first part.
+            # Counted from the end of the first poll: most calls end with it and need no clock.
             deadline = deadline or now + timeout_seconds
             timeout_seconds = max(deadline - now, 0.0)
 
@@ -90,7 +90,7 @@ class PollLoop:
 def _notify(endpoint: Endpoint, happened: int) -> None:
     handle = endpoint.handle
     try:
-        # One step at a time: reading may change whether the handle wants to write.
+        # Either a read or a write: after reading, the handle may no longer want to write.
         if happened & ~select.POLLOUT:
             handle.aio_notify_read()
         elif handle.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:

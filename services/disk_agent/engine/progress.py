@@ -7,7 +7,7 @@ from typing import Self
 
 from services.disk_agent.engine.ranges import Range
 
-# The rate is averaged over this time: long enough to be steady, short enough to follow changes.
+# The rate is an average over this time: long enough to be steady, short enough to follow changes.
 _WINDOW_SECONDS = 10.0
 
 
@@ -15,9 +15,9 @@ _WINDOW_SECONDS = 10.0
 class Progress:
     """A snapshot of a pass's counters, all in bytes unless named otherwise.
 
-    `total_bytes` is what the pass has to account for: the disk, or the sum of its ranges.
-    `done_bytes` is the part accounted for, be it copied, zero, skipped or resumed. Offset
-    and length are of the area finished last.
+    `total_bytes` is the length of the disk, or the sum of the pass's ranges. `done_bytes` is the
+    part of it that is finished, whether copied, zero, skipped or resumed. `offset_bytes` and
+    `length_bytes` are those of the area that was finished last.
     """
 
     total_bytes: int = 0
@@ -59,7 +59,7 @@ class Meter:
         self.total_bytes = total_bytes
         self.copied_bytes = 0
         self.read_bytes = 0
-        # Read from where the pass reads first: the source, or the target that is verified.
+        # Read from the endpoint that is read first: the source, or a target that is verified.
         self.fed_bytes = 0
         self.written_bytes = 0
         self.zero_bytes = 0
@@ -74,26 +74,26 @@ class Meter:
         self.repaired_bytes = 0
         self.checkpoints = 0
         self.source_reopened = 0
-        # How far the pass was planned: what is done before this point is counted already.
+        # How far the pass was planned: resumed bytes before this offset are counted already.
         self._planned_bytes = 0
         self._samples: deque[tuple[float, int, int]] = deque([(now(), 0, 0)])
 
     def begin_run(self, *, resumes: bool) -> None:
-        """The pass begins, or begins again; one that cannot resume goes over everything anew."""
+        """Begin a pass, or begin it again: one that cannot resume counts from zero."""
         if not resumes:
             self.copied_bytes = self.zero_bytes = self.skipped_bytes = 0
             self.verified_chunks = self.verified_bytes = 0
             self.unverified_chunks = self.unverified_bytes = 0
 
     def planned(self, end_bytes: int, done_bytes: int) -> None:
-        """The plan got to `end_bytes`, by way of `done_bytes` that were done before the pass."""
+        """Note that the pass was planned up to `end_bytes`, the last `done_bytes` of it resumed."""
         beyond = end_bytes - self._planned_bytes
         if beyond > 0:
             self._planned_bytes = end_bytes
             self.resumed_bytes += min(done_bytes, beyond)
 
     def verified(self, length_bytes: int, chunks: int = 1) -> None:
-        """Count what was compared."""
+        """Count chunks that were compared."""
         self.verified_chunks += chunks
         self.verified_bytes += length_bytes
 
@@ -110,7 +110,7 @@ class Meter:
     def snapshot(self) -> Progress:
         """The counters now, with the rate of reading over the last seconds."""
         now = self._now()
-        # What an earlier attempt did is no measure of this one's speed.
+        # Without resumed bytes: an earlier attempt copied them.
         fresh = self.copied_bytes + self.zero_bytes + self.skipped_bytes
         self._samples.append((now, fresh, self.fed_bytes))
         while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_SECONDS:

@@ -1,11 +1,11 @@
-"""Byte ranges of a disk: checking what came from outside, and cutting along chunks."""
+"""Byte ranges of a disk: checking those that a caller sent, and cutting them along chunks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 
 class Range(NamedTuple):
-    """`length_bytes` bytes of a disk from `offset_bytes` on."""
+    """`length_bytes` bytes of a disk, beginning at `offset_bytes`."""
 
     offset_bytes: int
     length_bytes: int
@@ -17,14 +17,14 @@ class Range(NamedTuple):
 
 
 class RangeError(ValueError):
-    """A set of ranges that cannot describe areas of the disk; nothing may be written from it."""
+    """Ranges that cannot be areas of the disk. Nothing may be written because of them."""
 
 
 def checked_ranges(ranges: Iterable[Range], capacity_bytes: int) -> list[Range]:
     """Sort ranges, drop empty ones and join neighbours.
 
-    vCenter returns changed areas page by page in ascending order, but a set put together from
-    pages or from several passes need not be sorted. What no order can explain is refused.
+    vCenter returns changed areas page by page in ascending order, but a set made of several pages
+    or passes need not be sorted. Errors that sorting does not remove are refused.
 
     Raises RangeError for a negative offset or length, a range that ends after the disk, or two
     ranges that overlap.
@@ -47,7 +47,7 @@ def checked_ranges(ranges: Iterable[Range], capacity_bytes: int) -> list[Range]:
 
 
 def united(ranges: Iterable[Range]) -> list[Range]:
-    """What any of the ranges covers, ascending and apart."""
+    """The union of the ranges: ascending, with gaps between them."""
     merged: list[Range] = []
     for offset, length in sorted(ranges):
         last = merged[-1] if merged else None
@@ -84,7 +84,7 @@ def by_chunk(ranges: Sequence[Range], chunk_bytes: int) -> Iterator[tuple[int, l
 
 
 def chunk_runs(ranges: Iterable[Range], chunk_bytes: int) -> Iterator[tuple[int, int]]:
-    """The chunks (first, stop) that each range touches; neighbours may share one."""
+    """The chunks (first, stop) that each range touches; two ranges may touch the same chunk."""
     for offset, length in ranges:
         yield offset // chunk_bytes, -(-(offset + length) // chunk_bytes)
 

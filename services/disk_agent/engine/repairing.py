@@ -1,7 +1,7 @@
-"""The mode that repairs an image: verified as by `VerifyTarget`, written again where it differs.
+"""The mode that repairs an image: chunks are verified as by `VerifyTarget`, and those that differ
+are written again from the source.
 
-The source is right where the two differ: its machine must be off, or the source a snapshot of the
-pass.
+So the source must not change: its machine is off, or the source is the pass's snapshot.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,8 +26,8 @@ _NOT_ZERO = (Kind.UNKNOWN, Kind.UNDIGESTED, Kind.DATA)
 class Repair:
     """Compare the target with the map, and chunks that differ from the map with the source.
 
-    A chunk that differs from the source as well is written, read back and recorded. `mismatches`
-    gets those that came back wrong: the storage does not keep what is written to it.
+    A chunk that also differs from the source is written, read back and recorded. If it still
+    differs when read back, it is added to `mismatches`: the storage does not keep what is written.
     """
 
     needs_intent = False
@@ -45,7 +45,7 @@ class Repair:
         self._planner = Planner(chunk_map)
 
     def tasks(self) -> Iterator[Task]:
-        """All chunks; runs that read as zeroes stay runs where the map expects zeroes."""
+        """All chunks; a run of zeroes stays one task where the map records zeroes."""
         for task in self._planner.tasks(self._runs):
             if isinstance(task, ZeroTask):
                 yield from split_zeroes(self._map, task, alone=_NOT_ZERO)
@@ -53,7 +53,7 @@ class Repair:
                 yield task
 
     def advance(self, engine: Engine, slot: Slot) -> None:
-        """Read the target, then the source, write, and read back: as far as is needed."""
+        """Read the target, then the source, write, and read back; each step only if needed."""
         task = slot.task
         if isinstance(task, ZeroTask):
             self._meter.zero_bytes += task.length_bytes
@@ -87,7 +87,7 @@ class Repair:
     def _compare(self, engine: Engine, slot: Slot, task: ChunkTask, found: memoryview) -> None:
         digest_chunk(slot, task, self._digest_of)
         if same_bytes(slot.memory, found, task.length_bytes, self._digest_of):
-            # The record was wrong, or there was none: it is made for the next verification.
+            # The map's record is wrong or missing: write a new one for the next verification.
             self._record(engine, slot, task)
             return
         slot.phase = Phase.WRITE

@@ -15,7 +15,7 @@ from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range
 from services.disk_agent.failures import ContentMismatch
 
-# More mismatches than this add nothing for a reader; they are counted, not listed.
+# Further mismatches are counted and not listed: a reader learns nothing from them.
 _LISTED = 16
 _ZERO_NAME = "zero"
 # Chunks whose content the map does not know.
@@ -23,7 +23,7 @@ _WITHOUT_DIGEST = (Kind.UNKNOWN, Kind.UNDIGESTED)
 
 
 class Mismatches:
-    """The chunks that were found to differ, as offsets with both digests."""
+    """Collects the chunks that differ: their offsets, expected and found digests."""
 
     def __init__(self, disk_id: str) -> None:
         self._disk_id = disk_id
@@ -31,7 +31,7 @@ class Mismatches:
         self.count = 0
 
     def add(self, offset_bytes: int, length_bytes: int, expected: str, found: str) -> None:
-        """Note one chunk."""
+        """Add one chunk."""
         self.count += 1
         if len(self._listed) < _LISTED:
             self._listed.append(
@@ -41,7 +41,7 @@ class Mismatches:
     def differ(
         self, task: ChunkTask, expected: memoryview, found: memoryview, digest_of: DigestOf
     ) -> bool:
-        """Whether a chunk's bytes differ from those expected; they are noted then."""
+        """Whether a chunk's bytes differ from those expected; if so, the chunk is added."""
         length = task.length_bytes
         if same_bytes(expected, found, length, digest_of):
             return False
@@ -62,8 +62,8 @@ class Mismatches:
 class VerifyTarget:
     """Read the target's allocated areas back and compare with the digests in the map.
 
-    A chunk that was only written in part has no digest. It is compared with the source if there is
-    one, and counted as unverified otherwise.
+    A chunk that was written only in part has no digest. It is compared with the source if there is
+    a source, and counted as unverified otherwise.
     """
 
     needs_intent = False
@@ -87,7 +87,9 @@ class VerifyTarget:
         self._planner = Planner(chunk_map)
 
     def tasks(self) -> Iterator[Task]:
-        """All chunks; runs that read as zeroes stay runs where the map knows of them."""
+        """All chunks; a run of zeroes stays one task where the map knows the content, or there is
+        no source.
+        """
         for task in self._planner.tasks(self._runs):
             if isinstance(task, ZeroTask) and self._source is not None:
                 yield from split_zeroes(self._map, task, alone=_WITHOUT_DIGEST)
@@ -155,7 +157,7 @@ class VerifyTarget:
 
 
 class VerifyFull:
-    """Read the source's allocated areas and the same of the target, and compare them."""
+    """Read the source's allocated areas and the same areas of the target, and compare them."""
 
     needs_intent = False
     verifies = False
@@ -196,7 +198,7 @@ class VerifyFull:
         except nbd.Error as error:
             if self._target.is_lost():
                 raise self._target.failure(error.errnum, error.string, writing=False) from error
-            # A target that does not report extents is read.
+            # The zero run is read instead, chunk by chunk.
             return False
         return all(extent.zero for extent in found)
 
@@ -223,7 +225,7 @@ class VerifyFull:
 
 
 def split_zeroes(chunk_map: ChunkMap, task: ZeroTask, alone: Collection[Kind]) -> Iterator[Task]:
-    """A run of zeroes, with the chunks whose kind is one of `alone` as tasks of their own."""
+    """Cut a zero run so that each chunk whose kind is one of `alone` is a task of its own."""
     chunk = chunk_map.header.chunk_bytes
     first, stop = task.first, task.first + task.count
     end = task.offset_bytes + task.length_bytes
@@ -245,7 +247,7 @@ def read_target(engine: Engine, slot: Slot, task: ChunkTask, memory: memoryview)
 
 
 def chunk_name(memory: memoryview, digest_of: DigestOf) -> str:
-    """What a chunk's content is called in a message: its digest, or that it is zero."""
+    """The name of a chunk's content in a message: its digest, or "zero"."""
     if nbd.Buffer.from_buffer(memory).is_zero():
         return _ZERO_NAME
     return digest_of(memory).hex()

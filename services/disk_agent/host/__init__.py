@@ -1,1 +1,1 @@
-"""What this agent asks of its host: commands, processes, small files that survive a crash."""
+"""The agent's use of its host: commands, processes, small files that survive a crash."""

@@ -1,4 +1,4 @@
-"""Short commands of the host: run to the end, and what their exit status means."""
+"""Runs short commands of the host, and makes errors of those that fail."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ _DETAIL_LIMIT = 500
 
 @dataclass(frozen=True)
 class Completed:
-    """What a command left: its exit status and its output as text."""
+    """The result of a command: its exit status and its output as text."""
 
     status: int
     stdout: str = ""
@@ -72,7 +72,7 @@ def tool_missing(tool: str) -> ToolMissing:
 
 
 def tool_failed(tool: str, done: Completed) -> ToolFailed:
-    """The error for an exit status nobody foresaw, with the end of the program's output."""
+    """The error for an unexpected exit status, with the end of the program's output."""
     detail = (done.stderr.strip() or done.stdout.strip())[-_DETAIL_LIMIT:]
     return ToolFailed(
         message=f"{tool} failed with status {done.status}: {detail}",

@@ -32,7 +32,7 @@ class StderrTail:
                     self._lines.append(text[:_LINE_LIMIT])
 
     def lines(self) -> list[str]:
-        """The last lines so far; all of them once the process has ended."""
+        """The last lines so far; all that were written if the process has ended."""
         self._thread.join(timeout=0.2)
         return list(self._lines)
 
@@ -47,11 +47,11 @@ def stop(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
 
 
 class ServerEnded(Exception):
-    """A server ended before it served."""
+    """The server process ended before it was ready."""
 
 
 class NbdServer:
-    """A program that serves one NBD export on a unix socket, and writes a pid file when it does."""
+    """A program that serves an NBD export on a unix socket; its pid file means that it is ready."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class NbdServer:
 
     @property
     def uri(self) -> str:
-        """Where the export is served."""
+        """The NBD URI of the export."""
         return f"nbd+unix:///?socket={quote(str(self.socket))}"
 
     def start(
@@ -82,12 +82,13 @@ class NbdServer:
         pass_fds: Collection[int] = (),
         binds_itself: bool,
     ) -> None:
-        """Start the program. Unless it binds itself to its parent's life, the kernel is asked to.
+        """Start the program. `binds_itself` is true of a program that ends itself with its parent.
 
-        In that case this process must have no other thread, as code runs between fork and exec.
+        For any other the kernel is asked to kill it then. That code runs between fork and exec, so
+        this process must have no other thread.
         """
-        # A killed server leaves its files behind: some refuse an existing socket, and a pid file
-        # means that the server is ready.
+        # A killed server leaves its files behind: some servers refuse an existing socket, and an
+        # old pid file would be taken for a new one.
         self._remove_files()
         parent = os.getpid()
         self._process = subprocess.Popen(
@@ -104,7 +105,7 @@ class NbdServer:
         self._stderr = StderrTail(self._process.stderr)
 
     def wait_until_served(self, timeout_seconds: float, step_seconds: float) -> None:
-        """Wait for the pid file. Raises ServerEnded, or TimeoutError."""
+        """Wait for the pid file. Raises ServerEnded or TimeoutError."""
         deadline = self._now() + timeout_seconds
         while not _has_content(self.pidfile):
             if self._process is None or self._process.poll() is not None:
@@ -118,7 +119,7 @@ class NbdServer:
         return self._stderr.lines() if self._stderr is not None else []
 
     def stop(self, grace_seconds: float) -> int | None:
-        """End it and remove its files; returns its exit status if it was started."""
+        """End the program and remove its files; returns its exit status, None if it never ran."""
         status = None
         if self._process is not None:
             stop(self._process, grace_seconds)

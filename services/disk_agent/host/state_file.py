@@ -8,7 +8,7 @@ from services.disk_agent.errors import StateDamaged
 
 
 def write_state(path: Path, content: object) -> None:
-    """Replace a JSON file atomically and durably; makes its directory."""
+    """Replace a JSON file atomically and durably; creates its directory."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_name(path.name + ".new")
     with fresh.open("w", encoding="utf-8") as file:
@@ -24,13 +24,13 @@ def write_state(path: Path, content: object) -> None:
 
 
 def read_state(path: Path) -> object:
-    """What the file holds, None when there is no file. Raises StateDamaged."""
+    """The content of a JSON file, None when there is no file. Raises StateDamaged."""
     try:
         content: object = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise StateDamaged(
-            message=f"{path} is not the JSON this agent wrote", metadata={"path": str(path)}
+            message=f"{path} does not hold valid JSON", metadata={"path": str(path)}
         ) from error
     return content

@@ -10,7 +10,7 @@ _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")
 
 
 class State(StrEnum):
-    """Where a resource stands. The last three are ends; FAILED may be started again."""
+    """The state of a resource. The last three are ends, of which FAILED may be started again."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -20,7 +20,7 @@ class State(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it runs any more."""
+        """Whether the resource has ended, so that no process of it runs."""
         return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 
@@ -29,12 +29,12 @@ class Record(Protocol):
 
     @property
     def id(self) -> str:
-        """The id which the caller chose."""
+        """The id that the caller chose."""
         ...
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """The current state."""
         ...
 
     @property
@@ -44,12 +44,12 @@ class Record(Protocol):
 
     @property
     def create_time(self) -> float:
-        """When it was first started, in seconds since the epoch."""
+        """The time of the first start, in seconds since the epoch."""
         ...
 
     @property
     def cancellable(self) -> bool:
-        """Whether it may become CANCELLED, which is for good, if it has failed."""
+        """Whether a failed resource may become CANCELLED, and so cannot be started again."""
         ...
 
     def changed(self, now: float, **changes: Any) -> Self:
@@ -68,7 +68,7 @@ class RecordStore(Protocol[RecordT]):
         ...
 
     def load(self) -> Iterator[tuple[Path, RecordT | None]]:
-        """All records with their files; None for a file that cannot be understood."""
+        """All records with their files; None for a file with invalid content."""
         ...
 
 
@@ -80,15 +80,15 @@ class Fences(Protocol):
         ...
 
     def raise_fence(self, target_path: str, epoch: int) -> None:
-        """Refuse lower epochs for this image from now on."""
+        """Have lower epochs refused for this image from now on."""
         ...
 
 
 def next_revision(revision: int, now: float) -> int:
-    """The revision after one.
+    """The revision after `revision`.
 
-    It is the time in milliseconds where it can be: an agent that lost the last revisions in a crash
-    still gives higher ones than its watchers have seen.
+    It is the time in milliseconds, or one more than `revision` if that is higher. So an agent that
+    lost the last revisions in a crash still gives higher ones than its watchers have seen.
     """
     return max(revision + 1, int(now * 1000))
 

@@ -1,7 +1,7 @@
-"""The registry of one kind of resource: its entries, their files, and whoever watches them.
+"""The registry of one kind of resource: its entries, their files, and their watchers.
 
-All methods run on the event loop; files are written in threads. What a command writes is written
-to the end although its caller gives up: two writers of one file would mix what they write.
+All methods run on the event loop; files are written in threads. A write that was begun is finished
+even if its caller gives up: otherwise the next command could write the same file at the same time.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from services.disk_agent.errors import StaleEpoch
 from services.disk_agent.resources.record import Fences, RecordStore, RecordT, State
 from services.kit.failure import Failure, ServiceError
 
-# A watcher gets a snapshot at least this often, so that it can tell silence from a broken
-# connection.
+# A watcher gets a snapshot at least this often, so that it can distinguish a resource without
+# changes from a broken connection.
 _WATCH_SECONDS = 1.0
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 @dataclass
 class Entry(Generic[RecordT]):
-    """A resource with what is needed while this agent runs."""
+    """A resource's record, with the state that exists only while this agent runs."""
 
     record: RecordT
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -53,7 +53,7 @@ class Registry(Generic[RecordT, _EntryT]):
         not_found: type[ServiceError],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`kind` names them in messages and logs; `not_found` is raised for an unknown id."""
+        """`kind` is their name in messages and logs; `not_found` is raised for an unknown id."""
         self._kind = kind
         self._store = store
         self._fences = fences
@@ -65,9 +65,9 @@ class Registry(Generic[RecordT, _EntryT]):
         self.commands = asyncio.Lock()
 
     async def recover(self, interruption: Callable[[RecordT], Failure]) -> list[RecordT]:
-        """Find the resources of earlier agents, and return them.
+        """Load the resources of earlier agents from their files, and return them.
 
-        Those that were at work are FAILED, for the reason that `interruption` gives.
+        Those that had not ended become FAILED, with the failure that `interruption` returns.
         """
         for path, record in await asyncio.to_thread(lambda: list(self._store.load())):
             if record is None:
@@ -127,7 +127,7 @@ class Registry(Generic[RecordT, _EntryT]):
                             functools.partial(_is_newer, entry, after_revision)
                         )
                 except TimeoutError:
-                    # That nothing is new is worth a snapshot too.
+                    # Nothing changed: make a new revision, so that the watcher gets a snapshot.
                     if not entry.record.state.ended:
                         entry.record = entry.record.changed(self.now())
                         entry.changed.notify_all()
@@ -135,7 +135,7 @@ class Registry(Generic[RecordT, _EntryT]):
     # -- changing
 
     async def check_epoch(self, image_paths: Iterable[str], epoch: int) -> None:
-        """Raise StaleEpoch for an epoch below what an image has seen; remember a higher one."""
+        """Raise StaleEpoch for an epoch below an image's fence; a higher one becomes the fence."""
         higher = []
         for path in image_paths:
             seen = await asyncio.to_thread(self._fences.fence, path)
@@ -150,10 +150,10 @@ class Registry(Generic[RecordT, _EntryT]):
             await to_the_end(self._fences.raise_fence, path, epoch)
 
     async def put(self, record: RecordT) -> _EntryT:
-        """Save a record, then make it what is known of the resource. Raises OSError.
+        """Save a record to its file, then put it into the registry. Raises OSError.
 
-        A caller who gives up meanwhile changes nothing: a record that was saved all the same is
-        found by the next agent as work that was interrupted.
+        If the caller gives up meanwhile, the registry does not change; the file may be written all
+        the same, and a restarted agent then treats the resource as interrupted.
         """
         await to_the_end(self._store.save, record)
         entry = self._entries.get(record.id)
@@ -163,19 +163,18 @@ class Registry(Generic[RecordT, _EntryT]):
         return entry
 
     async def change(self, entry: _EntryT, **changes: Any) -> None:
-        """Change what watchers see; files stay as they are."""
+        """Change the record in memory, and wake its watchers; the file is not written."""
         async with entry.changed:
             entry.record = entry.record.changed(self.now(), **changes)
             entry.changed.notify_all()
 
     async def save(self, entry: _EntryT) -> None:
-        """Write an entry's record to the end, whoever gives up meanwhile. Raises OSError."""
+        """Write an entry's record, completely even if the caller gives up. Raises OSError."""
         await to_the_end(self._store.save, entry.record)
 
     async def try_to_save(self, record: RecordT) -> bool:
-        """Save a record: a state folder that takes nothing must not end what is at work.
-
-        Returns whether it was saved.
+        """Save a record, and log an error if the state folder cannot be written to: running work
+        must not end because of that. Returns whether the record was saved.
         """
         try:
             await to_the_end(self._store.save, record)
@@ -206,10 +205,10 @@ class Registry(Generic[RecordT, _EntryT]):
         tidy: Callable[[RecordT], None] | None = None,
         **changes: Any,
     ) -> RecordT:
-        """Record the end of an attempt and show it to watchers; returns the record.
+        """Record the end of an attempt, and wake the watchers; returns the record.
 
-        One that failed after somebody cancelled it is CANCELLED. `tidy` is called in a thread once
-        the end is on disk.
+        A resource that failed after it was cancelled is CANCELLED. `tidy` is called in a thread
+        once the end is on disk.
         """
         ended: RecordT = entry.record.changed(self.now(), end_time=self.now(), **changes)
         if _is_cancelled(entry, ended):
@@ -218,12 +217,12 @@ class Registry(Generic[RecordT, _EntryT]):
         if saved and tidy is not None:
             await self._tidied(tidy, ended)
         if _is_cancelled(entry, ended):
-            # The cancel came while the end was saved.
+            # It was cancelled while the end was being saved.
             ended = ended.changed(self.now(), state=State.CANCELLED)
             await self.try_to_save(ended)
         entry.task = None
         async with entry.changed:
-            # Once more: what watchers see may have a newer revision by now.
+            # A new revision again: watchers may have got a newer one than `ended` meanwhile.
             entry.record = ended.changed(self.now())
             entry.changed.notify_all()
         return ended
@@ -245,7 +244,7 @@ class Registry(Generic[RecordT, _EntryT]):
 
 
 async def to_the_end(function: Callable[..., _T], *arguments: Any) -> _T:
-    """Run a function that blocks in a thread; one who is cancelled meanwhile waits for it."""
+    """Run a blocking function in a thread; a caller that is cancelled still waits for its end."""
     running = asyncio.create_task(asyncio.to_thread(function, *arguments))
     try:
         return await asyncio.shield(running)

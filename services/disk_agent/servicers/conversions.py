@@ -16,7 +16,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class ConversionServicer(disk_pb2_grpc.DiskServiceServicer):
-    """The part of DiskService about conversions; `_virtio_iso` is the host's own."""
+    """The part of DiskService about conversions; `_virtio_iso` is used if a request names none."""
 
     _conversions: Conversions
     _virtio_iso: Path | None
@@ -24,7 +24,7 @@ class ConversionServicer(disk_pb2_grpc.DiskServiceServicer):
     async def StartConversion(
         self, request: pb.StartConversionRequest, context: Context
     ) -> pb.StartConversionResponse:
-        """Start, attach, or start again."""
+        """Start a conversion, attach to it, or start it again."""
         wanted = ConversionRequest(
             conversion_id=request.conversion_id,
             image_paths=tuple(Path(path) for path in request.image_paths),
@@ -40,28 +40,28 @@ class ConversionServicer(disk_pb2_grpc.DiskServiceServicer):
     async def GetConversion(
         self, request: pb.GetConversionRequest, context: Context
     ) -> pb.GetConversionResponse:
-        """Read one."""
+        """Return one conversion."""
         conversion = self._conversions.get(request.conversion_id)
         return pb.GetConversionResponse(conversion=conversion_to_proto(conversion))
 
     async def ListConversions(
         self, request: pb.ListConversionsRequest, context: Context
     ) -> pb.ListConversionsResponse:
-        """Read all."""
+        """Return all conversions."""
         found = self._conversions.list()
         return pb.ListConversionsResponse(conversions=[conversion_to_proto(each) for each in found])
 
     async def CancelConversion(
         self, request: pb.CancelConversionRequest, context: Context
     ) -> pb.CancelConversionResponse:
-        """End one; nothing of it runs any more when this answers."""
+        """End a conversion; none of its processes runs any more when this returns."""
         conversion = await self._conversions.cancel(request.conversion_id, epoch=request.epoch)
         return pb.CancelConversionResponse(conversion=conversion_to_proto(conversion))
 
     async def WatchConversion(
         self, request: pb.WatchConversionRequest, context: Context
     ) -> AsyncIterator[pb.WatchConversionResponse]:
-        """Stream snapshots to the end."""
+        """Stream snapshots of a conversion until it ends."""
         watched = self._conversions.watch(request.conversion_id, request.after_revision)
         async for conversion in watched:
             yield pb.WatchConversionResponse(conversion=conversion_to_proto(conversion))

@@ -36,14 +36,14 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
     async def EnsurePool(
         self, request: pb.EnsurePoolRequest, context: Context
     ) -> pb.EnsurePoolResponse:
-        """Make a pool reachable."""
+        """Mount a pool if needed, and check that it is writable."""
         pool = await asyncio.to_thread(self._pools.ensure, _mount(request.pool))
         return pb.EnsurePoolResponse(pool=_pool(pool))
 
     async def ListPools(
         self, request: pb.ListPoolsRequest, context: Context
     ) -> pb.ListPoolsResponse:
-        """The pools made reachable."""
+        """Return the pools that EnsurePool has made reachable."""
         pools = await asyncio.to_thread(self._pools.list)
         return pb.ListPoolsResponse(pools=[_pool(pool) for pool in pools])
 
@@ -57,7 +57,7 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
     async def CreateImage(
         self, request: pb.CreateImageRequest, context: Context
     ) -> pb.CreateImageResponse:
-        """Create an empty image, or find it."""
+        """Create an empty image, or return the one that exists."""
         image, existed = await asyncio.to_thread(self._create, request)
         return pb.CreateImageResponse(image=_image(image), existed=existed)
 
@@ -68,7 +68,7 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
         )
 
     async def GetImage(self, request: pb.GetImageRequest, context: Context) -> pb.GetImageResponse:
-        """Inspect an image."""
+        """Return what an image's header and lock show."""
         image = await asyncio.to_thread(self._images.inspect, Path(request.path))
         return pb.GetImageResponse(image=_image(image))
 
@@ -82,7 +82,7 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
     async def DeleteImage(
         self, request: pb.DeleteImageRequest, context: Context
     ) -> pb.DeleteImageResponse:
-        """Delete an image and what is known of its content."""
+        """Delete an image, its chunk map and the record of its conversion."""
         self._transfers.check_idle(request.path)
         deleted = await asyncio.to_thread(self._images.delete, Path(request.path))
         await self._transfers.forget_image(request.path)

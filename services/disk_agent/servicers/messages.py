@@ -36,7 +36,7 @@ _CONVERSION_STATES = {
 
 
 def transfer_to_proto(transfer: Transfer) -> pb.Transfer:
-    """A transfer as it goes over the wire."""
+    """A transfer as a message."""
     return pb.Transfer(
         transfer_id=transfer.id,
         mode=_MODE_NAMES[transfer.order.mode],
@@ -58,7 +58,7 @@ def transfer_to_proto(transfer: Transfer) -> pb.Transfer:
 
 
 def conversion_to_proto(conversion: Conversion) -> pb.Conversion:
-    """A conversion as it goes over the wire."""
+    """A conversion as a message."""
     return pb.Conversion(
         conversion_id=conversion.id,
         state=_CONVERSION_STATES[conversion.state],
@@ -84,7 +84,7 @@ def _timestamp(seconds: float | None) -> Timestamp | None:
 
 
 def _failure(failure: Failure | None) -> pb.Failure | None:
-    """A failure as it goes over the wire."""
+    """A failure as a message; None without one."""
     if failure is None:
         return None
     return pb.Failure(

@@ -24,7 +24,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 @dataclass(frozen=True)
 class TransferDefaults:
-    """What a request leaves to the agent's configuration."""
+    """Values from the agent's configuration for fields that a request leaves empty."""
 
     server: str
     user: str
@@ -64,7 +64,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     async def StartTransfer(
         self, request: pb.StartTransferRequest, context: Context
     ) -> pb.StartTransferResponse:
-        """Start, attach or resume."""
+        """Start a transfer, attach to it, or resume it."""
         order, password = self._order(request)
         await self._refuse_converted(order)
         options = request.options
@@ -80,7 +80,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     async def GetTransfer(
         self, request: pb.GetTransferRequest, context: Context
     ) -> pb.GetTransferResponse:
-        """Read one."""
+        """Return one transfer."""
         return pb.GetTransferResponse(
             transfer=transfer_to_proto(self._transfers.get(request.transfer_id))
         )
@@ -88,28 +88,28 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     async def ListTransfers(
         self, request: pb.ListTransfersRequest, context: Context
     ) -> pb.ListTransfersResponse:
-        """Read all, or those of one image."""
+        """Return all transfers, or those of one image."""
         found = self._transfers.list(request.target_path)
         return pb.ListTransfersResponse(transfers=[transfer_to_proto(each) for each in found])
 
     async def CancelTransfer(
         self, request: pb.CancelTransferRequest, context: Context
     ) -> pb.CancelTransferResponse:
-        """End one; nothing of it runs any more when this answers."""
+        """End a transfer; none of its processes runs any more when this returns."""
         transfer = await self._transfers.cancel(request.transfer_id, epoch=request.epoch)
         return pb.CancelTransferResponse(transfer=transfer_to_proto(transfer))
 
     async def WatchTransfer(
         self, request: pb.WatchTransferRequest, context: Context
     ) -> AsyncIterator[pb.WatchTransferResponse]:
-        """Stream snapshots to the end."""
+        """Stream snapshots of a transfer until it ends."""
         async for transfer in self._transfers.watch(request.transfer_id, request.after_revision):
             yield pb.WatchTransferResponse(transfer=transfer_to_proto(transfer))
 
     async def SetTransferRate(
         self, request: pb.SetTransferRateRequest, context: Context
     ) -> pb.SetTransferRateResponse:
-        """Change the limit."""
+        """Change a transfer's rate limit."""
         _check_rate(request.rate_bytes_per_second)
         transfer = await self._transfers.set_rate(
             request.transfer_id, request.rate_bytes_per_second
@@ -119,7 +119,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     async def PauseTransfer(
         self, request: pb.PauseTransferRequest, context: Context
     ) -> pb.PauseTransferResponse:
-        """Pause one."""
+        """Pause a transfer."""
         transfer = await self._transfers.pause(
             request.transfer_id, paused=True, epoch=request.epoch
         )
@@ -128,7 +128,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     async def ResumeTransfer(
         self, request: pb.ResumeTransferRequest, context: Context
     ) -> pb.ResumeTransferResponse:
-        """Resume one."""
+        """Resume a paused transfer."""
         transfer = await self._transfers.pause(
             request.transfer_id, paused=False, epoch=request.epoch
         )
@@ -137,12 +137,12 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     async def DeleteTransfer(
         self, request: pb.DeleteTransferRequest, context: Context
     ) -> pb.DeleteTransferResponse:
-        """Forget one that ended."""
+        """Delete the record of an ended transfer."""
         await self._transfers.delete(request.transfer_id)
         return pb.DeleteTransferResponse()
 
     async def _refuse_converted(self, order: TransferOrder) -> None:
-        """Raise TargetConverted: blocks of the source would corrupt a converted guest."""
+        """Raise TargetConverted if the image holds a converted guest: a copy would corrupt it."""
         converted = await self._conversions.converted(Path(order.target_path))
         if converted is not None:
             raise TargetConverted(
@@ -178,7 +178,7 @@ class TransferServicer(disk_pb2_grpc.DiskServiceServicer):
     def _password(self, vddk: pb.VddkSource) -> Secret:
         if vddk.password:
             return Secret(f"plain:{vddk.password}")
-        # The configured one is for the configured server: no other server gets it.
+        # The configured password is sent to the configured server only.
         own = vddk.server in ("", self._defaults.server)
         return self._defaults.password if own else Secret("")
 

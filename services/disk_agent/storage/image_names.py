@@ -8,5 +8,5 @@ _VALID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.qcow2")
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a name may be an image's: no directory, ``.qcow2`` at its end, no surprises."""
+    """Whether an image may have this name: no directory, plain characters, ending in .qcow2."""
     return bool(_VALID.fullmatch(name)) and len(name) <= _NAME_LIMIT

@@ -1,7 +1,7 @@
-"""QCOW2 images in a pool's root, as CloudStack's importer takes them.
+"""QCOW2 images in a pool's root that CloudStack's importer accepts.
 
-What the importer refuses (a backing file, an external data file, incompatible feature bits above
-bit 3 such as ``extended_l2``, encryption, a lock) is never created and always reported.
+The importer refuses a backing file, an external data file, incompatible feature bits above bit 3
+such as ``extended_l2``, encryption and a lock. Images are created without these.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Image:
-    """A QCOW2 file at one moment. ``backing_file`` is empty for an image of its own."""
+    """A QCOW2 file at one moment. ``backing_file`` is empty if it has none."""
 
     path: Path
     size_bytes: int
@@ -50,7 +50,7 @@ class Image:
 
 
 class PoolRoots(Protocol):
-    """The directories in which this agent may touch images."""
+    """The pool directories in which this agent may read and change images."""
 
     def root_of(self, image: Path) -> Path:
         """The pool directory an image lies in. Raises PoolNotFound or PoolMissing."""
@@ -60,8 +60,8 @@ class PoolRoots(Protocol):
 class Images:
     """The images of this agent's pools. Methods block.
 
-    What a copy is expected to need is remembered per image until the image is deleted, so that
-    several copies into one pool do not count on the same free space.
+    The space that a copy is expected to need is stored per image until the image is deleted, so
+    that several copies into one pool do not count on the same free space.
     """
 
     def __init__(self, commands: Commands, roots: PoolRoots, state_dir: Path) -> None:
@@ -74,9 +74,9 @@ class Images:
     def create(
         self, pool: Path, name: str, size_bytes: int, expected_bytes: int = 0
     ) -> tuple[Image, bool]:
-        """Create an empty image in a pool's root, or find it; returns it and whether it existed.
+        """Create an empty image in a pool's root, unless it exists; returns it and whether it did.
 
-        ``expected_bytes`` is what the copy will take on the pool; 0 skips the check of space.
+        ``expected_bytes`` is the space that the copy will need on the pool; 0 skips its check.
         Raises ImageInvalid, ImageExists, PoolFull, PoolNotFound or PoolMissing.
         """
         if not is_image_name(name):
@@ -114,7 +114,7 @@ class Images:
         done = self._commands.run([*command, str(path)], timeout_seconds=_TIMEOUT_SECONDS)
         locked = _is_locked(done)
         if locked:
-            # -U reads without asking for the lock.
+            # -U reads without taking the lock.
             done = self._commands.run([*command, "-U", str(path)], timeout_seconds=_TIMEOUT_SECONDS)
         if done.status != 0:
             raise ImageUnusable(
@@ -152,8 +152,11 @@ class Images:
         return self.inspect(path)
 
     def delete(self, path: Path) -> bool:
-        """Delete an image; returns whether there was one. Raises ImageLocked, PoolNotFound,
-        PoolMissing; a pool that is not mounted is an error, not a missing image."""
+        """Delete an image; returns whether there was one.
+
+        Raises ImageLocked, PoolNotFound or PoolMissing: a pool that is not mounted is an error, and
+        does not count as a missing image.
+        """
         self._roots.root_of(path)
         with self._lock:
             if path.is_file():
@@ -169,7 +172,7 @@ class Images:
         return deleted
 
     def forget(self, path: Path) -> None:
-        """Forget what an image was expected to need: nothing is copied into it any more."""
+        """Drop the space promised to an image: nothing is copied into it any more."""
         with self._lock:
             self._promise(path, 0)
 
@@ -187,16 +190,17 @@ class Images:
     def _existing(self, path: Path, size_bytes: int) -> Image:
         image = self.inspect(path)
         if image.size_bytes != size_bytes or image.backing_file:
-            what = f"with backing file {image.backing_file}" if image.backing_file else ""
+            backing = f" and the backing file {image.backing_file}" if image.backing_file else ""
             raise ImageExists(
-                message=f"{path} exists with {image.size_bytes} bytes {what}".rstrip()
-                + f", not {size_bytes}",
+                message=f"{path} exists with {image.size_bytes} bytes{backing}; expected is an "
+                f"image of {size_bytes} bytes without backing file",
                 metadata={"path": str(path), "size_bytes": str(image.size_bytes)},
             )
         return image
 
     def _create_file(self, path: Path, size_bytes: int) -> None:
-        # Complete or not at all, and never over a file that appeared meanwhile.
+        # Created under another name and linked: the image is complete when it appears, and never
+        # replaces a file that another process created meanwhile.
         fresh = path.with_name(f".{path.name}.new")
         try:
             fresh.unlink(missing_ok=True)
@@ -265,7 +269,7 @@ def _is_locked(done: Completed) -> bool:
 
 
 def _outstanding(path: Path, expected_bytes: int) -> int:
-    """What an image is still expected to take; nothing once somebody has deleted it."""
+    """The bytes that an image is still expected to need; 0 if its file was deleted."""
     with contextlib.suppress(FileNotFoundError):
         return max(expected_bytes - path.stat().st_blocks * 512, 0)
     return 0
@@ -275,7 +279,7 @@ def _image_of(path: Path, info: Mapping[str, Any], locked: bool) -> Image:
     details = info.get("format-specific", {}).get("data", {})
     if details.get("data-file") or info.get("encrypted"):
         raise ImageUnusable(
-            message=f"{path} has an external data file or is encrypted: CloudStack refuses it",
+            message=f"{path} has an external data file or is encrypted, which CloudStack refuses",
             metadata={"path": str(path)},
             hint="v2c makes no such image: it may belong to another VM, so choose another name",
         )

@@ -9,10 +9,10 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Mount:
-    """One mount: where, what of which type, with which options.
+    """One mount: its path, source, type and options.
 
-    ``root`` is the directory of the file system that is shown there; it is not ``/`` for bind
-    mounts of a part.
+    ``root`` is the directory of the file system that is mounted; for a bind mount of a part it is
+    not ``/``.
     """
 
     path: Path
@@ -38,7 +38,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
         left, separator, right = line.partition(" - ")
         fields, tail = left.split(), right.split(" ")
         if not separator or len(fields) < 6 or len(tail) < 3:
-            raise ValueError(f"no line of mountinfo: {line!r}")
+            raise ValueError(f"not a line of mountinfo: {line!r}")
         options = (*fields[5].split(","), *tail[2].split(","))
         mounts.append(
             Mount(
@@ -53,7 +53,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
 
 
 def mount_at(mounts: list[Mount], path: Path) -> Mount | None:
-    """What one sees at a path: the last mount there, None when it is no mount point."""
+    """The mount that is visible at a path, the last one there; None if it is not a mount point."""
     return next((mount for mount in reversed(mounts) if mount.path == path), None)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from services.disk_agent.errors import PoolInvalid
 
 # On Ubuntu NFSv4 mounts have lost locks, and QCOW2 flushes failed with EIO; NFSv3 has no such
-# state. hard: a copy waits for a server that is away instead of losing writes.
+# state. hard: a copy waits for a server that does not answer, instead of losing writes.
 UBUNTU_NFS_OPTIONS = (
     "rw,relatime,vers=3,rsize=1048576,wsize=1048576,hard,proto=tcp,timeo=600,retrans=2"
 )
@@ -29,10 +29,10 @@ class PoolType(StrEnum):
 
 @dataclass(frozen=True)
 class PoolMount:
-    """What is wanted: for NFS ``source`` is ``server:/export``, for the others the directory.
+    """A pool to make reachable. ``source`` is ``server:/export`` for NFS, else the directory.
 
-    ``options`` are mount's, comma-separated, empty for the defaults. Only NFS is mounted here; a
-    SharedMountPoint is somebody else's mount, and a Filesystem is a directory.
+    ``options`` are mount's, comma-separated, empty for the defaults. This agent mounts NFS only; a
+    SharedMountPoint is mounted by the host's operator, and a Filesystem is a directory.
     """
 
     id: str
@@ -44,8 +44,9 @@ class PoolMount:
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool that is reachable. ``path`` may differ from the one asked for, when the export was
-    already mounted elsewhere on this host."""
+    """A pool that is reachable. ``path`` differs from the requested path if the export was already
+    mounted at another path of this host.
+    """
 
     mount: PoolMount
     path: Path
@@ -55,7 +56,7 @@ class Pool:
 
 
 def checked(wanted: PoolMount) -> PoolMount:
-    """The same pool with its source in one form. Raises PoolInvalid naming the field."""
+    """The pool with its source in the kernel's form. Raises PoolInvalid naming the wrong field."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", wanted.id):
         raise _invalid("id", f"{wanted.id!r} is no pool id")
     if not wanted.path.is_absolute() or ".." in wanted.path.parts:
@@ -73,7 +74,7 @@ def checked(wanted: PoolMount) -> PoolMount:
 def nfs_source(source: str) -> str:
     """``server:/export`` of an NFS source or URL, without a slash at its end.
 
-    CloudStack gives either form; the kernel shows the first.
+    CloudStack uses both forms; the kernel's table of mounts has ``server:/export``.
     """
     found = _NFS_URL.match(source)
     if found:

@@ -1,7 +1,7 @@
 """Primary storage pools on this host: mounted where needed, and unmounted again.
 
-Only what this agent mounted is ever unmounted. What it made reachable is remembered, so that a
-restarted agent knows its pools and its mounts.
+The agent unmounts only what it has mounted. Its pools and mounts are stored in a file, so that a
+restarted agent knows them.
 """
 
 import os
@@ -51,7 +51,7 @@ class Pools:
         nfs_options: str,
         mounts: Callable[[], list[Mount]] = read_mounts,
     ) -> None:
-        """``nfs_options`` serve pools that bring none (see `pool.default_nfs_options`)."""
+        """``nfs_options`` are for pools without options (see `pool.default_nfs_options`)."""
         self._commands = commands
         self._state_file = state_dir / "pools.json"
         self._nfs_options = nfs_options
@@ -60,9 +60,9 @@ class Pools:
         self._known = self._load()
 
     def ensure(self, wanted: PoolMount) -> Pool:
-        """Make a pool reachable and writable; a pool that is so already is no error.
+        """Mount a pool if needed and check that it is writable; can be repeated.
 
-        An existing mount of the same export is reused, at whatever path it is. Raises PoolInvalid,
+        An existing mount of the same export is reused, also at another path. Raises PoolInvalid,
         PoolExists, PoolPathTaken, PoolMissing, PoolReadOnly, PoolMountFailed or ToolMissing.
         """
         wanted = checked(wanted)
@@ -81,7 +81,7 @@ class Pools:
             try:
                 _check_directory(path)
             except (PoolMissing, PoolReadOnly):
-                # Nobody would ever release a pool that was refused.
+                # A pool that was refused is not known, so nothing would unmount it later.
                 if mounted and known is None:
                     self._unmount(path)
                 raise
@@ -100,7 +100,7 @@ class Pools:
         return _measured(known.mount, known.path, known.mounted_by_agent)
 
     def list(self) -> list[Pool]:
-        """The pools made reachable; one that is away counts no bytes."""
+        """The pools made reachable; one that is not mounted any more has 0 bytes."""
         with self._lock:
             known = list(self._known.values())
         pools = []
@@ -112,7 +112,7 @@ class Pools:
         return pools
 
     def release(self, pool_id: str) -> None:
-        """Forget a pool, and unmount it if this agent mounted it and no other pool is there.
+        """Forget a pool, and unmount it if this agent mounted it and no other pool uses the mount.
 
         An unknown pool is no error. Raises PoolBusy.
         """
@@ -136,7 +136,10 @@ class Pools:
         _log.info("pool released", action="pool.released", pool=pool_id)
 
     def root_of(self, image: Path) -> Path:
-        """The pool directory an image lies directly in. Raises PoolNotFound or PoolMissing."""
+        """The directory of the pool in whose root an image lies.
+
+        Raises PoolNotFound or PoolMissing.
+        """
         with self._lock:
             known = [pool for pool in self._known.values() if pool.path == image.parent]
         if not known:
@@ -147,7 +150,7 @@ class Pools:
         return known[0].path
 
     def _ensure_mounted(self, wanted: PoolMount) -> tuple[Path, bool]:
-        """Where the export is mounted, and whether that was done here and now."""
+        """The path where the export is mounted, and whether this call mounted it."""
         mounts = self._mounts()
         there = mount_at(mounts, wanted.path)
         if there is not None:
@@ -206,11 +209,11 @@ class Pools:
             raise PoolMissing(
                 message=f"{pool.mount.source} is not mounted at {pool.path} any more",
                 metadata={"path": str(pool.path)},
-                hint="call EnsurePool to mount it again; look in the kernel's log for why it went",
+                hint="call EnsurePool to mount it again; look in the kernel's log for the cause",
             )
 
     def _seen(self, pool: Pool) -> bool:
-        """Whether the pool is where it was; never write below a mount point that is empty."""
+        """Whether the pool is still mounted: writing must not fill an empty mount point."""
         if pool.mount.type is not PoolType.NETWORK_FILESYSTEM:
             return pool.path.is_dir()
         there = mount_at(self._mounts(), pool.path)
@@ -237,11 +240,11 @@ def _same_export(mount: Mount, source: str) -> bool:
 def _check_directory(path: Path) -> None:
     if not path.is_dir():
         raise PoolMissing(
-            message=f"{path} is no directory on this host",
+            message=f"{path} is not a directory on this host",
             metadata={"path": str(path)},
         )
     try:
-        # Root passes access(2) on a read-only mount's mode bits; only writing shows it.
+        # access(2) may allow root what the export refuses; only creating a file shows it.
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Transfers as resources of this agent: their records, their limits, the workers that run them."""
+"""Transfers as resources of this agent: their records, their rate limits, their workers."""

@@ -1,4 +1,4 @@
-"""Checks of a transfer's order, and which of its fields may not differ at another start."""
+"""Checks of a transfer's order, and which of its fields must be the same when it is restarted."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from services.disk_agent.worker.order import TransferOrder
 
 
 def identity(order: TransferOrder) -> TransferOrder:
-    """What may not differ when a transfer is started again: all but tuning and source."""
+    """What must be the same when a transfer is started again: all but tuning and source."""
     return replace(order, queue_depth=0, chunk_bytes=0, source=None)
 
 
@@ -31,5 +31,5 @@ def check(order: TransferOrder) -> None:
 
 
 def _is_chunk_size(size: int) -> bool:
-    # Up to the largest request qemu-nbd takes; a power of two, so that chunks end with windows.
+    # At most qemu-nbd's largest request; a power of two, so that no chunk lies in two windows.
     return 4096 <= size <= 32 << 20 and size & (size - 1) == 0

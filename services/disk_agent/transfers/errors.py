@@ -1,4 +1,4 @@
-"""Refusals of the calls about transfers. Why a transfer itself failed is in `failures`."""
+"""Errors of calls about transfers. The failures of a running transfer are in `failures`."""
 
 from services.kit.failure import Code, ServiceError
 
@@ -24,11 +24,11 @@ class TransferEnded(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "TRANSFER_ENDED"
-    hint = "choose another id: the chunk map makes the new transfer resume all the same"
+    hint = "choose another id: the new transfer resumes from the chunk map"
 
 
 class TransferRunning(ServiceError):
-    """A transfer is running on what should be removed."""
+    """A transfer that is still running, or its image, cannot be removed."""
 
     code = Code.FAILED_PRECONDITION
     reason = "TRANSFER_RUNNING"
@@ -36,7 +36,7 @@ class TransferRunning(ServiceError):
 
 
 class TargetBusy(ServiceError):
-    """Another transfer is at work on the same image."""
+    """Another transfer is running on the same image."""
 
     code = Code.ABORTED
     reason = "TARGET_BUSY"
@@ -45,7 +45,7 @@ class TargetBusy(ServiceError):
 
 
 class InvalidTransfer(ServiceError):
-    """The request is not valid, whatever state the agent is in."""
+    """The request is not valid. The message names what is wrong."""
 
     code = Code.INVALID_ARGUMENT
     reason = "INVALID_TRANSFER"
@@ -53,7 +53,7 @@ class InvalidTransfer(ServiceError):
 
 
 class TargetConverted(ServiceError):
-    """The image holds a converted guest: changes of the source no longer fit into it."""
+    """The image holds a converted guest: copying changes of the source would corrupt it."""
 
     code = Code.FAILED_PRECONDITION
     reason = "TARGET_CONVERTED"

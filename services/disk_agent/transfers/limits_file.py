@@ -17,19 +17,19 @@ class LimitsFile:
     """Notices when the limits in a config file change."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
-        """`limits` are those that the file had when it was read last."""
+        """`limits` are those that were read from the file at the start of the agent."""
         self._path = path
         self._limits = limits
-        # It may have been changed since then: the first look reads it.
+        # The file may have changed since the start, so it is read at the first opportunity.
         self._seen: _Version | None = None
         self._found = self._version()
 
     def changed(self) -> Limits | None:
         """The limits if they have changed, else None. Blocks.
 
-        A change counts once two calls in a row found the same file: one that is being written may
-        be valid halfway, without its limits. A file that is missing or has a mistake changes
-        nothing: the log says why, once.
+        A changed file is read once two calls in a row found the same version: a half-written file
+        may be valid and lack its limits. A file that is missing changes nothing. Neither does one
+        with a mistake, which is logged once.
         """
         before, self._found = self._found, self._version()
         if self._found in (self._seen, None) or self._found != before:
@@ -39,7 +39,7 @@ class LimitsFile:
             limits = load_config(self._path).limits
         except (ConfigError, OSError) as error:
             _log.error(
-                f"{self._path} was changed and cannot be used, the limits stay as they were: "
+                f"{self._path} was changed and cannot be used, the previous limits stay in force: "
                 f"{error}",
                 action="limits.refused",
             )

@@ -14,9 +14,9 @@ class TransferEntry(Entry[Transfer]):
     """A transfer with what is needed while this agent runs."""
 
     worker: RunningWorker | None = None
-    # Nobody asked for a limit of its own: it follows the agent's for each transfer.
+    # Whether it has no limit of its own: it then has the agent's limit of each transfer.
     default_rate: bool = False
-    # The limit that its worker got last, in bytes a second.
+    # The limit last sent to its worker, in bytes a second.
     sent_rate: int = 0
 
 
@@ -29,16 +29,16 @@ class RateKeeper:
 
     @property
     def transfer_rate(self) -> int:
-        """The limit of a transfer that has none of its own, in bytes a second; 0 is none."""
+        """The limit of a transfer that has none of its own, in bytes a second; 0: no limit."""
         return self._shares.transfer_rate
 
     def replace(self, shares: RateShares, entries: Iterable[TransferEntry]) -> None:
-        """Use other limits from now on."""
+        """Use these limits from now on."""
         self._shares = shares
         self.share(entries)
 
     def share(self, entries: Iterable[TransferEntry]) -> None:
-        """Give each running transfer its limit, and send it to workers for which it changed."""
+        """Set the limit of each running transfer; send it to the workers whose limit changed."""
         running = {
             entry.record.id: entry
             for entry in entries
@@ -53,7 +53,7 @@ class RateKeeper:
             entry = running[id_]
             if rate != entry.record.effective_rate:
                 entry.record = entry.record.changed(self._clock(), effective_rate=rate)
-            # A limit that is sent again would drop the debt of what was read beyond it.
+            # Only if it changed: a worker that gets a limit forgets what it read beyond the last.
             if entry.worker is not None and rate != entry.sent_rate:
                 entry.sent_rate = rate
                 entry.worker.command("rate", bytes_per_second=rate)

@@ -1,4 +1,4 @@
-"""How fast each transfer of this agent may be now: its own limit, the agent's, the calendar's."""
+"""The rate of each transfer now: from its own limit, the agent's, and the calendar's."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 class RateWindow:
     """A part of the week in local time with a ceiling for all transfers, in bytes a second.
 
-    `days` count from Monday as 0. A window that ends no later than it begins reaches into the next
-    day, and belongs to the day of its beginning. Minutes are since midnight; 1440 is its end.
+    `days` count from Monday, 0. A window whose end is not after its begin ends on the next day; its
+    `days` are those on which it begins. Minutes are since midnight; 1440 is the end of the day.
     """
 
     begin_minutes: int
@@ -29,7 +29,7 @@ class RateWindow:
 
 
 class RateShares:
-    """Divides what the agent may use among its transfers. Rates are bytes a second, 0 is none."""
+    """Divides the agent's rate among its transfers. Rates are bytes a second; 0 is no limit."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class RateShares:
         local_now: Callable[[], datetime] = datetime.now,
         transfer_rate: int = 0,
     ) -> None:
-        """`agent_rate` and the lowest window that holds are ceilings of all transfers together.
+        """`agent_rate` and the lowest window in force limit all transfers together.
 
         `transfer_rate` is the limit of each transfer that has none of its own.
         """
@@ -48,7 +48,7 @@ class RateShares:
         self._local_now = local_now
 
     def ceiling(self) -> int:
-        """What all transfers together may use now."""
+        """The rate that all transfers together may use now."""
         now = self._local_now()
         rates = [window.bytes_per_second for window in self._windows if window.holds(now)]
         return min([rate for rate in (self._agent_rate, *rates) if rate], default=0)
@@ -56,7 +56,8 @@ class RateShares:
     def shares(self, own: Mapping[str, int]) -> dict[str, int]:
         """The limit of each transfer, by id, from their own limits.
 
-        All get the same; what one cannot use because of a lower limit of its own is for the others.
+        All get equal shares. What a transfer with a lower limit of its own leaves is shared by the
+        others.
         """
         ceiling = self.ceiling()
         if not ceiling:

@@ -1,7 +1,7 @@
 """Transfers as resources: start, attach, watch, cancel; each with a worker of its own.
 
-All methods run on the event loop; files are written in threads. A transfer's state on disk is
-written when the state changes, its progress lives in memory.
+All methods run on the event loop; files are written in threads. A transfer is written to disk when
+its state changes; progress between these changes is in memory only.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from services.disk_agent.worker.order import TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
 from services.kit.failure import Failure, ServiceError
 
-# How often the calendar of limits is looked at.
+# How often the limits file and the calendar are checked.
 _RATE_SECONDS = 1.0
 _NO_PASSWORD = Secret("")
 
@@ -61,7 +61,7 @@ class Transfers:
     ) -> None:
         """`is_converted` is true of images that hold a converted guest: those are never written.
 
-        `rates` divides what this agent may use; without, each transfer has its own limit only.
+        `rates` divides the agent's rate; without it, a transfer has only a limit of its own.
         """
         self._is_converted = is_converted
         self._store = store
@@ -79,7 +79,7 @@ class Transfers:
         self._stopping = False
 
     async def recover(self) -> None:
-        """Find the transfers of earlier agents. Those that were at work are FAILED, retryable."""
+        """Load the transfers of earlier agents. Those that were running are FAILED, retryable."""
         await self._registry.recover(_restarted)
 
     async def stop(self) -> None:
@@ -102,8 +102,9 @@ class Transfers:
     ) -> tuple[Transfer, bool]:
         """Start, attach to, or resume a transfer; returns it and whether it existed.
 
-        `rate` is a limit of its own in bytes a second; 0 leaves it to the agent's limits.
-        Raises InvalidTransfer, TransferExists, TransferEnded, TargetBusy or StaleEpoch.
+        `rate` is the transfer's own limit in bytes a second; with 0 the agent's limits apply.
+        Raises InvalidTransfer, TransferExists, TransferEnded, TargetBusy, TargetConverted or
+        StaleEpoch.
         """
         check(order)
         async with self._registry.commands:
@@ -135,7 +136,7 @@ class Transfers:
                 paused=False,
             )
             entry = await self._registry.put(queued)
-            # Nothing is awaited from here on: a caller who gives up leaves no half of it.
+            # Nothing is awaited from here on: a caller that gives up cannot leave it half-started.
             entry.cancelled, entry.default_rate = False, not rate
             entry.task = asyncio.create_task(self._supervise(entry, password))
             return entry.record, existed
@@ -154,9 +155,9 @@ class Transfers:
         return self._registry.watch(transfer_id, after_revision)
 
     async def cancel(self, transfer_id: str, *, epoch: int = 0) -> Transfer:
-        """End a transfer for good and wait until nothing of it runs. One that ended stays so.
+        """End a transfer, which cannot be started again, and wait until its processes have ended.
 
-        Raises TransferNotFound or StaleEpoch.
+        One that succeeded stays SUCCEEDED. Raises TransferNotFound or StaleEpoch.
         """
         async with self._registry.commands:
             entry = self._registry.entry(transfer_id)
@@ -167,7 +168,7 @@ class Transfers:
             else:
                 entry.cancelled = True
         if task is not None:
-            # Shielded: a caller who gives up waiting does not revoke the cancel.
+            # Shielded: a caller that gives up waiting does not revoke the cancel.
             await asyncio.shield(self._end(worker, task))
         return entry.record
 
@@ -186,16 +187,16 @@ class Transfers:
         return entry.record
 
     async def keep_rates(self, changed: Callable[[], RateShares | None] = lambda: None) -> None:
-        """Follow the calendar, and limits that were changed, until cancelled.
+        """Apply the calendar, and limits that were changed, until cancelled.
 
-        `changed` blocks; it returns other limits once, else None.
+        `changed` blocks; it returns new limits once, and None otherwise.
         """
         while True:
             await asyncio.sleep(_RATE_SECONDS)
             try:
                 rates = await asyncio.to_thread(changed)
             except Exception as error:
-                # The calendar is followed whatever became of the file.
+                # The calendar must be applied even if the file cannot be read.
                 _log.error("limits cannot be read", action="limits.defect", exc_info=error)
                 rates = None
             if rates is not None:
@@ -205,8 +206,8 @@ class Transfers:
     async def pause(self, transfer_id: str, *, paused: bool, epoch: int = 0) -> Transfer:
         """Pause a transfer, or resume it; one that has ended stays as it is.
 
-        Epoch 0 is a call by a person, who has none; pausing does no harm, so it is not fenced.
-        Raises TransferNotFound or StaleEpoch.
+        Epoch 0 means a call by a person, who has no epoch. It is allowed, because pausing does no
+        harm. Raises TransferNotFound or StaleEpoch.
         """
         async with self._registry.commands:
             entry = self._registry.entry(transfer_id)
@@ -216,12 +217,12 @@ class Transfers:
                 await self._registry.change(entry, paused=paused)
                 if entry.worker is not None:
                     entry.worker.command("pause" if paused else "resume")
-                # What a paused one may not use is for the others.
+                # The others share the rate of a paused transfer.
                 self._share_rate()
             return entry.record
 
     async def delete(self, transfer_id: str) -> None:
-        """Forget an ended transfer; a missing one is no error. Raises TransferRunning."""
+        """Delete an ended transfer; a missing one is no error. Raises TransferRunning."""
         async with self._registry.commands:
             entry = self._registry.find(transfer_id)
             if entry is None:
@@ -235,15 +236,15 @@ class Transfers:
             self._registry.forget(transfer_id)
 
     def check_idle(self, target_path: str) -> None:
-        """Raise TransferRunning if a transfer is at work on an image."""
+        """Raise TransferRunning if a transfer is running on an image."""
         for entry in self._registry.entries():
             if entry.task is not None and entry.record.order.target_path == target_path:
-                raise TransferRunning(f"transfer {entry.record.id} is at work on {target_path}")
+                raise TransferRunning(f"transfer {entry.record.id} is running on {target_path}")
 
     async def forget_image(self, target_path: str) -> None:
-        """Forget the chunk map and the fence of an image that was deleted.
+        """Remove the chunk map and the fence of an image that was deleted.
 
-        Raises TransferRunning while something is at work on it.
+        Raises TransferRunning while a transfer is running on it.
         """
         async with self._registry.commands:
             self.check_idle(target_path)
@@ -252,7 +253,7 @@ class Transfers:
     # -- supervision
 
     async def _supervise(self, entry: TransferEntry, password: Secret) -> None:
-        """Run one attempt to its end. Never raises: whatever happens is the transfer's state."""
+        """Run one attempt to its end. Never raises: a failure becomes the transfer's state."""
         order = entry.record.order
         log = _log.bind(transfer_id=order.transfer_id, disk_id=order.disk_id)
         changes: dict[str, Any]
@@ -262,7 +263,9 @@ class Transfers:
             changes = {"state": State.FAILED, "failure": error.failure}
         except Exception as error:
             log.error("supervision failed", action="transfer.defect", exc_info=error)
-            died = WorkerDied.described("the agent could not follow the worker; see its log")
+            died = WorkerDied.described(
+                "the disk agent lost track of the worker because of a defect; see the agent's log"
+            )
             changes = {"state": State.FAILED, "failure": died}
         entry.worker = None
         ended = await self._registry.finish(entry, paused=False, effective_rate=0, **changes)
@@ -331,7 +334,7 @@ class Transfers:
         for other in self._registry.entries():
             if other.task is not None and other.record.order.target_path == order.target_path:
                 raise TargetBusy(
-                    f"transfer {other.record.id} is at work on {order.target_path}",
+                    f"transfer {other.record.id} is running on {order.target_path}",
                     metadata={"transfer_id": other.record.id},
                 )
 

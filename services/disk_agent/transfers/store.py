@@ -1,4 +1,4 @@
-"""The files of transfers, and of what belongs to their images: chunk maps and fences."""
+"""The files of transfers, and of their images: chunk maps and fences."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ class TransferStore:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def map_path(self, target_path: str) -> Path:
-        """The chunk map of an image; its name contains the image's, for people."""
+        """The path of an image's chunk map; for people, it contains the image's name."""
         return self._maps / f"{_name_of(target_path)}.map"
 
     def save(self, transfer: Transfer) -> None:
@@ -32,7 +32,7 @@ class TransferStore:
         write_state(self._transfers / f"{transfer.id}.json", transfer.to_wire())
 
     def load(self) -> Iterator[tuple[Path, Transfer | None]]:
-        """All transfers with their files; None for a file that cannot be understood."""
+        """All transfers with their files; None for a file with invalid content."""
         for path in sorted(self._transfers.glob("*.json")):
             try:
                 yield path, Transfer.from_wire(json.loads(path.read_text()))
@@ -40,11 +40,11 @@ class TransferStore:
                 yield path, None
 
     def delete(self, transfer: Transfer) -> None:
-        """Remove a transfer's file; the image's chunk map belongs to the image."""
+        """Remove a transfer's file. The chunk map stays: it belongs to the image."""
         (self._transfers / f"{transfer.id}.json").unlink(missing_ok=True)
 
     def forget_image(self, target_path: str) -> None:
-        """Forget what is known of an image that was deleted: its map and its fence."""
+        """Remove the chunk map, open mark and fence of an image that was deleted."""
         map_path = self.map_path(target_path)
         map_path.unlink(missing_ok=True)
         map_path.with_name(f"{map_path.name}.open").unlink(missing_ok=True)
@@ -58,8 +58,8 @@ class TransferStore:
             return 0
 
     def raise_fence(self, target_path: str, epoch: int) -> None:
-        """Refuse lower epochs for this image from now on; one that is higher already stays."""
-        # Transfers and conversions may raise the same one at once.
+        """Refuse lower epochs for this image from now on; does not lower an existing fence."""
+        # A transfer and a conversion may raise the same fence at the same time.
         with self._raising:
             if epoch > self.fence(target_path):
                 write_state(self._fence_path(target_path), epoch)

@@ -1,4 +1,4 @@
-"""Starts worker processes, reads what they report, and leaves nothing of them behind."""
+"""Starts worker processes, reads their reports, and ends every process that they started."""
 
 import asyncio
 import contextlib
@@ -22,16 +22,16 @@ from services.disk_agent.worker.order import TransferOrder, WorkerOrder
 from services.kit.processes.control import find_processes, group_is_alive
 from services.kit.processes.service import exits_within
 
-# nbdkit closes its session with the server when it is asked to end: let it, but not for ever.
+# The time that nbdkit gets to close its session with vCenter or ESXi before it is killed.
 _GROUP_GRACE_SECONDS = 5.0
 _STEP_SECONDS = 0.05
 _STOP_SECONDS = 20.0
 _KEPT_LINES = 20
 _LINE_LIMIT_BYTES = 1 << 20
-# unix(7), and what a worker calls its sockets.
+# The limit of unix(7), and the longest file name among a worker's sockets.
 _SOCKET_PATH_BYTES = 107
 _LONGEST_NAME = "target.sock"
-# What a worker starts. A worker dies with the agent; these stay if they are stopped just then.
+# The programs that a worker starts. They end with it, except when they are stopped (SIGSTOP).
 _SERVERS = (b"qemu-nbd", b"nbdkit")
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -40,18 +40,18 @@ Event = Mapping[str, Any]
 
 
 class RunningWorker(Protocol):
-    """A worker at work."""
+    """A worker that was started."""
 
     def command(self, name: str, **values: int) -> None:
-        """Send it a command (see `services.disk_agent.worker`); one that has ended gets nothing."""
+        """Send a command (see `services.disk_agent.worker`); no error if the worker has ended."""
         ...
 
     async def run(self, on_event: Callable[[Event], None]) -> Event:
-        """Follow it to its end; returns the end event. Raises WorkerDied when there is none."""
+        """Read events until the worker ends; returns its end event, or raises WorkerDied."""
         ...
 
     async def stop(self, command: str = "stop") -> None:
-        """Have it checkpoint and end, kill it if it does not; `run` ends then."""
+        """Have the worker checkpoint and end, or kill it; `run` returns or raises then."""
         ...
 
 
@@ -90,7 +90,7 @@ class ProcessLauncher:
         self, order: TransferOrder, *, map_path: Path, ranges_path: str, rate: int, password: Secret
     ) -> RunningWorker:
         """Start ``python -m services.disk_agent.worker`` and send it its order."""
-        # Before anything is started: its variable or file may be missing.
+        # Before a process is started, because the secret's variable or file may be missing.
         revealed = password.get_secret_value()
         folder = await asyncio.to_thread(self._make_folder)
         worker_order = WorkerOrder(
@@ -131,15 +131,18 @@ class ProcessLauncher:
         if longest > _SOCKET_PATH_BYTES:
             folder.rmdir()
             raise HostFailed(
-                f"the folder for sockets, {self._runtime_dir}, has too long a path: "
-                f"{longest} bytes with a socket's name, {_SOCKET_PATH_BYTES} are possible",
+                f"the path of the folder for sockets, {self._runtime_dir}, is too long: "
+                f"{longest} bytes with a socket's name, at most {_SOCKET_PATH_BYTES} are possible",
                 retryable=False,
                 hint="set TMPDIR to a folder with a short path, such as /tmp",
             )
         return folder
 
     def sweep(self) -> int:
-        """End what workers of an earlier agent left behind; returns how many processes. Blocks."""
+        """Kill the servers, and remove the folders, that workers of an earlier agent left.
+
+        Returns the number of processes. Blocks.
+        """
         swept = kill_processes_below(self._runtime_dir, "w-")
         for left in self._runtime_dir.glob("w-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -147,9 +150,9 @@ class ProcessLauncher:
 
 
 def kill_processes_below(folder: Path, prefix: str = "") -> int:
-    """Kill the servers of this user that have a socket in a folder. Returns how many.
+    """Kill this user's qemu-nbd and nbdkit that have a socket in a folder. Returns how many.
 
-    They are known by their command lines, whatever became of the process ids.
+    They are recognised by their command lines. Process ids are not used: they may have been reused.
     """
     path = f"={folder}/{prefix}".encode()
 
@@ -175,7 +178,7 @@ class WorkerProcess:
         self._stderr: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Send one JSON line; what cannot arrive any more is dropped."""
+        """Send one JSON line; it is dropped if the worker has closed its standard input."""
         stdin = self._process.stdin
         if stdin is not None and not stdin.is_closing():
             stdin.write(json.dumps(message).encode() + b"\n")
@@ -185,7 +188,7 @@ class WorkerProcess:
         self.send({"command": name, **values})
 
     async def run(self, on_event: Callable[[Event], None]) -> Event:
-        """Follow the worker to its end, then clean up after it."""
+        """Read the worker's events until it ends, then end its process group."""
         end: Event | None = None
         reading = asyncio.create_task(self._read_stderr())
         try:
@@ -213,9 +216,9 @@ class WorkerProcess:
         return end
 
     async def stop(self, command: str = "stop") -> None:
-        """Have it checkpoint and end; kill it after a while.
+        """Have the worker checkpoint and end; kill it if it has not ended after a while.
 
-        A worker whose source is being opened reads nothing until the library below gives up.
+        A worker that is opening its source reads no commands until libvixDiskLib gives up.
         """
         self.command(command)
         if not await exits_within(self._process, _STOP_SECONDS):

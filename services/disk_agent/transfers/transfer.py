@@ -32,12 +32,12 @@ class Transfer:
 
     @property
     def id(self) -> str:
-        """The id which the caller chose."""
+        """The id that the caller chose."""
         return self.order.transfer_id
 
     @property
     def cancellable(self) -> bool:
-        """Whether it may become CANCELLED if it has failed: always, its map stays as it is."""
+        """Whether a failed transfer may become CANCELLED: always, because its chunk map stays."""
         return True
 
     def changed(self, now: float, **changes: Any) -> Self:
@@ -75,7 +75,7 @@ class Transfer:
 
 
 def changes_at_end(end: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes to a transfer that a worker's end event reports."""
+    """The changes to a transfer's record that follow from a worker's end event."""
     changes: dict[str, Any] = {"digest": end["digest"]}
     if end["progress"]:
         changes["progress"] = Progress.from_wire(end["progress"])

@@ -1,4 +1,4 @@
-"""libvixDiskLib through ctypes, for our nbdkit plugin.
+"""libvixDiskLib through ctypes, for v2c's nbdkit plugin.
 
-Runs inside nbdkit, in the distribution's interpreter: standard library only.
+It runs inside nbdkit, in the distribution's interpreter, so it uses the standard library only.
 """

@@ -23,7 +23,7 @@ from services.disk_agent.vddk.settings import Settings
 
 
 class OpenDisk:
-    """A connection to vCenter or a host, and the disk opened through it, for reading."""
+    """A connection to vCenter or an ESXi host, and a disk opened through it for reading."""
 
     def __init__(self, library: Library, settings: Settings) -> None:
         """Raises VddkError with the library's text and number."""
@@ -91,7 +91,7 @@ class OpenDisk:
         return sectors * SECTOR_BYTES
 
     def _probe_allocation(self) -> bool:
-        """Whether the library and the host know allocated blocks, found out by asking."""
+        """Whether the library and the host can report allocated blocks, tested with a query."""
         if "QueryAllocatedBlocks" not in self._library.function:
             return False
         if self.size_bytes < CHUNK_BYTES:
@@ -99,12 +99,12 @@ class OpenDisk:
         try:
             self._query(0, 1)
         except VddkError as error:
-            self._library.log(f"allocation is not known: {error}")
+            self._library.log(f"allocated blocks cannot be queried: {error}")
             return False
         return True
 
     def close(self) -> None:
-        """Give the disk and the connection back."""
+        """Close the disk and the connection."""
         function = self._library.function
         if self.handle:
             function["Close"](self.handle)
@@ -130,15 +130,15 @@ class OpenDisk:
             count = min(LARGEST_READ_BYTES, len(buffer) - start) // SECTOR_BYTES
             at = sector + start // SECTOR_BYTES
             self._library.start_read(self.handle, at, count, address + start, done)
-        # All of them, also after an error: the library writes into the buffer until then.
+        # Wait for all reads, also after an error: until then the library writes into the buffer.
         errors = [error for error in [done.get() for _ in pieces] if error]
         if errors:
             raise self._library.error("ReadAsync", errors[0], f" at byte {sector * SECTOR_BYTES}")
 
     def extents(self, count: int, offset: int) -> Iterator[tuple[int, int, bool]]:
-        """(offset, length, allocated?) that cover the range asked, in chunks of 64 KiB.
+        """(offset, length, allocated) of areas that cover the range, at multiples of 64 KiB.
 
-        Raises VddkError. Bytes after the last whole chunk cannot be asked about and count as data.
+        Raises VddkError. Bytes after the last whole 64 KiB cannot be queried and count as data.
         """
         chunks = self.size_bytes // CHUNK_BYTES
         first = min(offset // CHUNK_BYTES, chunks)
@@ -157,7 +157,7 @@ class OpenDisk:
             yield chunks * CHUNK_BYTES, self.size_bytes - chunks * CHUNK_BYTES, True
 
     def _query(self, first: int, count: int) -> list[tuple[int, int]]:
-        """Allocated (offset, length) in bytes of a range given in chunks."""
+        """The allocated areas, (offset, length) in bytes, of a range given in chunks of 64 KiB."""
         blocks = ctypes.POINTER(BlockList)()
         self._library.check(
             "QueryAllocatedBlocks",

@@ -1,4 +1,4 @@
-"""libvixDiskLib itself: finding, loading, starting, its errors, and reads that overlap."""
+"""libvixDiskLib: finding, loading and starting it, its errors, and asynchronous reads."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ SONAMES = tuple(f"libvixDiskLib.so.{version}" for version in (9, 8, 7, 6))
 
 
 Sink = Callable[[str], None]
-"""Takes a line of text."""
+"""A function that is given a line of text."""
 
 
 class VddkError(Exception):
-    """A refusal, as one line for the operator.
+    """A failure with a message of one line for the operator.
 
-    ``function`` returned ``number``, the low 16 bits of a VixError, where the library refused.
+    If a function of the library failed, ``function`` is its name and ``number`` the low 16 bits of
+    the VixError that it returned.
     """
 
-    # nbdkit prints an exception as Python does; this leaves the name of our package out of it.
+    # nbdkit prints the exception's qualified name; with this it has no package in front.
     __module__ = "builtins"
 
     def __init__(self, message: str, *, function: str = "", number: int | None = None) -> None:
@@ -75,7 +76,7 @@ class Library:
         self._warn = LOG_FUNCTION(_formatted(warn))
 
     def initialise(self, config_file: str) -> None:
-        """Once a process, after it forked: the library starts threads. Raises VddkError."""
+        """Call once per process, after its fork: the library starts threads. Raises VddkError."""
         self.check(
             "InitEx",
             *(API_MAJOR, API_MINOR, self._log, self._warn, self._warn),
@@ -89,7 +90,7 @@ class Library:
 
     def error(self, name: str, error: int, detail: str = "") -> VddkError:
         """The exception for a function that returned a VixError."""
-        # VIX_ERROR_CODE of vix.h: the bits above hold other things.
+        # VIX_ERROR_CODE of vix.h: the higher bits are not part of the code.
         number = error & 0xFFFF
         message = f"VixDiskLib_{name}: {self.text(error)}{detail}"
         return VddkError(message, function=name, number=number)
@@ -110,7 +111,7 @@ class Library:
         result = self.function["ReadAsync"](
             handle, sector, count, address, self._completion, ticket
         )
-        if result != VIX_ASYNC:  # refused: nobody will call back
+        if result != VIX_ASYNC:  # refused: the library will not call back
             self._completed(ticket, result)
 
     def _completed(self, ticket: int, error: int) -> None:
@@ -118,7 +119,7 @@ class Library:
 
 
 def one_line(text: str) -> str:
-    """A text that is printed as one line, so that it cannot be taken for another message."""
+    """The text without line ends, so that no part of it can be taken for another message."""
     return " ".join(text.splitlines())
 
 
@@ -136,7 +137,7 @@ def _formatted(sink: Sink) -> Callable[[bytes, int], None]:
 
 
 def find_library(libdir: str) -> Path:
-    """Newest release first, each in lib64 and then beside. Raises VddkError."""
+    """The path of the newest release found, in lib64 or directly in `libdir`. Raises VddkError."""
     for name in SONAMES:
         for directory in (Path(libdir, "lib64"), Path(libdir)):
             if (directory / name).exists():

@@ -1,26 +1,27 @@
-"""nbdkit Python plugin over VMware's libvixDiskLib, where nbdkit's own vddk plugin is missing.
+"""nbdkit Python plugin for VMware's libvixDiskLib, used if nbdkit's own vddk plugin is missing.
 
     nbdkit -r -U SOCKET python script=plugin.py libdir=/opt/vmware-vix-disklib-distrib \\
         server=vc.example.com user=... password=-FD thumbprint=AA:BB:... \\
         vm=moref=vm-12 snapshot=snapshot-34 file='[datastore] vm/vm.vmdk' transports=nbdssl
 
-Parameters, their meaning and the errors are those of nbdkit-vddk-plugin(1), for reading only.
-Works with VDDK 6.7 to 9 on x86-64.
+The parameters and their meanings are those of nbdkit-vddk-plugin(1). The plugin only reads. It
+works with VDDK 6.7 to 9 on x86-64.
 
-The caller sets, for the nbdkit process alone::
+The caller sets, for the nbdkit process only::
 
     LD_LIBRARY_PATH=<libdir>/lib64
 
 libvixDiskLib loads its own libssl, libcurl and libstdc++ from there, which qemu, virt-v2v and
-system tools must never see. (nbdkit's C plugin re-executes nbdkit for that; a script cannot.)
+system tools must never load. (nbdkit's C plugin sets this and executes nbdkit again; a script
+cannot.)
 
-This file and services.disk_agent.vddk run inside nbdkit, in the distribution's interpreter:
-standard library only.
+This file and services.disk_agent.vddk run inside nbdkit, in the distribution's interpreter, so they
+use the standard library only.
 
 Reads are VixDiskLib_ReadAsync on one handle, and requests of a connection run in parallel. Measured
 with 1 MiB requests, 8 in flight, MB/s: at 8 ms latency 650, a pool of four handles with synchronous
-reads 410, one synchronous handle 100; without latency 960, 1170 and 1170. NFC connections are
-scarce, too, so depth has to come from one.
+reads 410, one synchronous handle 100; without latency 960, 1170 and 1170. An ESXi host also allows
+few NFC connections, so all requests in flight use one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from pathlib import Path
 
 import nbdkit  # type: ignore[import-not-found]  # exists only inside nbdkit
 
-# Last, so that nothing beside this package can hide a module of the interpreter's own.
+# At the end of the path, so that nothing beside this package hides a module of the interpreter.
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from services.disk_agent.vddk.abi import API_MAJOR, API_MINOR, SECTOR_BYTES
@@ -58,13 +59,13 @@ _open_close = threading.Lock()
 
 def _loaded() -> Library:
     if _library is None:
-        raise VddkError("the library is used before it was loaded")
+        raise VddkError("libvixDiskLib was used before it was loaded")
     return _library
 
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Have the error's message last on stderr, without a traceback, and its number before it."""
+    """On a VddkError print its number, then have nbdkit print its message without a traceback."""
     try:
         yield
     except VddkError as error:
@@ -76,7 +77,7 @@ def _reported() -> Iterator[None]:
 
 
 def _print(line: str) -> None:
-    # One write: the library logs from threads of its own.
+    # One write for the whole line: the library's threads write to stderr at the same time.
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
@@ -86,24 +87,24 @@ def _warn(text: str) -> None:
 
 
 def thread_model() -> int:
-    """Requests overlap; see the top of this file."""
+    """Requests run in parallel; see the top of this file."""
     return int(nbdkit.THREAD_MODEL_PARALLEL)
 
 
 def config(key: str, value: str) -> None:
-    """One parameter."""
+    """Take one parameter of the command line."""
     with _reported():
         _settings.take(key, value)
 
 
 def config_complete() -> None:
-    """After the last parameter."""
+    """Check the parameters; called after the last one."""
     with _reported():
         _settings.check_complete()
 
 
 def get_ready() -> None:
-    """Load the library while errors still end nbdkit."""
+    """Load the library: at this point an error still ends nbdkit."""
     global _library
     with _reported():
         _library = Library(find_library(_settings.text["libdir"]), log=nbdkit.debug, warn=_warn)
@@ -122,7 +123,7 @@ def unload() -> None:
 
 
 def dump_plugin() -> None:
-    """For ``nbdkit python plugin.py [libdir=...] --dump-plugin``."""
+    """Print what ``nbdkit python plugin.py [libdir=...] --dump-plugin`` shows of this plugin."""
     print("vddk_plugin=v2c")
     print(f"vddk_parameters={' '.join(PARAMETERS)}")
     print(f"vddk_sonames={' '.join(SONAMES)}")
@@ -130,10 +131,10 @@ def dump_plugin() -> None:
 
 
 def open(readonly: bool) -> OpenDisk:
-    """Connect and open. The library wants opens and closes one at a time."""
+    """Connect and open the disk. The library allows one open or close at a time."""
     with _reported(), _open_close:
         disk = OpenDisk(_loaded(), _settings)
-    nbdkit.debug(f"vddk: {disk.transport}, allocation known: {disk.knows_allocation}")
+    nbdkit.debug(f"vddk: {disk.transport}, allocated blocks known: {disk.knows_allocation}")
     return disk
 
 
@@ -149,12 +150,12 @@ def get_size(h: OpenDisk) -> int:
 
 
 def block_size(h: OpenDisk) -> tuple[int, int, int]:
-    """Sectors; other requests work too, through a copy."""
+    """Whole sectors are preferred; others are read with the sectors around them."""
     return SECTOR_BYTES, 1024 * 1024, 0xFFFFFFFF
 
 
 def can_multi_conn(h: OpenDisk) -> bool:
-    """Several connections to one disk make each other slower, so none are invited."""
+    """False: several connections to one disk make each other slower."""
     return False
 
 
@@ -170,7 +171,7 @@ def pread(h: OpenDisk, buf: bytearray, offset: int, flags: int) -> None:
 
 
 def extents(h: OpenDisk, count: int, offset: int, flags: int) -> list[tuple[int, int, int]]:
-    """Allocated chunks and holes."""
+    """The allocated areas and the holes of a range."""
     hole = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
     with _reported():
         return [

@@ -1,4 +1,4 @@
-"""The plugin's parameters: names and meaning of nbdkit-vddk-plugin(1), for reading."""
+"""The plugin's parameters: names and meanings are those of nbdkit-vddk-plugin(1)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REQUIRED = ("libdir", "file", "server", "user", "password", "vm")
 
 
 class Settings:
-    """The command line's parameters."""
+    """The values of the parameters on nbdkit's command line."""
 
     def __init__(self) -> None:
         self.text = dict.fromkeys((*TEXT_PARAMETERS, "password"), "")
@@ -62,7 +62,7 @@ class Settings:
             raise VddkError(f"unknown parameter {key}=; {hint}")
 
     def check_complete(self) -> None:
-        """Raises VddkError naming what is missing."""
+        """Raise VddkError if required parameters are missing; its message names them."""
         missing = [key for key in REQUIRED if not self.text[key]]
         if missing:
             raise VddkError(f"missing parameters: {', '.join(f'{key}=' for key in missing)}")
@@ -77,7 +77,7 @@ def _boolean(key: str, value: str) -> bool:
 
 
 def _read_password(value: str) -> str:
-    """``+FILE`` reads a file, ``-FD`` a descriptor, anything else is the password itself."""
+    """The password: read from a file for ``+FILE``, from a descriptor for ``-FD``, else `value`."""
     try:
         if value.startswith("+"):
             content = Path(value[1:]).read_text()
@@ -87,6 +87,6 @@ def _read_password(value: str) -> str:
         else:
             return value
     except (OSError, ValueError) as error:
-        # The value is shown: with + or - it is a name, not the secret.
+        # The message may show the value: with + or - it is a name, not the secret.
         raise VddkError(f"password={value}: cannot read it: {error}") from None
     return content.removesuffix("\n")

@@ -1,1 +1,1 @@
-"""One transfer in a process of its own: its order, its source and target, its pass."""
+"""The process that runs one transfer: its order, its source and target, its pass."""

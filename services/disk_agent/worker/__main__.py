@@ -1,7 +1,7 @@
 """The worker process of one transfer: ``python -m services.disk_agent.worker``.
 
-Reads one JSON line, the order with its secrets, from standard input; commands (rate, pause, resume,
-cancel, stop) follow there as lines. Progress and the end are lines on standard output::
+Reads JSON lines from standard input: first the order with its secrets, then commands (rate, pause,
+resume, cancel, stop). Writes progress, notices and the end as JSON lines to standard output::
 
     {"order": {…}, "password": "…", "parent_pid": 1}     ->
     {"command": "rate", "bytes_per_second": 0}            ->
@@ -9,7 +9,7 @@ cancel, stop) follow there as lines. Progress and the end are lines on standard 
     <- {"event": "notice", "message": "…"}
     <- {"event": "end", "failure": {…} | null, "digest": "…", "progress": {…}}
 
-It never outlives the agent, and nbdkit and qemu-nbd never outlive it.
+It ends when the agent ends, and nbdkit and qemu-nbd end with it.
 """
 
 import errno
@@ -47,8 +47,8 @@ from services.disk_agent.worker.range_sets import load_ranges
 from services.disk_agent.worker.sources import Source, source_for
 from services.kit.processes.control import die_with_parent
 
-# How often opening is tried, the wait before the second attempt, which doubles with each, and the
-# longest wait.
+# The attempts to open the source, the wait before the second one, which doubles with each further
+# attempt, and the longest wait.
 _OPEN_ATTEMPTS = 5
 _OPEN_SECONDS = 1.0
 _OPEN_LIMIT_SECONDS = 15.0
@@ -56,7 +56,7 @@ _READ_BYTES = 1 << 16
 
 
 class PipeControl(Control):
-    """Commands as JSON lines on a pipe. The pipe's end means that the agent is gone."""
+    """Reads commands as JSON lines from a pipe. When the pipe ends, the agent has ended."""
 
     def __init__(self, limit: RateLimit, fd: int, rest: bytes) -> None:
         super().__init__(limit)
@@ -66,11 +66,11 @@ class PipeControl(Control):
         self._take_lines()
 
     def fileno(self) -> int:
-        """The pipe."""
+        """The pipe's descriptor."""
         return self._fd
 
     def receive(self) -> None:
-        """Take the commands that are there."""
+        """Carry out the commands that have arrived."""
         try:
             some = os.read(self._fd, _READ_BYTES)
         except BlockingIOError:
@@ -99,7 +99,7 @@ class PipeControl(Control):
 
 
 class Worker:
-    """One transfer from its order to its end."""
+    """Runs one transfer from its order to its end."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Worker:
         )
 
     def run(self) -> None:
-        """Run to the end and report it; only a defect raises."""
+        """Run to the end and report it as an event. An exception that gets out is a defect."""
         failure: TransferFailure | None = None
         try:
             self._copy()
@@ -150,10 +150,10 @@ class Worker:
         except TransferFailure as error:
             failure = error
         except OSError as error:
-            # The chunk map lies beside the image, or in the agent's state, and needs space too.
+            # The chunk map needs space too, in the agent's state folder or wherever it was put.
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             failure = self._map_full(error) if full else HostFailed.of(error)
-            # Where it came from, for the agent's log: it may be a defect.
+            # The traceback is for the agent's log: the cause may be a defect.
             traceback.print_exc()
         self._emit(
             {
@@ -187,7 +187,8 @@ class Worker:
                         self._run_pass(source, server)
                     return
                 except (SourceFailed, SourceUnusable) as error:
-                    # A mode that only reads starts again from the beginning: not for ever.
+                    # Progress resets the count of attempts, but not in a mode that only reads: such
+                    # a mode begins anew each time, and could do that for ever.
                     resumes = transfer.mode.copies
                     if resumes and self._pass.meter.snapshot().done_bytes > done_before:
                         attempt = 1
@@ -200,7 +201,7 @@ class Worker:
         repair(image, self._wait)
 
     def _wait(self, seconds: float) -> None:
-        """Wait; raises what stops the transfer, if anything does meanwhile."""
+        """Wait; raises the failure that stops the transfer if a command sets one meanwhile."""
         self._control.wait(seconds)
         if self._control.stop is not None:
             raise self._control.stop
@@ -231,9 +232,9 @@ class Worker:
         progress = self._pass.meter.snapshot()
         free = stats.f_bavail * stats.f_frsize
         needed = max(progress.total_bytes - progress.done_bytes, 0)
-        to_go = f", up to {needed} bytes to go" if needed else ""
+        to_copy = f", up to {needed} bytes still to copy" if needed else ""
         error.amend(
-            f"{error.message} ({free} bytes free{to_go})",
+            f"{error.message} ({free} bytes free{to_copy})",
             free_bytes=str(free),
             needed_bytes=str(needed),
         )
@@ -241,7 +242,7 @@ class Worker:
 
 
 def _read_line(fd: int) -> tuple[bytes, bytes]:
-    """The first line of a pipe, and what came with it."""
+    """The first line of a pipe, and the bytes after it that were read with it."""
     got = b""
     while b"\n" not in got:
         some = os.read(fd, _READ_BYTES)
@@ -253,7 +254,7 @@ def _read_line(fd: int) -> tuple[bytes, bytes]:
 
 
 def main() -> int:
-    """The process's entry. Exit status 0 when the end was reported, whatever it was."""
+    """The process's entry point. Returns 0 whenever the end was reported, also a failure."""
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     line, rest = _read_line(stdin)
     received: dict[str, Any] = json.loads(line)

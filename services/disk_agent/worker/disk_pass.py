@@ -1,4 +1,4 @@
-"""One pass over one disk: check that everything fits, bind the map, run the mode's strategy."""
+"""One pass over one disk: check the sizes, bind the chunk map, run the mode's strategy."""
 
 import os
 import time
@@ -41,7 +41,7 @@ _SECTOR_BYTES = 512
 
 @dataclass
 class Surroundings:
-    """What a pass needs beside its order: control, tuning, a clock, and receivers of reports."""
+    """What a pass needs beside its order: control, tuning, a clock, and callbacks for reports."""
 
     control: Control
     tuning: Tuning
@@ -65,16 +65,16 @@ class DiskPass:
         self._order = order
         self._map_path = map_path
         self._ranges = ranges
-        # The ranges, and what an earlier pass left pending.
+        # The ranges, and the areas that an earlier pass left pending.
         self._areas = ranges
         self._around = surroundings
         self.meter = Meter(order.capacity_bytes, surroundings.now)
         self.digest = ""
-        # Which file the image is: another may replace it.
+        # Identifies the image's file, to notice when another file replaces it.
         self._image: os.stat_result | None = None
 
     def needs_source(self) -> bool:
-        """Whether the mode reads the source: a verification does if there is no digest of a chunk.
+        """Whether the mode reads the source: VERIFY_TARGET does if the map lacks a chunk's digest.
 
         Raises MapUnusable when there is no map to verify against.
         """
@@ -84,7 +84,7 @@ class DiskPass:
             return chunk_map.lacks_digests()
 
     def run(self, source: Endpoint | None, target: Endpoint) -> None:
-        """Run to the end. Raises TransferFailure; the map then holds what was done."""
+        """Run to the end. Raises TransferFailure; the map then holds what was done until then."""
         self._check_sizes(source, target)
         self._image = self._image or image_file(self._order.target_path)
         self.meter.begin_run(resumes=self._order.mode.copies)
@@ -94,7 +94,7 @@ class DiskPass:
                 self._around.notice(f"{chunk_map.damaged_pages} pages of the map were damaged")
             header = chunk_map.header
             if self._order.mode.copies and header.complete:
-                # Started again after it had succeeded: there is nothing left to do.
+                # The pass had completed before, and was started again: nothing is left to do.
                 self.meter.total_bytes = self._total()
                 self.meter.resumed_bytes = self.meter.total_bytes
             else:
@@ -109,7 +109,7 @@ class DiskPass:
     def _run_strategy(
         self, chunk_map: ChunkMap, source: Endpoint | None, target: Endpoint
     ) -> Sequence[int]:
-        """Run the mode to its end; returns some of the chunks that it recorded."""
+        """Run the mode to its end; returns a sample of the chunks that it copied whole."""
         mismatches = Mismatches(self._order.disk_id)
         strategy = self._strategy(chunk_map, source, target, mismatches)
         self.meter.total_bytes = self._total()
@@ -189,7 +189,7 @@ class DiskPass:
         return PassKey(str(order.pass_number), order.snapshot_id, order.mode.value)
 
     def _existing(self) -> ChunkMap | None:
-        """The map at its path; None when there is none, or one of another disk."""
+        """The map at the order's path; None when there is none, or it is of another disk."""
         try:
             found = ChunkMap.open(self._map_path)
         except FileNotFoundError:
@@ -239,16 +239,16 @@ class DiskPass:
             return None
 
     def _continues(self, found: ChunkMap, target: Endpoint) -> bool:
-        """Whether a full copy continues with this map; it is bound to the pass when it does."""
+        """Whether a full copy can continue with this map; if so, binds the map to the pass."""
         header = found.header
         image = self._compared(found, target)
         if image is Image.ANOTHER:
-            # It may be another machine's.
-            raise TargetReplaced(f"{image.value}, the chunk map {found.path}")
+            # The image may be another machine's: copying would overwrite it.
+            raise TargetReplaced(f"{image.value} ({found.path})")
         if header.capacity_bytes != self._order.capacity_bytes or header.mode != Mode.FULL:
             return False
         same = header.key == self._key
-        # Also from a copy that was complete, while another disk of the same pass was not.
+        # Also when this disk's copy completed on the old snapshot and another disk's did not.
         moved = not same and bool(self._order.ranges_id)
         if not same and not moved:
             return False
@@ -256,7 +256,7 @@ class DiskPass:
             self._around.notice(f"{image.value}: copying anew")
             return False
         if not found.holds_data() and not is_blank(target):
-            # What is on it was not recorded, so that zeroes must be written, too.
+            # The target holds data that the map does not record: zeroes must be written, too.
             return False
         if moved:
             found.rebind(self._key, chunk_runs(self._ranges, header.chunk_bytes))
@@ -308,7 +308,7 @@ class DiskPass:
         return self._whole("repairing the image")
 
     def _whole(self, what_for: str) -> ChunkMap:
-        """The map of a pass that ended, over a disk of this size."""
+        """The map of a completed pass over a disk of this size. Raises MapUnusable."""
         found = self._needed(what_for)
         header, capacity = found.header, self._order.capacity_bytes
         wrong = ""
@@ -327,7 +327,7 @@ class DiskPass:
             if found.header.capacity_bytes == self._order.capacity_bytes:
                 return found
             found.close()
-        # Both sides are read, so that an empty map is enough. It replaces no other map.
+        # Both sides are read, so an empty map is enough. Its file must not replace another map.
         spare = self._fresh(self._map_path.with_name(f"{self._map_path.name}.spare"))
         spare.path.unlink()
         return spare

@@ -17,17 +17,17 @@ from services.disk_agent.failures import TargetLostData, TargetReplaced
 
 # How many chunks are read back.
 _SAMPLES = 8
-# From this number on, chunks that differ mean another image and no damage.
+# This number of differing chunks, or more, means another image; fewer are damage.
 _ANOTHER_IMAGE = 2
 
 
 class Image(Enum):
     """How an image compares with its chunk map; the values are for messages."""
 
-    # A chunk that differs alone is damage, which verification finds and repairs.
-    AS_RECORDED = "the image is what its map says"
-    EMPTY = "the image is empty, its map says otherwise"
-    ANOTHER = "the image does not hold what its map says"
+    # Also with a single differing chunk: that is damage, which verification finds and repairs.
+    AS_RECORDED = "the image holds what its chunk map records"
+    EMPTY = "the image is empty, but its chunk map records data"
+    ANOTHER = "the image does not hold what its chunk map records"
 
 
 def image_file(path: str) -> os.stat_result | None:
@@ -39,9 +39,9 @@ def image_file(path: str) -> os.stat_result | None:
 
 
 def check_in_place(path: str, expected: os.stat_result | None) -> int:
-    """Check that a path still names the image, not shortened; returns the length of its file.
+    """Check that a path still names the same file, not shortened; returns the file's length.
 
-    Raises TargetReplaced when it was removed, replaced or cut while it was being used.
+    Raises TargetReplaced when the image was removed, replaced or cut while it was in use.
     """
     found = image_file(path)
     what = ""
@@ -57,22 +57,23 @@ def check_in_place(path: str, expected: os.stat_result | None) -> int:
 
 
 def check_kept(chunk_map: ChunkMap, target: Endpoint, samples: Sequence[int]) -> None:
-    """Read back some chunks that a pass has written, at its end.
+    """Read back a sample of the chunks that a pass has written, at the end of the pass.
 
-    Raises TargetLostData when one is not on the target. It is forgotten, so that a retry copies it.
+    Raises TargetLostData when the target does not hold one of them. Those chunks become UNKNOWN in
+    the map, so that a retry copies them.
     """
     differing = [index for index in samples if not _is_as_recorded(chunk_map, index, target)]
     if differing:
         chunk_map.forget(differing)
         raise TargetLostData(
             f"the image does not hold what was written to it: {len(differing)} of {len(samples)} "
-            "chunks looked at differ; somebody changed it, or its storage loses data"
+            "chunks read back differ; it was changed by another program, or its storage loses data"
         )
 
 
 def compared(chunk_map: ChunkMap, target: Endpoint, image: Path) -> Image:
     """How the image compares with its map, by its length and a sample of its chunks."""
-    # Clusters behind the end of a QCOW2 file read as zeroes.
+    # A QCOW2 file that was cut is no error to QEMU: clusters behind its end read as zeroes.
     cut = image.stat().st_size < chunk_map.header.image_bytes
     data = _some(chunk_map, Kind.DATA)
     if data and not cut and not _differ(chunk_map, data, target):
@@ -84,7 +85,7 @@ def compared(chunk_map: ChunkMap, target: Endpoint, image: Path) -> Image:
 
 
 def _differ(chunk_map: ChunkMap, samples: Sequence[int], target: Endpoint) -> bool:
-    """Whether too many samples differ to be damage of this image."""
+    """Whether the number of differing samples means another image, and not damage of this one."""
     differing = sum(not _is_as_recorded(chunk_map, index, target) for index in samples)
     return bool(differing) and differing >= min(_ANOTHER_IMAGE, len(samples))
 
@@ -105,7 +106,7 @@ def _is_as_recorded(chunk_map: ChunkMap, index: int, target: Endpoint) -> bool:
 
 
 def _some(chunk_map: ChunkMap, kind: Kind) -> list[int]:
-    """Chunks of a kind, at random, spread over all that there are."""
+    """Chunks of a kind, chosen at random, one from each of `_SAMPLES` equal parts of them."""
     counts = [found.count(kind) for _, found in chunk_map.kinds()]
     parts = [sum(counts) * part // _SAMPLES for part in range(_SAMPLES + 1)]
     wanted = [

@@ -17,7 +17,7 @@ from services.kit.processes.control import die_with_parent
 _CORRUPT = 2
 _LEAKS = 3
 _ERROR = "ERROR"
-# A cluster that is referenced once and counted as free, and the flags that follow from the count.
+# A cluster that is referenced once but counted as free, and flags that disagree with the count.
 _MISCOUNTED = re.compile(rf"{_ERROR} (cluster \d+ refcount=0 reference=1$|OFLAG_COPIED )")
 _SHOWN_CHARACTERS = 300
 
@@ -26,21 +26,21 @@ _SHOWN_CHARACTERS = 300
 _STEP_SECONDS = 0.1
 
 Wait = Callable[[float], None]
-"""Waits for a number of seconds; raises when the work is not wanted any more."""
+"""Waits for a number of seconds; raises when the repair shall stop."""
 
 
 def repair(image: Path, wait: Wait = time.sleep) -> None:
     """Repair the tables of a QCOW2 image so that it can be written again; its content stays.
 
-    - Leaked clusters, allocated and not used, are freed. They are all that a killed qemu-nbd
-      leaves, but they take space for ever.
-    - Clusters in use that are counted as free are counted anew. QEMU leaves those when the flush
-      between two writes whose order matters failed: the next write would put two chunks into one
-      cluster.
+    - Leaked clusters, allocated and not used, are freed. A killed qemu-nbd leaves no other damage,
+      but leaked clusters would take space for ever.
+    - The counts of clusters that are in use but counted as free are corrected. QEMU leaves such
+      counts when a flush fails between two writes whose order matters: the next write would put
+      two chunks into one cluster.
 
     Raises TargetCorrupt when the image is damaged in any other way, TargetUnchecked when it cannot
-    be checked, and
-    what `wait` raises: the image is as it was or partly repaired, for the next call.
+    be checked, and what `wait` raises. The image is then unchanged or partly repaired; another
+    call continues.
     """
     forget_cached(image)
     found = _check(image, wait)
@@ -60,7 +60,7 @@ def forget_cached(image: Path) -> None:
     """Have the kernel read the image from its storage again.
 
     Pages that could not be written stay in the page cache as if they had been (fsync(2)): a reader
-    would take for written what the storage never got.
+    would see data that the storage does not have.
     """
     # An image that cannot be opened is reported by the check.
     with contextlib.suppress(OSError), image.open("rb", buffering=0) as file:
@@ -69,10 +69,10 @@ def forget_cached(image: Path) -> None:
 
 def _check(image: Path, wait: Wait, *repair: str) -> subprocess.CompletedProcess[str]:
     command = ["qemu-img", "check", "-q", "-f", "qcow2", *repair, "--", str(image)]
-    # A file holds any number of errors; a pipe that nobody reads would stop the check.
+    # A file, because a pipe is not read until the check has ended, and would block it when full.
     with tempfile.TemporaryFile(mode="w+", errors="replace") as stderr:
         parent = os.getpid()
-        # It dies with this process: later it could write into an image that another has open.
+        # It ends with this process: it must not write when another process has the image open.
         checking = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,

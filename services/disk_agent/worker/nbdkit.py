@@ -1,6 +1,6 @@
-"""nbdkit: what the installed one can do, command lines for it, and running it for one source.
+"""nbdkit: what the installed one supports, its command line, and running it for one source.
 
-Read-only, on a unix socket in a private directory, and with a password on a pipe only.
+It serves read-only, on a unix socket in a private directory, and gets the password by a pipe only.
 """
 
 import functools
@@ -45,7 +45,7 @@ _PREFIX = re.compile(
 
 @dataclass(frozen=True)
 class Nbdkit:
-    """The installed nbdkit: its version, and the plugins that matter here."""
+    """The installed nbdkit: its version, and which plugins for VDDK it has."""
 
     version: str
     native_vddk: bool
@@ -53,14 +53,14 @@ class Nbdkit:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the kinds of source that can be opened through it, best first."""
+        """Names of the kinds of source that nbdkit can open, best first."""
         native = ("vddk-native",) if self.native_vddk else ()
         return native + (("vddk-python",) if self.python_plugin else ())
 
 
 @functools.cache
 def probe() -> Nbdkit:
-    """Look at the installed nbdkit. Blocks for some hundred milliseconds the first time.
+    """Probe the installed nbdkit. Blocks for some hundred milliseconds the first time.
 
     Raises NbdkitMissing.
     """
@@ -115,9 +115,9 @@ def vddk_command(
 ) -> list[str]:
     """The command line that serves one disk of a snapshot.
 
-    `read_bytes` is the largest read that the caller will send. The plugin of ours takes the same
-    parameters as nbdkit's own. Raises NbdkitPluginMissing when the host has neither of them, and
-    NbdkitFilterMissing.
+    `read_bytes` is the largest read that the caller will send. v2c's plugin takes the same
+    parameters as nbdkit's vddk plugin. Raises NbdkitPluginMissing when the host can run neither of
+    them, and NbdkitFilterMissing.
     """
     if installed.native_vddk:
         plugin = ["vddk"]
@@ -136,15 +136,15 @@ def vddk_command(
     return [
         "nbdkit",
         "--foreground",
-        # Follows the thread that starts it, which is the worker's only long-lived one.
+        # Ends nbdkit with the thread that starts it: that must be a long-lived thread.
         "--exit-with-parent",
         "--readonly",
         f"--unix={socket}",
         f"--pidfile={pidfile}",
-        # Errors go to our pipe even when a plugin would like syslog.
+        # Errors go to stderr, which is read here, and not to syslog.
         "--log=stderr",
-        # Filters see a request from left to right. blocksize is the only one and next to the
-        # plugin: a filter between the two could put together again what it has split.
+        # Requests pass the filters from left to right. blocksize must be next to the plugin: a
+        # filter between the two could join the requests that it has split.
         *splitting,
         *plugin,
         *limits,
@@ -161,7 +161,7 @@ def vddk_command(
 def _splitting(read_bytes: int) -> tuple[list[str], list[str]]:
     """The filter that splits reads for VDDK, and its parameters.
 
-    nbdkit's own plugin hands requests to the library as they come. Where all are small enough, as
+    nbdkit's vddk plugin passes requests of any size to the library. If all are small enough, as
     with the default chunk of 1 MiB, the filter would only cost time.
     """
     if read_bytes <= LARGEST_READ_BYTES:
@@ -209,7 +209,7 @@ class NbdkitServer:
             )
         reading, writing = os.pipe()
         try:
-            # A pipe holds 64 KiB before anybody reads, so this does not block.
+            # A pipe takes 64 KiB without a reader, so this does not block.
             os.write(writing, password)
             os.close(writing)
             self._server.start(
@@ -238,7 +238,7 @@ class NbdkitServer:
     def last_messages(self) -> str:
         """The last messages of nbdkit and of the library below it, on one line."""
         lines = [line for line in self._server.stderr_lines() if reported_error(line) is None]
-        # Each message comes once from the plugin and once more from nbdkit around it.
+        # Each message is printed twice: by the plugin, and by nbdkit.
         return "; ".join(dict.fromkeys(_PREFIX.sub("", line) for line in lines[-_SHOWN_LINES:]))
 
     def vix_error(self) -> int | None:

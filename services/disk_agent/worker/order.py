@@ -1,7 +1,7 @@
 """What a transfer has to do, as a worker process gets it: JSON on its standard input.
 
-The order is complete: a worker reads no configuration. Secrets travel beside it and are never part
-of what is kept on disk.
+The order is complete: a worker reads no configuration. Secrets are sent beside the order, because
+orders are stored on disk.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Mode(StrEnum):
 
     @property
     def copies(self) -> bool:
-        """Whether it is a pass over the source, which the map is bound to."""
+        """Whether the mode is a pass that copies; the map is bound to such a pass."""
         return self in (Mode.FULL, Mode.RANGES, Mode.RESYNC)
 
     @property
@@ -95,8 +95,9 @@ class TransferOrder:
 class WorkerOrder:
     """A transfer with everything its worker needs on this host.
 
-    `cache` is how qemu-nbd opens the image: "none", "writeback", or "auto" to find out. `digest` is
-    the algorithm for a new chunk map; one that exists keeps its own.
+    `cache` is how qemu-nbd opens the image: "none", "writeback", or "auto" to choose by what the
+    file system supports. `digest` is the algorithm for a new chunk map; an existing map keeps its
+    own.
     """
 
     transfer: TransferOrder

@@ -2,7 +2,7 @@
 
 
 class Password:
-    """A text that is shown nowhere: it has no repr, and `dataclasses.asdict` does not open it."""
+    """Hides a password: its repr is masked, and `dataclasses.asdict` does not reach the text."""
 
     __slots__ = ("_text",)
 

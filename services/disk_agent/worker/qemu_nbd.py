@@ -31,16 +31,16 @@ _KEPT_MEMORY_BYTES = 64 << 20
 
 
 def supports_direct_io(image: Path) -> bool:
-    """Whether the image's file system takes O_DIRECT, found out by reading with it.
+    """Whether the image's file system supports O_DIRECT, tested by reading with it.
 
-    tmpfs refuses to open; some FUSE file systems open and refuse to read.
+    tmpfs may refuse the open; some FUSE file systems accept the open and refuse the read.
     """
     try:
         fd = os.open(image, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        # Anonymous memory is page-aligned, as O_DIRECT wants it.
+        # Anonymous memory is page-aligned, which O_DIRECT needs.
         with mmap.mmap(-1, _SECTOR_BYTES) as page:
             os.preadv(fd, [page], 0)
     except OSError:
@@ -76,12 +76,12 @@ def qemu_nbd_command(
 
 
 def qemu_nbd_environment() -> dict[str, str]:
-    """The environment for qemu-nbd: ours, and an allocator that keeps what it has, in huge pages.
+    """The environment for qemu-nbd: this process's, and settings that make glibc keep freed memory.
 
-    qemu-nbd allocates a buffer for each request and frees it. By default glibc gets those of more
-    than 128 KiB from the kernel, page by page and cleared, and gives them back: measured with 1 MiB
+    qemu-nbd allocates a buffer for each request and frees it. By default glibc gets buffers of more
+    than 128 KiB from the kernel, page by page and cleared, and returns them: measured with 1 MiB
     requests this is half of qemu-nbd's CPU time, and a fifth of a copy's (mallopt(3)). With huge
-    pages a copy takes a twelfth less: the kernel has fewer to pin for each direct write.
+    pages a copy takes a twelfth less: the kernel has fewer pages to pin for each direct write.
     """
     return {
         **os.environ,
@@ -94,8 +94,9 @@ def qemu_nbd_environment() -> dict[str, str]:
 class TargetServer:
     """A running qemu-nbd. Use as a context manager; close NBD connections before leaving.
 
-    `open_mark` is a file that exists while the image is open for writing, and stays when qemu-nbd
-    was killed or the storage failed: found at the start, it has the image checked and repaired.
+    `open_mark` is a file that exists while the image is open for writing, and that stays when
+    qemu-nbd was killed or the storage failed. If it exists at the start, the image is checked and
+    repaired first.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class TargetServer:
                     hint="check that its storage is mounted and writable",
                 ) from error
         if not self._writable:
-            # Reads must show what storage holds, not what the page cache does.
+            # Reads must return what the storage holds, not what the page cache holds.
             forget_cached(self._image)
         command = qemu_nbd_command(
             self._image,
@@ -192,13 +193,13 @@ class TargetServer:
 
     def _stop(self, *, sound: bool = True) -> None:
         status = self._server.stop(_STOP_SECONDS)
-        # qemu-nbd ends with 0 also when it cannot write what it still has in memory.
+        # qemu-nbd exits with 0 even if it cannot write what it still has in memory: hence `sound`.
         if self._open_mark is not None and sound and status == 0:
             self._open_mark.unlink(missing_ok=True)
 
 
 def _mark(path: Path) -> None:
-    """Make an empty file that a power cut does not take away again."""
+    """Create an empty file durably: it and its directory are synced."""
     for each, flags in ((path, os.O_WRONLY | os.O_CREAT), (path.parent, os.O_RDONLY)):
         fd = os.open(each, flags | os.O_CLOEXEC, 0o600)
         try:

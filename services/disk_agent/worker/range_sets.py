@@ -1,6 +1,6 @@
-"""Range sets: the areas of a pass, stored whole and checked before any of them is used.
+"""Range sets: the changed areas of a pass, checked before they are stored and when they are read.
 
-A file is a checksum, then pairs of little-endian u64 (offset, length), ascending and apart.
+A file is a checksum, then pairs of little-endian u64 (offset, length), ascending and with gaps.
 """
 
 import os
@@ -32,7 +32,7 @@ class RangesRefused(TransferFailure):
 
 
 class RangesMissing(TransferFailure):
-    """No intact range set has this name."""
+    """There is no range set with this id, or its file is damaged."""
 
     code = Code.NOT_FOUND
     reason = "RANGES_NOT_FOUND"
@@ -60,9 +60,9 @@ class RangeSets:
         return self._directory / f"{ranges_id}{_SUFFIX}"
 
     def put(self, ranges_id: str, areas: Iterable[Range], capacity_bytes: int) -> RangeSummary:
-        """Check and store a set, replacing an earlier one of this name.
+        """Check and store a set, replacing an earlier one with this id.
 
-        Raises RangesRefused; nothing is stored then.
+        Raises RangesRefused, and stores nothing in that case.
         """
         path = self.path(ranges_id)
         try:
@@ -80,13 +80,13 @@ class RangeSets:
         return RangeSummary(len(ranges), total_bytes(ranges))
 
     def delete(self, ranges_id: str) -> None:
-        """Forget a set; a missing one is no error."""
+        """Remove a set; a missing one is no error."""
         self.path(ranges_id).unlink(missing_ok=True)
 
     def prune(self, keep: Container[str], stored_before: float) -> int:
-        """Forget the sets not in ``keep`` that were stored before a time (seconds since the epoch).
+        """Remove the sets not in ``keep`` that were stored before a time (seconds since the epoch).
 
-        What a crash left of a half-written set counts as that set. Returns how many were removed.
+        A half-written file that a crash left counts as its set. Returns how many were removed.
         """
         count = 0
         for path in self._directory.glob(f"*{_SUFFIX}*"):
@@ -98,7 +98,7 @@ class RangeSets:
 
 
 def load_ranges(path: Path) -> list[Range]:
-    """Read a stored set. Raises RangesMissing when there is no intact one."""
+    """Read a stored set. Raises RangesMissing when there is none, or it is damaged."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Where a pass reads from: one port, and behind it VDDK through nbdkit, or any NBD server."""
+"""The sources that a pass can read: a disk through VDDK and nbdkit, or any NBD server."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,30 +15,30 @@ from services.disk_agent.worker.vddk_failures import open_failure
 
 
 class Source(Protocol):
-    """A disk that can be opened, any number of times one after the other."""
+    """A disk that can be opened again after it was closed, any number of times."""
 
     def open(self) -> AbstractContextManager[Endpoint]:
         """A context manager that yields the connection.
 
-        Entering raises SourceUnusable, whose `retryable` says whether trying again may help.
-        SourceFailed that leaves the block is completed with the server's last messages.
+        Entering raises SourceUnusable; its `retryable` is true when another attempt may succeed.
+        A SourceFailed that leaves the block gets the server's last messages added.
         """
         ...
 
 
 @dataclass(frozen=True)
 class NbdSource:
-    """An NBD server that somebody else runs."""
+    """An export of an NBD server that v2c does not run."""
 
     spec: NbdSpec
 
     @contextmanager
     def open(self) -> Iterator[Endpoint]:
-        """Connect to it."""
+        """Connect to the server."""
         try:
             endpoint = Endpoint(self.spec.uri, Side.SOURCE)
         except SourceUnusable as error:
-            # A server that is being restarted, or a network that is away, comes back.
+            # The server may be restarting, or the network down for a while.
             raise SourceUnusable(error.message, retryable=True, hint=error.hint) from error
         try:
             yield endpoint
@@ -48,7 +48,7 @@ class NbdSource:
 
 @dataclass(frozen=True)
 class VddkSource:
-    """A disk of a snapshot through libvixDiskLib, in an nbdkit of its own.
+    """A disk of a snapshot, read through libvixDiskLib in an nbdkit process of its own.
 
     `read_bytes` is the largest read that will be sent to it.
     """
@@ -69,14 +69,14 @@ class VddkSource:
                 self.spec, installed, socket, pidfile, fd, read_bytes=self.read_bytes
             ),
             password=self.password,
-            # The library brings its own libssl and libcurl: for this process and no other.
+            # The VDDK has its own libssl and libcurl; no other process may load those.
             environment={"LD_LIBRARY_PATH": str(library / "lib64")},
         )
         with server:
             try:
                 endpoint = Endpoint(server.uri, Side.SOURCE)
             except SourceUnusable as error:
-                # The client sees no more of it than "no export".
+                # libnbd reports only that there is no export; nbdkit's stderr has the cause.
                 raise open_failure(
                     self.spec, server.last_messages(), server.vix_error(), otherwise=error.message
                 ) from error

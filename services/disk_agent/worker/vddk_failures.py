@@ -1,7 +1,7 @@
-"""Why libvixDiskLib did not open a disk: by its error number where one came, by its text otherwise.
+"""Why libvixDiskLib did not open a disk: decided by its error number if known, else by its text.
 
-Our plugin reports the number (`services.disk_agent.vddk.plugin`); nbdkit's own vddk plugin prints
-text only. Texts hold names that people chose, so those are taken out before one is looked at.
+v2c's plugin reports the number (`services.disk_agent.vddk.plugin`); nbdkit's vddk plugin prints
+text only. Texts hold names that people chose, so names are removed before a text is searched.
 """
 
 import re
@@ -12,11 +12,11 @@ from services.disk_agent.worker.order import VddkSpec
 
 
 class VddkOpenFailed(SourceUnusable):
-    """libvixDiskLib did not open the disk, for a reason that only its message names.
+    """libvixDiskLib did not open the disk; the cause is not one that v2c knows.
 
-    Classes below it are for known causes. `numbers` are the library's error codes that have this
-    cause and no other (vix.h and vixDiskLib.h, the low 16 bits of a VixError); `pattern` is found
-    in its texts for them (VixDiskLib_GetErrorText, and the lines it logs before it fails).
+    Subclasses are known causes. `numbers` are the library's error codes that have this cause and no
+    other (vix.h and vixDiskLib.h, the low 16 bits of a VixError); `pattern` matches the library's
+    texts for this cause (VixDiskLib_GetErrorText, and the lines it logs before it fails).
     """
 
     reason = "VDDK_OPEN_FAILED"
@@ -34,7 +34,7 @@ class VddkCertificate(VddkOpenFailed):
     retryable = False
     hint = "correct vcenter.thumbprint: it is the SHA-1 fingerprint of vCenter's certificate"
 
-    # nbdssl is a transport, and nfcssl how the library writes it.
+    # nbdssl is a transport; nfcssl is the library's own name for it.
     pattern = r"thumbprint|certificate|(?<!nbd)(?<!nfc)SSL"
 
 
@@ -45,8 +45,8 @@ class VddkLogin(VddkOpenFailed):
     retryable = False
     hint = "check vcenter.user and the password, and that the user may read disks of this VM"
 
-    # FILE_ACCESS_ERROR (also a running machine's disk without a snapshot), AUTHENTICATION_FAIL,
-    # HOST_USER_PERMISSIONS (a login that is refused), SNAPSHOT_NOPERM.
+    # FILE_ACCESS_ERROR (also for a running machine's disk without a snapshot), AUTHENTICATION_FAIL,
+    # HOST_USER_PERMISSIONS (the login was refused), SNAPSHOT_NOPERM.
     numbers = frozenset({13, 35, 3014, 13006})
     pattern = (
         r"incorrect user name or password|permission|access rights|login|cannot be authenticated"
@@ -66,7 +66,7 @@ class VddkHost(VddkOpenFailed):
 
 
 class VddkConnection(VddkOpenFailed):
-    """vCenter or the ESXi host was not reached, refused the connection or has none to spare."""
+    """vCenter or the ESXi host was not reached, refused the connection or has none free."""
 
     reason = "VDDK_CONNECTION"
     retryable = True
@@ -110,8 +110,9 @@ class VddkTransport(VddkOpenFailed):
     pattern = r"not supported"
 
 
-# The first whose text is found decides where no number does. Numbers that several causes have stand
-# in no class, such as 1 (unknown) and 2 (out of memory, also an ESXi host out of NFC sessions).
+# Where the number does not decide, the first class whose pattern matches does. A number that has
+# several causes is in no class: 1 (unknown), or 2 (out of memory, also an ESXi host out of NFC
+# sessions).
 CAUSES = (
     VddkCertificate,
     VddkLogin,
@@ -121,15 +122,14 @@ CAUSES = (
     VddkTransport,
 )
 
-# CANNOT_CONNECT_TO_HOST comes for a certificate that is refused, too. The library logs "login
-# failure" with it, whatever failed.
+# CANNOT_CONNECT_TO_HOST is also returned when the certificate is refused. The library logs "login
+# failure" with it whatever the cause, so that VddkLogin is not among these.
 _CANNOT_CONNECT = 18000
 _CANNOT_CONNECT_CAUSES = (VddkCertificate, VddkHost, VddkConnection)
 
-# VixDiskLib_ConnectEx is a function's name and no sign of a connection problem.
+# A function's name, such as VixDiskLib_ConnectEx, must not match "connect".
 _FUNCTION = re.compile(r"VixDiskLib\w*_\w+")
-# Hosts with a domain, disk files and URIs, which vCenter may give in forms that a spec does not
-# have.
+# Hosts with a domain, disk files and URIs: the library may write them otherwise than the spec.
 _NAMES = re.compile(r"\S+://\S*|\S*\.vmdk\S*|(?<![\w.-])[\w-]+(?:\.[\w-]+)+(?::\d+)?")
 _DATASTORE_PATH = re.compile(r"^\[(?P<datastore>[^\]]+)\]\s*(?P<path>.*)$")
 
@@ -139,7 +139,7 @@ def open_failure(
 ) -> VddkOpenFailed:
     """The failure for a disk that was not opened.
 
-    `text` are the last lines of nbdkit's stderr, `number` is the library's error code if known.
+    `text` is the last lines of nbdkit's stderr, `number` the library's error code if known.
     `otherwise` stands in the message where there are no lines; no cause is looked for in it.
     """
     message = f"the disk cannot be opened: {text or otherwise}"

@@ -1,4 +1,4 @@
-"""This host's processes, as prctl(2) binds them and /proc shows them.
+"""Processes of this host: bound to a parent with prctl(2), and found in /proc.
 
 Imports little of the standard library and nothing else: a conversion's reaper loads this in the
 middle of a migration's downtime, and a child process calls it between fork and exec.
@@ -30,7 +30,8 @@ def signal_on_parent_death(number: signal.Signals) -> None:
 def die_with_parent(parent_pid: int) -> None:
     """Have the kernel kill this process when the thread that started it ends.
 
-    A parent that was gone before the call is noticed by its process id. Raises OSError.
+    Ends this process at once if the parent ended before the call: its parent's id differs then.
+    Raises OSError.
     """
     signal_on_parent_death(signal.SIGKILL)
     if os.getppid() != parent_pid:
@@ -45,8 +46,8 @@ def adopt_orphans() -> None:
 def is_alive(pid: int) -> bool:
     """Whether a process still runs.
 
-    Zombies do not count: they hold neither files nor locks, and wait for a parent that, in a
-    container, may take its time or never ask for them.
+    Zombies do not count: they hold neither files nor locks, and in a container their parent may
+    collect them late or never.
     """
     stat = _stat(_PROC / str(pid))
     return stat is not None and _runs(stat)
@@ -63,7 +64,7 @@ def group_is_alive(group: int) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below one, zombies too."""
+    """The children of a process, their children and so on, zombies too."""
     children: dict[int, list[int]] = {}
     for child in process_ids():
         stat = _stat(_PROC / str(child))
@@ -81,7 +82,7 @@ def descendants(pid: int) -> list[int]:
 def find_processes(matches: Callable[[Path], bool], proc: Path = _PROC) -> set[int]:
     """The processes for whose folder in /proc `matches` returns True; never this process.
 
-    One that ends meanwhile, or whose files are not for this user, is left out.
+    A process that ends meanwhile, or whose files this user cannot read, is left out.
     """
     found = set()
     for pid in process_ids(proc):
@@ -92,12 +93,12 @@ def find_processes(matches: Callable[[Path], bool], proc: Path = _PROC) -> set[i
 
 
 def process_ids(proc: Path = _PROC) -> Iterator[int]:
-    """All processes; one may have ended by the time it is looked at."""
+    """The ids of all processes; one may have ended by the time its id is used."""
     return (int(entry.name) for entry in proc.iterdir() if entry.name.isdigit())
 
 
 def ends_within(pid: int, seconds: float) -> bool:
-    """Wait for a child's end without looking again and again, as Popen.wait(timeout) does."""
+    """Whether a child ends within a time. It waits for an event; Popen.wait(timeout) polls."""
     fd = os.pidfd_open(pid)
     try:
         end = select.poll()

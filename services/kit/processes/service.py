@@ -28,7 +28,7 @@ class Readiness:
 
 
 class ReadyFileError(ServiceError):
-    """A ready file does not have the content that a service writes."""
+    """The content of a ready file is not what a service writes."""
 
     code = Code.INTERNAL
     reason = "READY_FILE_INVALID"
@@ -36,7 +36,7 @@ class ReadyFileError(ServiceError):
 
 
 def write_ready_file(path: Path, address: str) -> None:
-    """Write ``{"address": …, "pid": …}`` atomically: whoever sees the file sees all of it."""
+    """Write ``{"address": …, "pid": …}`` atomically: no reader sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -45,9 +45,9 @@ def write_ready_file(path: Path, address: str) -> None:
 
 
 def read_ready_file(path: Path, pid: int | None = None) -> Readiness | None:
-    """What the service wrote, or None while it has not. Raises ReadyFileError.
+    """What the service wrote to its ready file; None if there is none yet. Raises ReadyFileError.
 
-    With `pid`, the process just started, a file left by an earlier one counts as not written.
+    `pid` is the process that was just started: a file that another process left counts as none.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def read_ready_file(path: Path, pid: int | None = None) -> Readiness | None:
         document = json.loads(text)
         ready = Readiness(address=str(document["address"]), pid=int(document["pid"]))
     except (ValueError, KeyError, TypeError) as exc:
-        raise ReadyFileError(message=f"{path} is no ready file") from exc
+        raise ReadyFileError(message=f"{path} is not a ready file") from exc
     return ready if pid in (None, ready.pid) else None
 
 
@@ -83,7 +83,7 @@ def exit_with_parent(parent_pid: int | None = None) -> None:
 
 
 async def exits_within(process: asyncio.subprocess.Process, seconds: float) -> bool:
-    """Wait for a child's exit, but not longer than that."""
+    """Whether a child exits within a time."""
     try:
         async with asyncio.timeout(seconds):
             await process.wait()

@@ -1,4 +1,4 @@
-"""A disk agent in a process of its own, its sources, and what it may leave behind."""
+"""A disk agent in a process of its own, its sources, and checks for files it left behind."""
 
 import contextlib
 import json
@@ -32,27 +32,27 @@ class AgentProcess:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address that the agent listens on."""
         return f"unix:{self.folder}/agent.sock"
 
     @contextlib.asynccontextmanager
     async def stub(self) -> AsyncIterator["disk_pb2_grpc.DiskServiceAsyncStub"]:
-        """A client of it."""
+        """A client of the agent."""
         async with grpc.aio.insecure_channel(self.address) as channel:
             yield disk_pb2_grpc.DiskServiceStub(channel)
 
     @property
     def run_dir(self) -> Path:
-        """Where its workers have their sockets."""
+        """The folder in which its workers have their sockets."""
         return runtime_dir(self.folder / "control" / "disk-agent")
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the agent with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def left_behind(self) -> list[str]:
-        """Command lines of processes that work in its folder, but for the agent itself."""
+        """Command lines of the processes that use its folder, except the agent itself."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) in (os.getpid(), self.process.pid):
@@ -67,7 +67,7 @@ class AgentProcess:
 
     def workers(self) -> list[int]:
         """Process ids of its workers."""
-        # /proc/PID/task/TID/children may miss some while others come and go (proc(5)).
+        # /proc/PID/task/TID/children may miss some while others start or end (proc(5)).
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -131,7 +131,7 @@ def agent(
 def request(
     folder: Path, transfer_id: str, size: int, image: Path, **changes: object
 ) -> pb.StartTransferRequest:
-    """A full copy of what `serving` serves in `folder`."""
+    """A request for a full copy of the source that `serving` serves in `folder`."""
     fields: dict[str, object] = {
         "transfer_id": transfer_id,
         "mode": pb.TRANSFER_MODE_FULL,
@@ -159,7 +159,7 @@ async def ended(stub: "disk_pb2_grpc.DiskServiceAsyncStub", transfer_id: str) ->
 async def progressed(
     stub: "disk_pb2_grpc.DiskServiceAsyncStub", transfer_id: str, done_bytes: int
 ) -> pb.Transfer:
-    """Watch a transfer until it has done so much."""
+    """Watch a transfer until it has done this number of bytes."""
     async for answer in stub.WatchTransfer(pb.WatchTransferRequest(transfer_id=transfer_id)):
         if answer.transfer.progress.done_bytes >= done_bytes:
             return answer.transfer
@@ -168,7 +168,7 @@ async def progressed(
 
 
 def saved_transfer(folder: Path, transfer_id: str) -> dict[str, object]:
-    """A transfer as it is kept on disk."""
+    """The content of a transfer's file."""
     path = folder / "control" / "disk-agent" / "transfers" / f"{transfer_id}.json"
     content: dict[str, object] = json.loads(path.read_text())
     return content

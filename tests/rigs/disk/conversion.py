@@ -26,7 +26,7 @@ from services.disk_agent.transfers.store import TransferStore
 MIB = 1 << 20
 SIZE = 4 * MIB
 
-# What every script starts with: where the messages go, and which overlays it was given.
+# The beginning of every script: the file for messages, and the overlays on the command line.
 _PROLOGUE = """#!{python}
 import json, os, re, subprocess, sys, time
 if sys.argv[1] == "--version":
@@ -50,7 +50,7 @@ def write(disk, pattern="0xcc", offset="1M"):
     subprocess.check_call(["qemu-io", "-f", "qcow2", "-c", what, disk])
 
 def daemon(script):
-    # Its parent is gone and its session another: only inheriting orphans finds it.
+    # Its parent has ended and its session is another, so only a subreaper finds it.
     subprocess.check_call(["sh", "-c", 'setsid sh -c "$0" >/dev/null 2>&1 &', script])
 
 """
@@ -94,12 +94,12 @@ class Rig:
         tool.chmod(0o755)
 
     def calls(self) -> list[dict[str, object]]:
-        """What virt-v2v-in-place was started with, the first first."""
+        """The arguments of each start of virt-v2v-in-place, the oldest first."""
         path = self.root / "calls"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def image(self, name: str = "boot.qcow2") -> Path:
-        """A fresh image in the pool, with some content."""
+        """A new image in the pool, with some content."""
         self.pool.mkdir(exist_ok=True)
         path = self.pool / name
         subprocess.check_call(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(SIZE)])
@@ -107,7 +107,7 @@ class Rig:
         return path
 
     async def agent(self, *, parallel: int = 2) -> Conversions:
-        """Start an agent on what the last one left."""
+        """Start an agent on the files that the last one left."""
         pools = Pools(self.commands, self.root / "state", nfs_options="rw")
         pools.ensure(PoolMount("p", PoolType.FILESYSTEM, "", self.pool))
         store = self.store
@@ -129,7 +129,7 @@ class Rig:
         return conversions
 
     def left_over(self) -> list[str]:
-        """Files and processes a conversion should not have left."""
+        """Files and processes that a conversion must not leave."""
         found = [str(path) for path in self.store.folders.glob("*/overlay-*")]
         found += [str(path) for path in self.store.folders.glob("*/tmp")]
         found += [str(path) for path in (self.root / "run").glob("*")]
@@ -150,7 +150,7 @@ async def ended(conversions: Conversions, id: str = "vm-1:conversion") -> Conver
 
 
 def digest(path: Path) -> str:
-    """Of a file's bytes."""
+    """The digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -162,7 +162,7 @@ def pattern_at(image: Path, pattern: str, offset: str = "1M") -> bool:
 
 
 def check_image(image: Path) -> None:
-    """Fails the test unless an image is sound and stands alone."""
+    """Fail the test if an image has errors or a backing file."""
     info = subprocess.check_output(["qemu-img", "info", "--output=json", str(image)])
     assert "backing-filename" not in json.loads(info)
     subprocess.check_call(["qemu-img", "check", "-q", str(image)])
@@ -170,7 +170,7 @@ def check_image(image: Path) -> None:
 
 @contextmanager
 def process(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is killed in the end."""
+    """A process that is killed at the end of the block."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as started:
         try:
             yield started
@@ -195,7 +195,7 @@ def processes_below(directory: Path) -> list[str]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until something is so; fails the test when it does not become so."""
+    """Wait until a condition is true; fails the test if that takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true"

@@ -50,12 +50,12 @@ class Expert:
         return raw.read_bytes()
 
     def empty_image(self) -> None:
-        """An image as any tool makes it, in the target's place."""
+        """Create an image at the target's path, as any tool would."""
         self.target.unlink(missing_ok=True)
         create_image(self.target, SIZE)
 
     def foreign_image(self) -> bytes:
-        """One with somebody else's data; returns the file's content."""
+        """Create an image with other data there; returns the file's content."""
         self.empty_image()
         write = ["qemu-io", "-c", "write -q -P 7 0 64k", "-c", "write -q -P 7 2M 64k"]
         subprocess.run([*write, str(self.target)], check=True)
@@ -100,7 +100,7 @@ class Expert:
 
 
 def source_served(temporary: Path, command: subprocess.Popen[str]) -> Path:
-    """Wait until a command that is given a slow disk has nbdkit read it; returns its pid file."""
+    """Wait until a command's nbdkit reads the slow disk; returns nbdkit's pid file."""
     while not (found := list(temporary.glob("v2c-*/run/*/source.pid"))):
         assert command.poll() is None
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Sources, images and passes for tests of the copy engine, with qemu-img as the judge.
+"""Sources, images and passes for tests of the copy engine; qemu-img compares the results.
 
 A disk is written as a string, one letter per 64 KiB block: ``-`` is a hole, ``0`` allocated
 zeroes, any other character a block full of it.
@@ -87,7 +87,7 @@ class Outcome:
 
     progress: Progress
     digest: str
-    # The parts that `done_bytes` is made of, which no clamp hides.
+    # The sum of which `done_bytes` is made, before it is limited to the total.
     accounted_bytes: int = 0
     notices: list[str] = field(default_factory=list)
 
@@ -108,7 +108,7 @@ class Rig:
     def order(
         self, mode: Mode, *, number: int = 0, snapshot: str = "s0", ranges_id: str = ""
     ) -> TransferOrder:
-        """An order for the rig's disk as it is now."""
+        """An order for the rig's disk with its present size."""
         return TransferOrder(
             transfer_id=f"t{number}",
             mode=mode,
@@ -136,7 +136,7 @@ class Rig:
 
     @property
     def uri(self) -> str:
-        """Where `serving` serves."""
+        """The URI that `serving` serves at."""
         return f"nbd+unix:///?socket={self.folder}/source.sock"
 
     def run(
@@ -154,9 +154,9 @@ class Rig:
         cache: str = "auto",
         reopens: bool = False,
     ) -> Outcome:
-        """Run one pass in this process. `server` are nbdkit's arguments instead of the file's.
+        """Run one pass in this process. `server` replaces nbdkit's arguments that serve the file.
 
-        With `reopens` it continues, as a worker's does, when the source was lost.
+        With `reopens` the pass continues after the source was lost, as in a worker.
         """
         control = Control(RateLimit(0, time.monotonic))
         outcome = Outcome(Progress(), "")
@@ -208,7 +208,7 @@ class Rig:
         return outcome
 
     def damage(self, offset: int, content: bytes) -> None:
-        """Write into the image behind the engine's back."""
+        """Write into the image without the engine."""
         with TargetServer(self.image, self.folder, writable=True) as server:
             handle = nbd.NBD()
             handle.connect_uri(server.uri)
@@ -222,14 +222,14 @@ class Rig:
 
 
 def create_image(path: Path, size_bytes: int) -> None:
-    """An empty QCOW2, its size rounded up to a sector as QCOW2 wants it."""
+    """Create an empty QCOW2; its size is rounded up to a sector, as QCOW2 needs."""
     rounded = -(-size_bytes // 512) * 512
     command = ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(rounded)]
     subprocess.run(command, check=True)
 
 
 def assert_identical(source: Path, image: Path) -> None:
-    """Compare a raw disk and an image, holes or not."""
+    """Compare the content of a raw disk and of an image; holes equal zeroes."""
     compared = subprocess.run(
         ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(source), str(image)],
         capture_output=True,
@@ -241,5 +241,5 @@ def assert_identical(source: Path, image: Path) -> None:
 
 
 def is_root() -> bool:
-    """Whether mounting is possible."""
+    """Whether this user can mount file systems."""
     return os.geteuid() == 0
