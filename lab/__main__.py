@@ -57,10 +57,10 @@ def up(
     port: Annotated[int, typer.Option(help="TCP port of the vCenter, 0 = any.")] = 0,
     cloudstack_port: Annotated[int, typer.Option(help="TCP port of CloudStack, 0 = any.")] = 0,
 ) -> None:
-    """Start the lab (again) and leave it running.
+    """Start the lab, or what is not running of it, and leave it running.
 
-    All addresses, credentials and ids are then in DIR/lab.json. Guests in the powered-on VMs
-    keep writing to their disks until they are shut down.
+    All addresses, credentials and ids are then in DIR/lab.json. Guests in powered-on VMs write
+    to their disks until they are shut down.
     """
     with _explained():
         lab = stack.up(directory, scenario, Ports(port, cloudstack_port), report=typer.echo)
@@ -68,12 +68,12 @@ def up(
     typer.echo(f"vCenter     https://{vcenter['host']}:{vcenter['port']}/sdk  {vcenter['user']}")
     typer.echo(f"CloudStack  {cloudstack['endpoint']}")
     typer.echo(f"VDDK        {lab.info['vddk_path']}")
-    typer.echo(f"Everything else, passwords too, is in {directory / 'lab.json'}")
+    typer.echo(f"Everything else, including passwords, is in {directory / 'lab.json'}")
 
 
 @app.command()
 def down(directory: Directory = DEFAULT_DIR) -> None:
-    """Shut the guests down and stop the lab. Its state stays; `up` continues it."""
+    """Shut the guests down and stop the lab. Its state is kept; `up` starts it again."""
     if not stack.down(directory, report=typer.echo):
         typer.echo("nothing was running")
 
@@ -83,7 +83,7 @@ def status(
     directory: Directory = DEFAULT_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print lab.json and the state.")] = False,
 ) -> None:
-    """Show what runs and what is in it. Exit code 3 if a part of the lab is not running."""
+    """Show which parts run and what they contain. Exit code 3 if a part is not running."""
     with _explained():
         state = stack.status(directory)
         info = stack.load(directory).info
@@ -177,7 +177,7 @@ def reset_cbt(
     ] = None,
     directory: Directory = DEFAULT_DIR,
 ) -> None:
-    """Lose the changed block tracking of a VM's disks: earlier change ids become stale."""
+    """Reset the changed block tracking of a VM's disks: earlier change ids become stale."""
     with _explained():
         answer = _client(directory, "vcenter").call("reset_cbt", vm=vm, disk=disk)
     typer.echo(f"tracking was reset on disks {answer['disks']}")
@@ -188,12 +188,12 @@ def power_loss(
     vm: Annotated[str, typer.Argument(help="Name or moref of the VM.")],
     directory: Directory = DEFAULT_DIR,
 ) -> None:
-    """Switch a VM off as a dying host does: no flush, change tracking reset."""
+    """Switch a VM off as a host failure does: without a flush, and with CBT reset."""
     with _explained():
         _client(directory, "vcenter").call("power_loss", vm=vm)
 
 
-class _explained:  # noqa: N801 - reads like a statement
+class _explained:  # noqa: N801 - used like a keyword: `with _explained():`
     """Turns errors of the lab into one line and exit code 1."""
 
     def __enter__(self) -> None:

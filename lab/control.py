@@ -1,9 +1,9 @@
-"""Control sockets of the lab: JSON objects, one a line, over a unix socket.
+"""Control sockets of the lab: JSON objects, one per line, over a unix socket.
 
 A request is ``{"op": "<name>", ...arguments}``; the answer is ``{"ok": true, ...result}`` or
 ``{"ok": false, "kind": "<name>", "message": "<sentence>"}``. Every process of the lab that can be
-steered from outside (faults, time travel, state) offers one. Standard library only, because the
-server also runs inside nbdkit.
+controlled from outside (faults, settings, state) has such a socket. This module uses the standard
+library only, because the server also runs inside nbdkit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Self
 _log = logging.getLogger(__name__)
 
 Handler = Callable[..., Mapping[str, object] | None]
-"""A function that gets the request's arguments as keywords and returns the answer's fields."""
+"""A function that takes the request's arguments as keywords and returns the answer's fields."""
 
 
 class ControlError(Exception):
@@ -63,9 +63,9 @@ class ControlServer:
 def serve_control(path: Path, handlers: Mapping[str, Handler]) -> ControlServer:
     """Answer requests on the unix socket ``path`` from a daemon thread.
 
-    Handlers run concurrently, one thread a connection. A handler refuses by raising
-    ``ControlError``; any other exception is logged and answered as ``internal``. A socket left
-    behind by a killed process is replaced.
+    Handlers run concurrently, one thread per connection. A handler refuses a request by raising
+    ``ControlError``; any other exception is logged and answered as ``internal``. A socket that a
+    killed process left behind is replaced.
     """
 
     class LineHandler(socketserver.StreamRequestHandler):
@@ -75,7 +75,7 @@ def serve_control(path: Path, handlers: Mapping[str, Handler]) -> ControlServer:
                 try:
                     self.wfile.write(json.dumps(answer).encode() + b"\n")
                 except (BrokenPipeError, ConnectionResetError):
-                    return  # the caller went away; the operation itself has been done
+                    return  # the client has disconnected; the operation was carried out
 
     path.unlink(missing_ok=True)
     server = _UnixServer(os.fspath(path), LineHandler)
@@ -92,7 +92,7 @@ def serve_control(path: Path, handlers: Mapping[str, Handler]) -> ControlServer:
 
 class _UnixServer(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
-    # A fleet of processes asks at once when a lab starts; the default backlog of 5 refuses some.
+    # Many processes connect at once when a lab starts; the default backlog of 5 refuses some.
     request_queue_size = 128
 
 
@@ -129,8 +129,8 @@ def _dispatch(line: bytes, handlers: Mapping[str, Handler]) -> Mapping[str, obje
 
 
 class ControlClient:
-    """Calls a control server. Thread-safe and stateless: one connection a call, so that a server
-    which was restarted in between needs no care."""
+    """Calls a control server. Thread-safe. Each call has a connection of its own, so that the
+    server may be restarted between calls."""
 
     def __init__(self, path: Path, timeout_seconds: float = 60.0) -> None:
         self._path = path
@@ -139,8 +139,8 @@ class ControlClient:
     def call(self, op: str, **arguments: object) -> dict[str, Any]:
         """Run ``op`` and return the answer's fields without ``ok``.
 
-        Raises ControlError: of the server's kind, or ``unreachable`` when nothing (complete)
-        came back within the time limit.
+        Raises ControlError, with the server's kind, or with ``unreachable`` when no complete
+        answer was received within the time limit.
         """
         request = json.dumps({"op": op, **arguments}).encode() + b"\n"
         try:

@@ -1,7 +1,7 @@
 """``python -m lab.esxi_host --dir D``: keeps the ESXi side's nbdkit until SIGTERM.
 
-nbdkit in the foreground ends with the thread that started it (seen with 1.32: PR_SET_PDEATHSIG is
-set even without ``--exit-with-parent``), so a daemon needs a starter that lives as long.
+nbdkit in the foreground ends with the thread that started it (1.32 sets PR_SET_PDEATHSIG even
+without ``--exit-with-parent``), so this process starts it and runs as long as it.
 """
 
 from __future__ import annotations

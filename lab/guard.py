@@ -1,7 +1,7 @@
-"""``python -m lab.guard DIR``: ends the lab in DIR when its owner dies.
+"""``python -m lab.guard DIR``: ends the lab in DIR if the process that owns it dies.
 
-The owner keeps our standard input open and writes a line when it has ended the lab itself; end
-of file without that line means that it died.
+The owner keeps this process's standard input open and writes a line to it after it has ended the
+lab itself. End of file without that line means that the owner died.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def main() -> None:
     """Wait until the owner ends the lab or dies."""
     if sys.stdin.readline():
         return
-    from lab.stack import down  # imported late: the guard waits with a small footprint
+    from lab.stack import down  # imported late, so that the waiting guard needs little memory
 
     down(Path(sys.argv[1]))
 

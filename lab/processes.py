@@ -1,4 +1,4 @@
-"""Processes that are known by pid files: starting, finding again, ending."""
+"""Starts, finds and ends processes by means of pid files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-# Our own children are kept until they are waited for: a dropped Popen would stay a zombie.
+# Child processes are kept until they are waited for; without that they would stay zombies.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def spawn(
     command: Sequence[str], pid_file: Path, marker: str, log: Path
 ) -> subprocess.Popen[bytes]:
-    """Start a daemon in a session of its own and note its id.
+    """Start a daemon in a session of its own and write its pid file.
 
-    ``marker`` is a part of its command line by which it is recognised later; what it prints is
+    ``marker`` is a part of its command line, by which `running_pid` recognises it. Its output is
     appended to ``log``.
     """
     with log.open("ab") as stream:
@@ -37,7 +37,7 @@ def spawn(
 
 
 def running_pid(pid_file: Path) -> int | None:
-    """The id in the file if that process still runs; ids are given to others later."""
+    """The id in the file, if that process still runs; the kernel may have reused the id."""
     try:
         number, _, marker = pid_file.read_text().strip().partition(" ")
         pid = int(number)
@@ -49,7 +49,7 @@ def running_pid(pid_file: Path) -> int | None:
 
 
 def end(pid_file: Path, number: int, timeout_seconds: float) -> bool:
-    """Signal the process and wait; True, and no pid file any more, when it is gone."""
+    """Signal the process and wait; if it has ended, remove the pid file and return True."""
     pid = running_pid(pid_file)
     if pid is not None and not _signal_and_wait(pid, number, timeout_seconds):
         return False
@@ -61,7 +61,7 @@ def end(pid_file: Path, number: int, timeout_seconds: float) -> bool:
 
 
 def stop(pid_file: Path, timeout_seconds: float) -> None:
-    """SIGTERM, and SIGKILL at the time limit."""
+    """End the process with SIGTERM, and after the time limit with SIGKILL."""
     if not end(pid_file, signal.SIGTERM, timeout_seconds):
         end(pid_file, signal.SIGKILL, timeout_seconds)
 

@@ -1,7 +1,7 @@
-"""What a lab contains: frozen descriptions of datacenters, hosts, networks and VMs.
+"""Scenarios: frozen descriptions of a lab's datacenters, hosts, networks and VMs.
 
-A scenario does not describe how things are simulated. ``lab.scenarios`` has the built-in ones;
-tests describe their own. Descriptions travel between processes as JSON (``dump``, ``load``).
+A scenario does not describe how they are simulated. ``lab.scenarios`` has the built-in ones;
+tests define their own. Processes exchange descriptions as JSON (``dump``, ``load``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GIB = 1024 * MIB
 
 
 class Controller(StrEnum):
-    """Kinds of disk controllers, by the names that vSphere administrators use."""
+    """Types of disk controllers, named as vSphere administrators name them."""
 
     PVSCSI = "pvscsi"
     LSILOGIC = "lsilogic"
@@ -27,10 +27,10 @@ class Controller(StrEnum):
 
 
 class Content(StrEnum):
-    """What a disk holds when the lab is new."""
+    """A disk's content when the lab is new."""
 
     NONE = "none"
-    """No bytes exist anywhere: snapshots and changed areas are computed, nothing can be read."""
+    """No content: snapshots and changed areas are simulated, the disk cannot be read."""
     EMPTY = "empty"
     """One hole."""
     PATTERN = "pattern"
@@ -57,7 +57,7 @@ class Tools(StrEnum):
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """One virtual disk. ``bus`` and ``unit`` are its address; unit None takes the next free one."""
+    """One virtual disk. ``bus`` and ``unit`` are its address; None means the next free unit."""
 
     capacity_bytes: int
     controller: Controller = Controller.PVSCSI
@@ -92,13 +92,13 @@ class NicSpec:
     adapter: str = "vmxnet3"
     """vmxnet3, e1000 or e1000e."""
     mac: str | None = None
-    """Lower case with colons; None takes one of VMware's own range."""
+    """Lower case with colons; None means an address of VMware's range."""
     connected: bool = True
 
 
 @dataclass(frozen=True)
 class WriterSpec:
-    """A process that keeps changing the VM's disks while it is powered on."""
+    """A process that writes to the VM's disks while the VM is powered on."""
 
     rate_mib_per_second: float = 1.0
     seed: int = 1
@@ -112,8 +112,8 @@ class VmSpec:
     disks: tuple[DiskSpec, ...] = ()
     nics: tuple[NicSpec, ...] = ()
     folder: str = ""
-    """Path below the datacenter's VM folder, ``/`` between folders; names with a real slash are
-    written ``%2f``, as vSphere stores them."""
+    """Path below the datacenter's VM folder, with ``/`` between folders. A slash in a name is
+    written ``%2f``, as vSphere stores it."""
     datastore: str = ""
     """Name of a DatastoreSpec; empty means the datacenter's first."""
     guest_id: str = "otherLinux64Guest"
@@ -137,7 +137,7 @@ class VmSpec:
 
     @property
     def has_content(self) -> bool:
-        """Whether the VM's disks exist on the ESXi side."""
+        """Whether the VM's disks have content, which the ESXi side stores."""
         return any(disk.content is not Content.NONE for disk in self.disks)
 
 
@@ -181,7 +181,7 @@ class DatacenterSpec:
 
 @dataclass(frozen=True)
 class UserSpec:
-    """An account. Read-only ones hold System.View and System.Read, nothing else."""
+    """An account. A read-only one has the privileges System.View and System.Read only."""
 
     name: str
     password: str
@@ -192,12 +192,12 @@ DEFAULT_USERS = (
     UserSpec("administrator@vsphere.local", 'lab Pa$$"word&<1>'),
     UserSpec("auditor@vsphere.local", "look-but-do-not-touch", read_only=True),
 )
-"""The administrator's password has what breaks careless quoting and escaping."""
+"""The administrator's password has characters that need quoting and escaping."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A whole vCenter. The first user is the one that ``lab.json`` hands out."""
+    """A whole vCenter. The first user is the one in ``lab.json``."""
 
     name: str
     datacenters: tuple[DatacenterSpec, ...]
@@ -205,7 +205,7 @@ class Scenario:
 
     @property
     def vms(self) -> tuple[VmSpec, ...]:
-        """All VMs in order of their datacenters."""
+        """The VMs of all datacenters, in order."""
         return tuple(vm for datacenter in self.datacenters for vm in datacenter.vms)
 
 

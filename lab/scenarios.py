@@ -27,7 +27,7 @@ FLEET_SIZE = 1000
 
 
 class UnknownScenarioError(ValueError):
-    """No built-in scenario has that name; the message lists what there is."""
+    """No built-in scenario has this name; the message lists the names."""
 
 
 def built_in(name: str) -> Scenario:
@@ -86,7 +86,7 @@ def _demo() -> Scenario:
 
 
 def _small() -> Scenario:
-    """Everything that makes inventories awkward, once."""
+    """One example of everything that is difficult in inventories."""
     tiny = 8 * MIB
     nic = NicSpec("VM Network")
     disk = DiskSpec(tiny, content=Content.PATTERN)
@@ -167,7 +167,7 @@ def _small() -> Scenario:
 
 
 def _fleet() -> Scenario:
-    """1,000 VMs without content in nested folders, for inventories and schedulers."""
+    """1,000 VMs without content in nested folders, to test inventories and schedulers."""
     vms = tuple(_fleet_vm(number) for number in range(FLEET_SIZE))
     return Scenario(
         "fleet",

@@ -1,7 +1,7 @@
 """A whole lab: ESXi data path, vCenter, CloudStack and VDDK library in one directory.
 
-``up`` leaves daemons behind, ``down`` ends them; all state stays in the directory and the next
-``up`` continues it. ``running_lab`` is the same for the time of a ``with`` block.
+``up`` starts daemons and returns, ``down`` ends them. All state is in the directory, and the next
+``up`` uses it again. ``running_lab`` does both around a ``with`` block.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _POLL_SECONDS = 0.03
 _LONGEST_DIRECTORY = 107 - len("/cloudstack/control.sock")
 """A unix socket's name has at most 107 bytes (unix(7))."""
 _PARTS = ("vcenter", "cloudstack", "esxi")
-"""In the order in which they are stopped: nobody loses what it depends on."""
+"""In the order in which they are stopped: each one before those that it depends on."""
 
 Report = Callable[[str], None]
 
 
 class LabError(Exception):
-    """The lab cannot be started or found; the message says what to do."""
+    """The lab cannot be started or found; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Ports:
-    """TCP ports on loopback; 0 takes the port of the last run, or a free one."""
+    """TCP ports on loopback; 0 means the port of the last run, or a free one."""
 
     vcenter: int = 0
     cloudstack: int = 0
@@ -53,7 +53,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab that is up. ``info`` is what lab.json holds."""
+    """A running lab. ``info`` is the content of lab.json."""
 
     directory: Path
     info: dict[str, Any] = field(repr=False)
@@ -91,18 +91,18 @@ def up(
     ports: Ports | None = None,
     report: Report = _silent,
 ) -> Lab:
-    """Start what is not running and return when everything answers.
+    """Start the parts that do not run, and return when all parts answer.
 
-    ``wanted`` is used for a new directory (default "demo"); for an existing one it must be the
-    same scenario or None. Raises LabError.
+    ``wanted`` is the scenario of a new directory (default "demo"); for an existing directory it
+    must be that directory's scenario or None. Raises LabError.
     """
     directory = directory.absolute()
     if len(str(directory)) > _LONGEST_DIRECTORY:
         raise LabError(
-            f"{directory} is too long for unix sockets in it, "
-            f"which have room for {_LONGEST_DIRECTORY} characters"
+            f"{directory} is too long a path: unix sockets in it allow "
+            f"{_LONGEST_DIRECTORY} characters"
         )
-    # Credentials of all parts are inside.
+    # The directory has the credentials of all parts.
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(directory):
         return _up(directory, wanted, ports or Ports(), report)
@@ -126,14 +126,14 @@ def _up(directory: Path, wanted: Scenario | str | None, ports: Ports, report: Re
         _down(directory, report)
         raise
     lab = Lab(directory, _describe(directory))
-    # A restart of the disks' server alone has cost the guests their disks, and so their lives.
+    # If only the disks' server was restarted, the guests have lost their disks and ended.
     lab.vcenter.call("start_guests")
     _write_json(directory / "lab.json", lab.info)
     return lab
 
 
 def down(directory: Path, report: Report = _silent) -> list[str]:
-    """End the lab's processes and its guests; returns the names of what ran."""
+    """End the lab's processes and its guests; returns the names of those that ran."""
     directory = directory.absolute()
     if not directory.is_dir():
         return []
@@ -145,7 +145,7 @@ def _down(directory: Path, report: Report) -> list[str]:
     ended = []
     for name in _PARTS[:-1]:
         ended += _stop(directory / "pids" / f"{name}.pid", name, report)
-    # Guests first, as long as their disks are there: they flush and log their last writes.
+    # Guests first, while their disks are served: they flush and log their last writes.
     for pid_file in sorted((directory / "guests").glob("*.pid")):
         ended += _stop(pid_file, f"guest {pid_file.stem}", report)
     ended += _stop(directory / "pids" / "esxi.pid", "esxi", report)
@@ -153,10 +153,10 @@ def _down(directory: Path, report: Report) -> list[str]:
 
 
 def load(directory: Path) -> Lab:
-    """The lab of a directory as its last ``up`` described it. Raises LabError."""
+    """The lab of a directory, as described by its last ``up``. Raises LabError."""
     path = directory.absolute() / "lab.json"
     if not path.exists():
-        raise LabError(f"{directory} holds no lab; `v2c lab up --dir {directory}` makes one")
+        raise LabError(f"{directory} has no lab; `v2c lab up --dir {directory}` creates one")
     return Lab(directory.absolute(), json.loads(path.read_text()))
 
 
@@ -184,7 +184,7 @@ def status(directory: Path) -> dict[str, Any]:
 def running_lab(
     directory: Path, wanted: Scenario | str = "small", ports: Ports | None = None
 ) -> Iterator[Lab]:
-    """A lab for the time of the block; it also ends if this process dies in between."""
+    """A lab that runs during the block; it also ends if this process dies."""
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     guard = subprocess.Popen(
@@ -201,7 +201,7 @@ def running_lab(
 
 @contextmanager
 def _only_one(directory: Path) -> Iterator[None]:
-    """Starts and stops of one lab wait for each other."""
+    """Lock the lab's directory: only one process at a time starts or stops the lab."""
     with (directory / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -217,7 +217,7 @@ def _prepare(directory: Path, wanted: Scenario | str | None) -> None:
         present = scenario.load(path.read_bytes())
         if wanted is not None and wanted != present:
             raise LabError(
-                f"{directory} already holds a lab of scenario {present.name!r}; "
+                f"{directory} already has a lab of scenario {present.name!r}; "
                 "use another directory, or remove this one after `v2c lab down`"
             )
         return
@@ -264,7 +264,7 @@ def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]
 
 
 def _answers(control: Path, operation: str) -> bool:
-    """A socket's file is there before anybody listens, so only an answer counts."""
+    """Whether the socket answers; its file exists before the process listens."""
     try:
         ControlClient(control, timeout_seconds=1).call(operation)
     except ControlError as error:
@@ -275,7 +275,7 @@ def _answers(control: Path, operation: str) -> bool:
 
 
 def _assign_port(directory: Path, part: str, port: int) -> None:
-    """Keep the port of a running part; else the asked one, the last one if free, or any."""
+    """Choose a part's port: its present one if it runs, else `port`, the last one, or any."""
     if processes.running_pid(directory / "pids" / f"{part}.pid") is not None:
         return
     kept = directory / "pids" / f"{part}.port"

@@ -22,7 +22,7 @@ ParameterType: TypeAlias = Literal[
 ]
 Value: TypeAlias = str | int | bool | tuple[str, ...] | dict[str, str]
 
-# Part of every request, not of a command.
+# Parameters of every request, which no command declares.
 _ENVELOPE: Final = frozenset(
     {"apikey", "signature", "signatureversion", "expires", "command", "response"}
 )
@@ -75,7 +75,7 @@ class Request:
         return self.values.get(name) is True
 
     def mapping(self, name: str) -> dict[str, str]:
-        """The entries of a map parameter's first index: the only one that import reads."""
+        """The entries under a map parameter's index 0, the only one that import reads."""
         value = self.values.get(name)
         return dict(value) if isinstance(value, dict) else {}
 
@@ -109,7 +109,7 @@ def find_command(contract: Mapping[str, Command], name: str) -> Command:
     """The command called ``name``, in any case.
 
     Raises:
-        ApiError: 432 for a command that this server has not.
+        ApiError: 432 for a command that this server does not have.
     """
     try:
         return contract[name.lower()]
@@ -126,8 +126,8 @@ def parse_request(
 ) -> Request:
     """Check and convert the raw parameters of one request.
 
-    The real server ignores parameters it does not know. A typing error would
-    then pass here and fail in production, so ``strict`` refuses them.
+    The real server ignores parameters that it does not know, so a misspelt
+    parameter would show only in production. ``strict`` refuses them.
 
     Raises:
         ApiError: 431 naming the offending parameter.
@@ -182,7 +182,7 @@ def _store(
     if entry is None:
         values[name] = _convert(command, parameter, value)
         return
-    # Only the first index of a map is read by the import commands; the rest is lost there.
+    # As on the real server, the import commands ignore entries under other indices.
     if entry["index"] == "0":
         collected = values.setdefault(name, {})
         if isinstance(collected, dict):

@@ -1,4 +1,4 @@
-"""The control socket's operations: faults, settings, a look inside."""
+"""The control socket's operations: faults, settings, and reading the state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults on demand: what goes wrong with which command, how often."""
+"""Faults on demand: which command fails, in which way, and how often."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS: Final = frozenset(get_args(FaultKind))
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault; ``times`` is how often it still strikes, None for ever."""
+    """One fault; ``times`` is the number of calls it still affects, None for all."""
 
     id: int
     command: str
@@ -38,7 +38,7 @@ class Fault:
 
 @dataclass
 class FaultTable:
-    """The faults in force, in the order they were set."""
+    """The active faults, in the order in which they were set."""
 
     _faults: list[Fault] = field(default_factory=list)
     _last_id: int = 0
@@ -55,7 +55,7 @@ class FaultTable:
         times: int | None = 1,
         skip: int = 0,
     ) -> Fault:
-        """Set a fault for ``command`` (``*`` for all), after ``skip`` harmless calls.
+        """Set a fault for ``command`` (``*`` for all); the first ``skip`` calls succeed.
 
         Raises:
             ValueError: there is no such kind.
@@ -78,7 +78,7 @@ class FaultTable:
         return fault
 
     def take(self, command: str, *kinds: FaultKind) -> Fault | None:
-        """The first fault of ``kinds`` that strikes this call of ``command``, counted down."""
+        """The first fault of ``kinds`` for this call of ``command``; counts it down."""
         with self._lock:
             for index, fault in enumerate(self._faults):
                 if fault.kind not in kinds or fault.command not in ("*", command.lower()):
@@ -96,11 +96,11 @@ class FaultTable:
         return None
 
     def clear(self) -> None:
-        """Forget all faults."""
+        """Remove all faults."""
         with self._lock:
             self._faults.clear()
 
     def listing(self) -> list[dict[str, object]]:
-        """The faults still in force, as JSON objects."""
+        """The active faults, as JSON objects."""
         with self._lock:
             return [asdict(fault) for fault in self._faults]

@@ -13,7 +13,7 @@ from lab.cloudstack.errors import INTERNAL, ApiError, parameter_error
 from lab.cloudstack.faults import FaultTable
 from lab.cloudstack.store import Row, Store, new_id, now_text
 
-# job.expire.minutes: the outcome of a job is known for a day.
+# job.expire.minutes: a job's result is kept for a day.
 _KEPT: Final = timedelta(days=1)
 PENDING, DONE, FAILED = 0, 1, 2
 _UUID: Final = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
@@ -21,7 +21,7 @@ RESTARTED: Final = "job cancelled because of management server restart or shutdo
 
 
 class JobRunner:
-    """Runs the work of asynchronous commands and keeps its outcome in the ``job`` table."""
+    """Runs asynchronous commands and stores their results in the ``job`` table."""
 
     def __init__(self, store: Store, faults: FaultTable, latency_seconds: float) -> None:
         self._store = store
@@ -48,7 +48,7 @@ class JobRunner:
     ) -> str:
         """Record a job and start it; ``work`` returns the job's result object.
 
-        ``instance_id`` is the entity the command was given, empty where it makes one.
+        ``instance_id`` is the entity that the command was given, "" if it creates one.
 
         Raises:
             ApiError: 431 when ``custom_id`` is not a lower-case UUID or was used before.
@@ -93,7 +93,7 @@ class JobRunner:
                 self._store.remove("job", job["id"])
 
     def stop(self) -> None:
-        """End the waiting jobs' threads; what was pending fails at the next start."""
+        """End the threads of pending jobs; these jobs fail at the next start."""
         self._stopped.set()
         for thread in self._threads:
             thread.join(timeout=5)
@@ -116,7 +116,7 @@ class JobRunner:
             outcome = {"errorcode": error.code, "errortext": error.text}
             self._record(job_id, FAILED, error.code, outcome)
         except Exception as error:
-            # A defect of this server must not leave its caller polling for ever.
+            # A bug of this server must end the job, or its caller would poll for ever.
             text = f"{type(error).__name__}: {error}"
             self._record(job_id, FAILED, INTERNAL, {"errorcode": INTERNAL, "errortext": text})
             raise
@@ -126,9 +126,9 @@ class JobRunner:
     def _record(self, job_id: str, status: int, code: int, result: Row) -> None:
         with self._store.transaction():
             job = self._store.find("job", job_id)
-            # A job's result shows an entity as it was when the job ended.
+            # A copy, because the entity may change after the job's end.
             result = copy.deepcopy(result)
-            # A restart on demand may have failed the job meanwhile.
+            # A restart requested by a test may have failed the job meanwhile.
             if job is not None and job["jobstatus"] == PENDING:
                 _finish(job, status, code, result)
 

@@ -21,10 +21,10 @@ def _id(name: str) -> str:
 
 
 def default_ids() -> dict[str, str]:
-    """The ids of everything that a lab has from the start, by role.
+    """The ids of everything in a new lab, by role.
 
-    The plain names (``zoneid``, ``storageid``, ``networkid`` …) are the ones to use
-    in a specification; the others are the odd ones out, for tests of refusals.
+    Names without a suffix (``zoneid``, ``storageid``, ``networkid`` …) are for use in
+    specs; the others are entities that CloudStack refuses in some way, for tests.
     """
     roles = (
         "zoneid podid clusterid hostid domainid domainid2 accountid accountid2"
@@ -39,10 +39,10 @@ def default_ids() -> dict[str, str]:
 
 
 def pool_paths(directory: Path) -> dict[str, Path]:
-    """Where the image files of each pool lie, by pool id.
+    """The directory with each pool's image files, by pool id.
 
-    The shared mount points are what the product opens; the others are served from
-    a directory beside them, whatever source they announce.
+    Shared mount points are the directories that v2c opens. Other pools use a
+    directory beside them, whatever source the API reports for them.
     """
     ids = default_ids()
     return {
@@ -54,13 +54,13 @@ def pool_paths(directory: Path) -> dict[str, Path]:
 
 
 def initial_tables(directory: Path) -> Tables:
-    """The tables of a new lab whose images lie under ``directory``."""
+    """The tables of a new lab whose images are under ``directory``."""
     ids = default_ids()
     place = {"zoneid": ids["zoneid"], "zonename": "lab-zone"}
     tables: dict[str, list[Row]] = {
         "setting": [
             {"id": "version", "value": "4.22.1.0"},
-            # The real minimum is 1 GiB. The lab's disks are smaller than that.
+            # The real minimum is 1 GiB; the lab's disks are smaller.
             {"id": "custom.diskoffering.size.min", "value": "0"},
             {"id": "custom.diskoffering.size.max", "value": "1024"},
             {"id": "denied.commands", "value": ""},
@@ -276,7 +276,7 @@ def _service_offerings(ids: dict[str, str]) -> list[Row]:
         }
 
     return [
-        # Custom in CPU and memory with a fixed speed: fits whatever the source VM has.
+        # CPUs and memory are free, the speed is fixed: suits any source VM.
         offering("serviceofferingid", "lab-custom", iscustomized=True, cpuspeed=1000),
         offering(
             "serviceofferingid_small",

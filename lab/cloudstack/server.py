@@ -1,4 +1,4 @@
-"""The API's HTTP front: parameters, signature, faults, dispatch, envelopes."""
+"""The API over HTTP: parameters, signature, faults, dispatch, envelopes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _COMMANDS: Final[Mapping[str, Callable[[World, Request], Row]]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back over HTTP; ``body`` is JSON unless ``content_type`` names another type."""
+    """An HTTP answer; ``body`` is JSON unless ``content_type`` is another type."""
 
     status: int
     body: bytes
@@ -64,7 +64,7 @@ class DroppedConnectionError(Exception):
 
 
 class ManagementServer:
-    """The lab's CloudStack without its transport: requests in, answers out."""
+    """The lab's CloudStack without its transport: turns requests into answers."""
 
     def __init__(
         self, directory: Path, *, job_latency_seconds: float = 0.05, strict: bool = True
@@ -110,7 +110,7 @@ class ManagementServer:
         return Answer(200, json.dumps({command.envelope: result}).encode())
 
     def close(self) -> None:
-        """End the threads of the waiting jobs."""
+        """End the threads of pending jobs."""
         self.jobs.stop()
 
     def _strike_before(self, name: str) -> None:
@@ -179,8 +179,8 @@ def _error(envelope: str, error: ApiError) -> Answer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Head and body in one segment: apart, Nagle's algorithm and delayed acknowledgements
-    # make 40 ms of every answer on a kept connection.
+    # Head and body are sent together: apart, Nagle's algorithm and delayed acknowledgements
+    # would delay every answer on a kept connection by 40 ms.
     wbufsize = -1
     server: HttpFront
 
@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self.rfile.read(length))
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: request lines carry signatures."""
+        """Log nothing: request lines have signatures in them."""
 
     def _answer(self, body: bytes) -> None:
         parts = urlsplit(self.path)

@@ -1,6 +1,6 @@
 """Request signatures as the management server computes them.
 
-The rules were read from CloudStack 4.22's ``ApiServer.verifyRequest``: the
+The rules are those of CloudStack 4.22's ``ApiServer.verifyRequest``: the
 parameters but ``signature`` are sorted by their raw, case-sensitive name, each
 value goes through Java's ``URLEncoder`` with ``+`` replaced by ``%20``, the
 joined string is lowercased and signed with HMAC-SHA1.
@@ -23,7 +23,7 @@ _REFUSED = "unable to verify user credentials and/or request signature"
 def java_quote(value: str) -> str:
     """``value`` as Java's ``URLEncoder`` writes it, a space as ``%20``.
 
-    Java leaves ``A-Za-z0-9.-*_`` alone; Python never quotes ``~`` and does quote ``*``.
+    Java does not quote ``A-Za-z0-9.-*_``; Python does quote ``*`` and does not quote ``~``.
     """
     return quote(value, safe="*").replace("~", "%7E")
 
@@ -35,7 +35,7 @@ def compute(parameters: Mapping[str, str], secret_key: str) -> str:
         for name in sorted(parameters)
         if name != "signature"
     )
-    # SHA-1 is what the protocol prescribes.
+    # The protocol prescribes SHA-1.
     digest = hmac.new(secret_key.encode(), joined.lower().encode(), hashlib.sha1).digest()
     return base64.b64encode(digest).decode()
 
@@ -44,7 +44,7 @@ def verify(parameters: Mapping[str, str], *, api_key: str, secret_key: str, now:
     """Accept a correctly signed request, version 3 with ``expires`` or the older form.
 
     Raises:
-        ApiError: 401, without saying which part was wrong, as the real server does.
+        ApiError: 401; as on the real server, its text does not name the part that is wrong.
     """
     signature = parameters.get("signature", "")
     if not signature or parameters.get("apiKey", parameters.get("apikey")) != api_key:

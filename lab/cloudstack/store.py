@@ -32,8 +32,8 @@ def new_id() -> str:
 class Store:
     """Tables of rows by id, kept in ``directory/state.json``.
 
-    Threads serialise through ``transaction``; the file is replaced when the
-    outermost one ends well, and the tables go back when it raises.
+    ``transaction`` serialises threads. When the outermost one ends, the file is
+    replaced; when it raises, the tables are restored.
     """
 
     def __init__(self, directory: Path, seed: Mapping[str, Mapping[str, Row]]) -> None:
@@ -52,7 +52,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Hold the tables; save at the end, or restore them on an error."""
+        """Lock the tables; save them at the end, or restore them on an error."""
         with self._lock:
             self._depth += 1
             try:
@@ -69,7 +69,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold the tables so that no job changes a row meanwhile."""
+        """Lock the tables, so that no job changes a row meanwhile."""
         with self._lock:
             yield
 
@@ -90,7 +90,7 @@ class Store:
         return row
 
     def remove(self, table: str, row_id: str) -> None:
-        """Forget a row; nothing happens when it is not there."""
+        """Remove a row, if it exists."""
         with self.transaction():
             self._tables.get(table, {}).pop(row_id, None)
 

@@ -1,4 +1,4 @@
-"""The data centre behind the API: look-ups, owners, and how rows become responses."""
+"""The data centre behind the API: look-ups, owners, and responses made from rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.cloudstack.store import Row, Store
 
 ADMIN: Final = "admin"
 _FULL_PERCENT: Final = 85  # pool.storage.capacity.disablethreshold
-# Which table a parameter of type uuid points into. `id` depends on the command.
+# The table that a parameter of type uuid refers to. For `id` it depends on the command.
 _TABLE_OF_PARAMETER: Final[Mapping[str, str]] = {
     "zoneid": "zone",
     "clusterid": "cluster",
@@ -51,10 +51,10 @@ class World:
     faults: FaultTable
 
     def get(self, table: str, row_id: str) -> Row:
-        """A row that must exist.
+        """The row with this id.
 
         Raises:
-            ApiError: 431 with the text of an id that names nothing.
+            ApiError: 431, with the real server's text, when there is none.
         """
         row = self.store.find(table, row_id)
         if row is None:
@@ -66,7 +66,7 @@ class World:
         return row
 
     def check_ids(self, request: Request) -> None:
-        """Refuse a request whose uuid parameters name nothing (431), as at submit."""
+        """Refuse a request with an unknown id in a uuid parameter (431)."""
         name = request.command.name.lower()
         for parameter, value in request.values.items():
             table = _TABLE_OF_PARAMETER.get(parameter)
@@ -95,7 +95,7 @@ class World:
         raise parameter_error(f"Unable to find account {name} in domain {domain_id}")
 
     def account(self, name: str) -> Row:
-        """The account called ``name`` that is there from the start."""
+        """The account called ``name``, which every new lab has."""
         return next(row for row in self.store.rows("account") if row["name"] == name)
 
     def version(self) -> tuple[int, ...]:
@@ -110,7 +110,7 @@ class World:
         return int(low), int(high)
 
     def image_path(self, pool_id: str, name: str) -> Path:
-        """Where an image of a pool lies; only basenames are found, as on the real agent."""
+        """The path of a pool's image; as on the real agent, ``name`` must be a basename."""
         directory = self.pool_directories.get(pool_id)
         if directory is None or not name or "/" in name:
             raise internal_error("Disk not found or is invalid")
@@ -122,11 +122,11 @@ class World:
         return sorted(volumes, key=lambda volume: int(volume["deviceid"]))
 
     def root_volume(self, vm_id: str) -> Row | None:
-        """The ROOT volume of a VM; None for what a failed import left behind."""
+        """The ROOT volume of a VM; None for a VM that a failed import left behind."""
         return next((v for v in self.volumes_of(vm_id) if v["type"] == "ROOT"), None)
 
     def pool_usage(self, pool: Row) -> tuple[int, int]:
-        """Capacity and use of a pool in bytes: as configured, else of its file system."""
+        """Capacity and used bytes of a pool, as configured or else of its file system."""
         directory = self.pool_directories.get(pool["id"])
         capacity, used = 0, 0
         if directory is not None and directory.is_dir():
@@ -139,9 +139,10 @@ class World:
         return capacity, used
 
     def is_full(self, pool: Row) -> bool:
-        """Whether the allocator passes over a pool: only for a capacity set on purpose.
+        """Whether the allocator skips a pool because it is full.
 
-        The file system of the machine that runs the lab may be fuller than a pool may be.
+        Only a pool with a configured capacity can be full, because the file system of the
+        lab's host may be fuller than the limit of a pool.
         """
         if "configured_capacity_bytes" not in pool:
             return False
@@ -160,12 +161,12 @@ def ownership(account: Row) -> Row:
 
 
 def present(command: Command, row: Row) -> Row:
-    """A row with only the fields that the real response of ``command`` can carry."""
+    """The row, reduced to the fields of the real response of ``command``."""
     return {key: value for key, value in row.items() if key in command.response}
 
 
 def vm_response(world: World, vm: Row) -> Row:
-    """A VM with the values that follow from its offering and volumes."""
+    """A VM with the fields that derive from its offering and volumes."""
     offering = world.get("serviceoffering", vm["serviceofferingid"])
     details = vm["details"]
     root = world.root_volume(vm["id"])
@@ -186,7 +187,7 @@ def vm_response(world: World, vm: Row) -> Row:
 
 
 def volume_response(world: World, volume: Row) -> Row:
-    """A volume with the names of what it belongs to."""
+    """A volume with the names of its pool, VM, zone and offering."""
     row = dict(volume)
     vm = world.store.find("virtualmachine", volume.get("virtualmachineid", ""))
     if vm is not None:
@@ -206,7 +207,7 @@ def _locality(pool: Row) -> str:
 
 
 def tags_fit(offering_tags: str, pool_tags: str) -> bool:
-    """Whether a pool has all the storage tags an offering asks for."""
+    """Whether a pool has all storage tags of an offering."""
     return _split(offering_tags) <= _split(pool_tags)
 
 

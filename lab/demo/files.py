@@ -24,7 +24,7 @@ _DEFAULTS = (
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on now."""
+    """Ports on loopback that are not in use."""
     probes = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
@@ -46,7 +46,7 @@ def config_for(lab: Lab, control_dir: Path, **sections: Mapping[str, Any]) -> di
         "migration": {
             "vddk_path": lab.info["vddk_path"],
             "control_dir": str(control_dir),
-            # The lab's guests have no caches that a power-off leaves to a storage array.
+            # After a power-off the lab has no storage array that still writes cached data.
             "finalize_settle_seconds": 1,
         },
         "cloudstack": {name: cloudstack[name] for name in ("endpoint", "api_key", "secret_key")},
@@ -58,7 +58,7 @@ def config_for(lab: Lab, control_dir: Path, **sections: Mapping[str, Any]) -> di
 
 
 def write_yaml(path: Path, content: object) -> Path:
-    """Write a file that only its owner reads: a config holds passwords."""
+    """Write a file that only its owner can read, because a config holds passwords."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -66,7 +66,7 @@ def write_yaml(path: Path, content: object) -> Path:
 
 
 def spec_for(name: str, *, networks: Sequence[str] = (), **migration: object) -> dict[str, Any]:
-    """One VM of a spec; ``networks`` are given to its adapters in order (keys from 4000)."""
+    """One VM of a spec; its adapters (keys from 4000) get ``networks`` in order."""
     spec: dict[str, Any] = {"vm": {"name": name}, "migration": dict(migration)}
     if networks:
         mappings = {str(4000 + i): {"networkid": network} for i, network in enumerate(networks)}

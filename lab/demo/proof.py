@@ -1,4 +1,4 @@
-"""The proof: images against the source's disks, block by block, and what the guests wrote."""
+"""The proof: compares images with the source's disks, and looks for the guests' last writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK = 1024 * 1024
 
 @dataclass(frozen=True)
 class Comparison:
-    """One disk: bytes compared, and where the first differing block starts (None: nowhere)."""
+    """One disk: bytes compared, and the offset of the first block that differs, or None."""
 
     compared_bytes: int
     differs_at: int | None
@@ -29,7 +29,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class LastWrites:
-    """Writes that the guest made after it was asked to shut down, and how many the image holds."""
+    """The number of writes after the guest was asked to shut down, and of those in the image."""
 
     logged: int
     found: int
@@ -37,7 +37,7 @@ class LastWrites:
 
 @contextmanager
 def source_disk(socket: Path, export: str) -> Iterator[nbd.NBD]:
-    """The live disk of a VM that is off."""
+    """Open the live disk of a VM that is off."""
     handle = nbd.NBD()
     handle.set_export_name(export)
     handle.connect_unix(str(socket))
@@ -49,9 +49,9 @@ def source_disk(socket: Path, export: str) -> Iterator[nbd.NBD]:
 
 @contextmanager
 def image(path: Path) -> Iterator[nbd.NBD]:
-    """A QCOW2's content; it may be open for reading elsewhere."""
+    """Open a QCOW2 file for reading; other processes may have it open."""
     handle = nbd.NBD()
-    # force-share: CloudStack's side, or a conversion's overlay, may hold the image open.
+    # force-share, because CloudStack or a conversion's overlay may have the image open.
     options = f"driver=qcow2,file.driver=file,file.filename={str(path).replace(',', ',,')}"
     handle.connect_systemd_socket_activation(
         ["qemu-nbd", "--read-only", "--image-opts", f"{options},force-share=on"]
@@ -75,9 +75,9 @@ def compare(source: nbd.NBD, target: nbd.NBD) -> Comparison:
 
 
 def last_writes(log: Path, export: str, target: nbd.NBD) -> LastWrites:
-    """Look for the guest's last writes in the image; one that a later one touches does not count.
+    """Look for the guest's last writes in the image.
 
-    A digest cannot show what a later write left of an earlier one.
+    A write that overlaps a later one is not counted, because its digest no longer matches.
     """
     final = [entry for entry in read_log(log) if entry.export == export and entry.final]
     intact = [

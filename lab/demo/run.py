@@ -1,4 +1,4 @@
-"""The demo from nothing to its summary."""
+"""Runs the whole demo and prints its summary."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Report = Callable[[str], None]
 
 @dataclass
 class _Proofs:
-    """What was compared so far: per VM, per disk key."""
+    """The comparisons made so far, by VM and disk key."""
 
     disks: dict[str, dict[int, proof.Comparison]] = field(default_factory=dict)
     last_writes: dict[str, dict[int, proof.LastWrites]] = field(default_factory=dict)
 
 
 def run_demo(result_path: Path, *, keep: bool, report: Report) -> bool:
-    """Run it; True when every VM is done and every proof holds. Writes ``result_path``.
+    """Run the demo; True if every VM is migrated and no comparison finds a difference.
 
-    With ``keep`` the lab's directory stays, and the report names it.
+    Writes ``result_path``. With ``keep`` the lab's directory is kept, and the report names it.
     """
     started = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="v2c-demo-"))
@@ -69,7 +69,7 @@ def _migrate(lab: Lab, directory: Path, report: Report) -> dict[str, Any]:
     watcher.start()
     report(f"Stack: v2c run --spec {spec} --config {config} (five processes, mutual TLS)\n")
     command = [sys.executable, "-m", "cli", "run", "--spec", str(spec), "--config", str(config)]
-    # A fixed appliance saves libguestfs 7 of 35 s without KVM; the product needs none.
+    # With this appliance a conversion without KVM takes 28 s instead of 35 s. v2c works without it.
     environment = {**os.environ, "LIBGUESTFS_PATH": str(build_appliance())}
     exit_code = subprocess.run(command, env=environment, check=False).returncode
     watcher.stop()

@@ -1,4 +1,4 @@
-"""The state of both sides afterwards, read through their real APIs."""
+"""The state of vCenter and CloudStack after the migrations, read through their APIs."""
 
 from __future__ import annotations
 

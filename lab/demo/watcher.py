@@ -1,4 +1,4 @@
-"""Follows the demo's migrations over gRPC: asks for the cutover, proves what conversion changes."""
+"""Follows the demo's migrations over gRPC: requests the cutover, compares before conversion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OnConverting = Callable[[pb.Migration], None]
 
 
 class Watcher(threading.Thread):
-    """Watches until stopped; `migrations` holds the last snapshot of each, by VM name."""
+    """Watches until stopped; `migrations` has each migration's last snapshot, by VM name."""
 
     def __init__(
         self, address: str, tls: TlsFiles, passes: int, on_converting: OnConverting
@@ -37,21 +37,19 @@ class Watcher(threading.Thread):
         self._converting: set[str] = set()
 
     def stop(self) -> None:
-        """End and wait for the thread."""
+        """Stop the thread and wait for it."""
         self._ending.set()
         self.join()
 
     def run(self) -> None:
-        """Follow; the stack may not be up yet, and ends before this does."""
+        """Watch; reconnects, because the stack starts after this thread and ends before it."""
         while not self._ending.is_set():
             try:
                 with connect_sync(self._address, self._tls) as channel:
                     self._follow(rpc.OrchestratorServiceStub(channel))
             except grpc.RpcError:
                 self._ending.wait(_CONNECT_SECONDS / 2)
-            except (
-                Exception
-            ) as exc:  # A failed proof is the demo's verdict, reported by its main thread.
+            except Exception as exc:  # A failed comparison is reported by the main thread.
                 self.failure = exc
                 return
 
@@ -77,7 +75,7 @@ class Watcher(threading.Thread):
     def _require_still_converting(
         self, stub: rpc.OrchestratorServiceStub, before: pb.Migration
     ) -> None:
-        """What was compared was the image before its conversion only if that still runs."""
+        """Check that the conversion has not ended: only then was the unconverted image compared."""
         request = pb.GetMigrationRequest(selector=pb.Selector(migration_id=before.id))
         now = stub.GetMigration(request, timeout=_CALL_SECONDS).migration
         if now.stage != pb.STAGE_CONVERTING:
@@ -85,5 +83,5 @@ class Watcher(threading.Thread):
 
 
 def target_paths(migration: pb.Migration) -> dict[int, Path]:
-    """The images of a migration by vCenter's device key."""
+    """A migration's image paths, by vCenter's device key."""
     return {disk.key: Path(disk.target_path) for disk in migration.disks}

@@ -20,11 +20,11 @@ __all__ = [
 ]
 
 DEFAULT_MAX_AREAS = 2000
-"""vCenter answers QueryChangedDiskAreas in pages; about 2,000 areas a page were seen."""
+"""Areas per page. Real vCenters were seen to answer with about 2,000 areas per page."""
 
 
 class EsxiClient:
-    """What a vCenter asks of its hosts. Every method raises EsxiError; see its kinds."""
+    """The operations of ESXi hosts that vCenter uses. Every method raises EsxiError."""
 
     def __init__(self, control_socket: Path) -> None:
         self._control = ControlClient(control_socket)
@@ -45,9 +45,9 @@ class EsxiClient:
     ) -> None:
         """Create a disk. ``path`` is its "[datastore] dir/file.vmdk" name, unique among disks.
 
-        ``image`` is raw content to adopt (copied, holes stay holes); it may be shorter than the
-        capacity, never longer. Without one the disk is one hole. The VM counts as powered on
-        until set_power switches it off.
+        ``image`` is raw content, which is copied with its holes; it may be shorter than the
+        capacity, but not longer. Without an image the disk is one hole. The VM counts as powered
+        on until set_power switches it off.
         """
         self._call(
             "add_disk",
@@ -59,35 +59,35 @@ class EsxiClient:
         )
 
     def remove_disk(self, vm: str, key: int) -> None:
-        """Forget the disk and delete its content, snapshots included."""
+        """Remove the disk and delete its content and snapshots."""
         self._call("remove_disk", vm=vm, key=key)
 
     def resize_disk(self, vm: str, key: int, capacity_bytes: int) -> None:
-        """Grow the disk. Refused (``invalid_state``) under a snapshot, like the real one."""
+        """Grow the disk. As on a real host, refused (``invalid_state``) while it has a snapshot."""
         self._call("resize_disk", vm=vm, key=key, capacity_bytes=capacity_bytes)
 
     def set_tracking(self, vm: str, key: int, enabled: bool) -> None:
-        """Switch changed block tracking; effective for snapshots made from now on.
+        """Switch changed block tracking on or off; this affects snapshots taken from now on.
 
-        Switching on starts tracking anew (new uuid); repeating a state changes nothing.
+        Switching it on starts new tracking with a new uuid; if it is on already, nothing changes.
         """
         self._call("set_tracking", vm=vm, key=key, enabled=enabled)
 
     def reset_tracking(self, vm: str, key: int) -> None:
-        """Start tracking anew: every earlier changeId gives ``file_fault``."""
+        """Start new tracking: every earlier changeId is refused with ``file_fault``."""
         self._call("reset_tracking", vm=vm, key=key)
 
     def create_snapshot(self, vm: str, snapshot: str, keys: list[int]) -> dict[int, SnapshotDisk]:
-        """Freeze the disks ``keys`` at one instant; the guest keeps writing."""
+        """Take a snapshot of the disks ``keys`` at one instant, while the guest writes."""
         answer = self._call("create_snapshot", vm=vm, snapshot=snapshot, keys=keys)
         return _snapshot_disks(answer)
 
     def remove_snapshot(self, vm: str, snapshot: str) -> None:
-        """Drop the snapshot; an older one that relied on its copies gets them."""
+        """Remove the snapshot; blocks that an older snapshot needs are moved to that one."""
         self._call("remove_snapshot", vm=vm, snapshot=snapshot)
 
     def snapshot_disks(self, vm: str, snapshot: str) -> dict[int, SnapshotDisk]:
-        """The snapshot's disks as they are now: removing an older snapshot renames files."""
+        """The snapshot's disks now; their files are renamed when an older snapshot is removed."""
         return _snapshot_disks(self._call("snapshot_disks", vm=vm, snapshot=snapshot))
 
     def current_path(self, vm: str, key: int) -> str:
@@ -104,9 +104,11 @@ class EsxiClient:
         start_offset: int,
         max_areas: int = DEFAULT_MAX_AREAS,
     ) -> ChangedAreas:
-        """A page of what changed between ``change_id`` and the snapshot, exactly, in 64 KiB blocks.
+        """A page of the areas that changed between ``change_id`` and the snapshot.
 
-        ``"*"`` asks for the areas in use at the snapshot; if tracking was switched on while a
+        Changes are tracked exactly, in blocks of 64 KiB.
+
+        With ``"*"`` it has the areas in use at the snapshot; if tracking was switched on while a
         snapshot existed, that is the whole disk. ``file_fault`` for a stale or unknown id.
         """
         return _areas(
@@ -142,7 +144,7 @@ class EsxiClient:
         )
 
     def set_power(self, vm: str, on: bool) -> None:
-        """Off: the live exports turn read-only; a writer still connected gets EIO from now on."""
+        """Note the VM's power. When it is off its live exports are read-only; writes get EIO."""
         self._call("set_power", vm=vm, on=on)
 
     def disks(self) -> list[DiskState]:
@@ -171,7 +173,7 @@ def _areas(answer: Mapping[str, Any]) -> ChangedAreas:
 
 
 def _snapshot_disks(answer: Mapping[str, Any]) -> dict[int, SnapshotDisk]:
-    # JSON has no integer keys, so the disks travel as a list with their keys inside.
+    # JSON has no integer keys, so the disks are sent as a list of objects that contain the key.
     return {
         disk["key"]: SnapshotDisk(disk["path"], disk["change_id"], disk["capacity_bytes"])
         for disk in answer["disks"]

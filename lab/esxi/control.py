@@ -1,4 +1,4 @@
-"""The control socket's operations over a store: see lab.esxi.client for what each one means."""
+"""The control socket's operations on a store; lab.esxi.client documents them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ def handlers(store: Store, faults: FaultTable) -> Mapping[str, Handler]:
 def _open_file(
     store: Store, faults: FaultTable, vm: str, path: str, snapshot: str | None
 ) -> Mapping[str, object]:
-    """What the VDDK library asks before it opens a disk: the export that holds a file's content."""
+    """The export with the content of a disk's file.
+
+    The VDDK library asks before it opens a disk.
+    """
     _check_vm(store, vm)
     state = store.find_file(vm, path)
     if state is None:

@@ -22,7 +22,7 @@ class ExportName:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises EsxiError (``not_found``): a name of another form is no disk's."""
+        """Raises EsxiError (``not_found``) for a name that has another form."""
         match = _NAME.fullmatch(text)
         if match is None:
             raise EsxiError("not_found", f"no export {text!r}")

@@ -1,4 +1,4 @@
-"""Faults that only readers through the VDDK meet, armed over the control socket."""
+"""Faults that affect only readers through the VDDK, armed over the control socket."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FaultTable:
             return number
 
     def clear(self, number: int | None) -> None:
-        """Disarm one fault (gone already is fine) or all."""
+        """Disarm one fault, if it is still armed, or all."""
         with self._lock:
             if number is None:
                 self._armed.clear()
@@ -44,13 +44,13 @@ class FaultTable:
                 self._armed.pop(number, None)
 
     def check_open(self, vm: str, key: int) -> None:
-        """Raises EsxiError (``nfc_busy``) when opens are to be refused."""
+        """Raises EsxiError (``nfc_busy``) if a fault refuses this open."""
         if self._take("open_busy", vm, key, 0, 0):
             raise EsxiError("nfc_busy", "no NFC connection is free")
 
     def check_read(self, vm: str, key: int, offset: int, length: int) -> int:
         """Milliseconds by which to delay this read. Raises OSError: EIO for an unreadable range,
-        ESHUTDOWN when the connection is to be dropped."""
+        ESHUTDOWN if a fault drops the connection."""
         if not self._armed:
             return 0
         if self._take("disconnect", vm, key, offset, length):
@@ -75,7 +75,7 @@ class FaultTable:
 def _concerns(fault: DiskFault, vm: str, key: int, offset: int, length: int) -> bool:
     if fault.vm not in ("", vm) or fault.key not in (0, key):
         return False
-    if fault.kind == "open_busy":  # a range means nothing to an open
+    if fault.kind == "open_busy":  # an open has no range
         return True
     starts_before_end = not fault.length or offset < fault.offset + fault.length
     return starts_before_end and offset + length > fault.offset

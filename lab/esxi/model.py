@@ -1,4 +1,4 @@
-"""Values of the ESXi data path that cross its control socket."""
+"""The values that are sent over the ESXi data path's control socket."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class EsxiError(ControlError):
 class SnapshotDisk:
     """One disk as a snapshot's config shows it.
 
-    ``path`` is the backing file that holds the snapshot's state, ``change_id`` is None when
-    tracking was off at creation.
+    ``path`` is the backing file with the snapshot's content, ``change_id`` is None if tracking
+    was off when the snapshot was taken.
     """
 
     path: str
@@ -47,8 +47,8 @@ class SnapshotDisk:
 class ChangedAreas:
     """One page of a changed-areas answer, in bytes.
 
-    The page covers [start, start + length); ``areas`` are (offset, length) inside it, in
-    order, not touching, possibly none. The last page ends at the disk's capacity.
+    The page covers [start, start + length). ``areas`` are (offset, length) pairs inside it, in
+    order, with gaps between them; there may be none. The last page ends at the disk's capacity.
     """
 
     start: int
@@ -73,7 +73,7 @@ class DiskState:
 
 @dataclass(frozen=True)
 class DiskFault:
-    """A fault for readers that come through the VDDK; guests and lab clients never see it.
+    """A fault for readers through the VDDK; guests and lab clients are not affected.
 
     - ``open_busy``: the next ``count`` opens are refused as NFC out of connections;
     - ``read_error``: reads that touch [offset, offset + length) fail with EIO, ``count`` times

@@ -2,11 +2,12 @@
 
     nbdkit --unix D/esxi/nbdkit.sock python lab/esxi/plugin.py dir=D/esxi
 
-Export names: ``<vm>/<key>`` is the live disk, ``<vm>/<key>@<snapshot>`` a snapshot's frozen state,
-``vddk:<either>`` the same read-only for the VDDK library, with injected faults. Any number of
-readers; the first connection that writes to a live disk is its writer until it leaves, others get
-EROFS. Clients come to ``D/esxi/nbd.sock``, a relay that lets them be killed; the control socket is
-``D/esxi/control.sock``. Runs in nbdkit's own libpython with the standard library only.
+Export names: ``<vm>/<key>`` is the live disk, ``<vm>/<key>@<snapshot>`` a snapshot, ``vddk:``
+before either of them the same read-only for the VDDK library, with injected faults. A disk may have
+any number of readers. The first connection that writes to a live disk is its writer until it
+closes; others get EROFS. Clients connect to ``D/esxi/nbd.sock``, a relay, so that they may be
+killed; the control socket is ``D/esxi/control.sock``. Runs in nbdkit's libpython with the standard
+library only.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _control: ControlServer
 
 
 class _Connection:
-    """One client's view of one disk."""
+    """One client's connection to one disk."""
 
     def __init__(self, export: ExportName, disk: Disk, capacity_bytes: int) -> None:
         self.export = export
@@ -75,7 +76,7 @@ class _Connection:
 
 @contextmanager
 def _errno_kept() -> Iterator[None]:
-    """Hand an OSError's number to the client; nbdkit would answer EIO to any exception."""
+    """Send an OSError's number to the client; nbdkit would answer EIO to any exception."""
     try:
         yield
     except OSError as error:
@@ -84,7 +85,7 @@ def _errno_kept() -> Iterator[None]:
 
 
 def thread_model() -> int:
-    """Disks lock themselves, so requests of all connections run at once."""
+    """Parallel, because disks have locks of their own."""
     return int(nbdkit.THREAD_MODEL_PARALLEL)
 
 
@@ -97,7 +98,7 @@ def config(key: str, value: str) -> None:
 
 
 def after_fork() -> None:
-    """Open the store and the sockets: threads do not survive nbdkit's fork."""
+    """Open the store and the sockets, after nbdkit's fork, which threads do not survive."""
     global _store, _control
     if _directory is None:
         raise RuntimeError("dir= is missing")
@@ -107,7 +108,7 @@ def after_fork() -> None:
 
 
 def unload() -> None:
-    """Stop the control thread before the interpreter goes, then close the files."""
+    """Stop the control thread before the interpreter ends, then close the files."""
     if "_control" in globals():
         _control.close()
         _store.close()
@@ -131,32 +132,32 @@ def get_size(h: _Connection) -> int:
 
 
 def can_write(h: _Connection) -> bool:
-    """Only live disks of running VMs."""
+    """True for live disks of running VMs."""
     return h.may_write()
 
 
 def can_extents(h: _Connection) -> bool:
-    """Allocation is known."""
+    """Always: the disks know their allocation."""
     return True
 
 
 def can_zero(h: _Connection) -> bool:
-    """Zeroes are cheap."""
+    """Writing zeroes is supported."""
     return True
 
 
 def can_trim(h: _Connection) -> bool:
-    """Blocks can be given back."""
+    """Trimming is supported."""
     return True
 
 
 def can_flush(h: _Connection) -> bool:
-    """Everything written can be put on stable storage."""
+    """Flushing is supported."""
     return True
 
 
 def can_multi_conn(h: _Connection) -> bool:
-    """Views that cannot be written are coherent over connections."""
+    """True for read-only exports, whose content is the same on all connections."""
     return not h.may_write()
 
 
@@ -175,21 +176,21 @@ def pwrite(h: _Connection, buf: bytearray, offset: int, flags: int) -> None:
 
 
 def zero(h: _Connection, count: int, offset: int, flags: int) -> None:
-    """Write zeroes; with MAY_TRIM too, blocks stay allocated, as VMFS keeps them."""
+    """Write zeroes. As on VMFS, blocks stay allocated, even with the flag MAY_TRIM."""
     with _errno_kept():
         h.begin_write()
         h.disk.zero(offset, count)
 
 
 def trim(h: _Connection, count: int, offset: int, flags: int) -> None:
-    """Give blocks back."""
+    """Deallocate blocks."""
     with _errno_kept():
         h.begin_write()
         h.disk.trim(offset, count)
 
 
 def flush(h: _Connection, flags: int) -> None:
-    """Works for a writer whose VM has just been switched off, so that it can end cleanly."""
+    """Also allowed to a writer whose VM has just been switched off, so that it can end cleanly."""
     with _errno_kept():
         h.disk.flush()
 

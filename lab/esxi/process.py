@@ -20,12 +20,12 @@ _STOP_SECONDS = 1.0
 
 
 class EsxiStartError(Exception):
-    """nbdkit did not come up; the message holds the last lines of its log."""
+    """nbdkit did not start; the message has the last lines of its log."""
 
 
 @dataclass
 class EsxiProcess:
-    """A running ESXi side. Leaving the context stops it; its state stays in ``directory``."""
+    """A running nbdkit. Leaving the context stops it; its state stays in ``directory``."""
 
     directory: Path
     process: subprocess.Popen[bytes]
@@ -46,9 +46,9 @@ class EsxiProcess:
         return EsxiClient(self.control_socket)
 
     def stop(self) -> None:
-        """Terminate; kill if clients hold it (nbdkit waits for connected clients for ever).
+        """Terminate nbdkit; kill it if it waits for connected clients, which it does for ever.
 
-        Nothing is lost by the kill: every map and every write is in the page cache by then.
+        No data is lost by the kill: all maps and writes are in the page cache by then.
         """
         self.process.terminate()
         try:
@@ -68,8 +68,8 @@ class EsxiProcess:
 def start_esxi(directory: Path) -> EsxiProcess:
     """Start nbdkit on ``directory`` (created if needed) and wait until both sockets answer.
 
-    It ends with the calling thread: nbdkit 1.32 sees to that whenever it stays in the foreground
-    (it sets PR_SET_PDEATHSIG). Its log is ``nbdkit.log``. Raises EsxiStartError.
+    It ends when the calling thread ends, because nbdkit 1.32 sets PR_SET_PDEATHSIG in the
+    foreground. Its log is ``nbdkit.log``. Raises EsxiStartError.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -116,5 +116,5 @@ def _remove_sockets(directory: Path) -> None:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Byte code of the plugin must not land in an installed package's folder."""
+    """Switches byte code off, which would be written to an installed package's folder."""
     return {**environment, "PYTHONDONTWRITEBYTECODE": "1"}

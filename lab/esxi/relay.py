@@ -1,13 +1,13 @@
-"""A relay in front of nbdkit: a client that is killed leaves here, not in the middle of a reply.
+"""A relay in front of nbdkit, which keeps nbdkit's connections whole when clients are killed.
 
-nbdkit 1.32 aborts, and takes every disk with it, when a client goes away while replies to several
-of its requests are due (``sock >= 0`` in connections.c; fixed in 1.34 by "server: Don't assert on
-send if client hangs up early"). A real host survives that. Behind the relay a connection never
-breaks: nbdkit sees the end of the requests, answers what it has, and all of that is taken, wanted
-or not. Only a write torn in the middle is an error that nbdkit meets by breaking off itself; the
-lab's guests have nothing else in flight then.
+nbdkit 1.32 aborts, with all its disks, when a client disconnects while replies to several of its
+requests are pending (``sock >= 0`` in connections.c; fixed in 1.34 by "server: Don't assert on
+send if client hangs up early"). A real host survives that. Behind the relay nbdkit only sees the
+end of the requests; it sends the pending replies, and the relay reads and drops them. If a client
+is killed in the middle of a write request, nbdkit closes the connection itself; that is safe,
+because the lab's guests have no other request pending then.
 
-Inside nbdkit's process, so that both end together. Standard library only.
+Runs inside nbdkit's process, so that both end together. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-_BACKLOG = 128  # readers of a fleet come at once
-_CHUNK_BYTES = 256 * 1024  # a unix socket holds 208 KiB unless the machine is set up otherwise
+_BACKLOG = 128  # readers of a fleet connect at once
+_CHUNK_BYTES = 256 * 1024  # a unix socket's default buffer is 208 KiB
 
 
 def serve_relay(path: Path, nbdkit_socket: Path) -> None:
@@ -46,7 +46,7 @@ def _relay(client: socket.socket, nbdkit_socket: Path) -> None:
 
 
 def _forward(source: socket.socket, sink: socket.socket) -> None:
-    """Pass everything on until the source ends; what the sink no longer takes is dropped."""
+    """Forward all data until the source ends; drop data that the sink no longer accepts."""
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     taken = True
     while length := _receive(source, buffer):
@@ -60,7 +60,7 @@ def _forward(source: socket.socket, sink: socket.socket) -> None:
 
 
 def _receive(source: socket.socket, buffer: memoryview) -> int:
-    """How much came; 0 when there is no more, also because the other end was killed."""
+    """The number of bytes received; 0 at the end, also if the other end was killed."""
     try:
         return source.recv_into(buffer)
     except ConnectionResetError:

@@ -1,5 +1,5 @@
-"""The log of a lab writer: what a guest is known to have written, so that a test can prove the
-end state of a migrated disk."""
+"""The log of a lab's writer. With it a test can compute the content that a migrated disk must
+have."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class WriteEntry:
 
 
 def content(seed: int, seq: int, length: int, kind: Kind, *, final: bool) -> bytes:
-    """What write number ``seq`` puts down: incompressible, and different for each number."""
+    """The data of write number ``seq``: incompressible, and different for each number."""
     if kind != "data":
         return bytes(length)
     stream = hashlib.shake_256(f"{seed}:{seq}".encode()).digest(length)
@@ -57,7 +57,7 @@ def digest(data: bytes) -> str:
 
 
 def read_log(path: Path) -> list[WriteEntry]:
-    """All complete lines; a line cut short by SIGKILL is a write that was never reported."""
+    """All complete lines. A line cut off by SIGKILL is ignored: its write was not reported."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]

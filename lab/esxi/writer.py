@@ -1,8 +1,8 @@
 """A guest that keeps changing its disks: ``python -m lab.esxi.writer --help``.
 
-Writes pseudo-random blocks, zeroes and trims into given areas at a low rate, with most of them in
-a small hot part, and logs each after it completed. SIGTERM asks it to shut down: the write
-under way ends, a last batch marked ``final`` follows, everything is flushed, exit code 0.
+Writes pseudo-random blocks, zeroes and trims to given areas at a low rate, most of them to a small
+hot part, and logs each one after it completed. On SIGTERM it shuts down: it ends the present write,
+makes a last batch of writes marked ``final``, flushes everything and exits with code 0.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Area:
 
 
 class Writer:
-    """Changes areas of connected disks; ``disks`` are (export name, handle, area), one an area."""
+    """Changes areas of connected disks; ``disks`` has (export name, handle, area) for each area."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Writer:
         kind = self._random.choices(_KINDS, _KIND_WEIGHTS)[0]
         offset, length = self._place(area)
         if kind == "trim":
-            # Only whole blocks are given back; a trim of less would leave data behind.
+            # Only whole blocks are trimmed: a smaller trim would keep their data.
             first = -(-area.start // BLOCK_BYTES)
             blocks = (area.start + area.length) // BLOCK_BYTES - first
             if blocks < 1:
@@ -86,7 +86,7 @@ class Writer:
         return length
 
     def write_last_batch(self) -> None:
-        """What a guest does while it shuts down; the first write is at each area's start."""
+        """The writes of a guest that shuts down; the first one is at each area's start."""
         for export, handle, area in self._disks:
             places = [(area.start, min(area.length, 2 * _ALIGN))]
             places += [self._place(area) for _ in range(_FINAL_WRITES - 1)]
@@ -172,9 +172,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; 1 when a disk refuses a write or goes away."""
+    """Run until SIGTERM or SIGINT; returns 1 if a write or flush fails."""
     arguments = _arguments(argv)
-    # Blocked and fetched instead of handled: no signal can interrupt a write or its log line.
+    # Signals are blocked and waited for, so that none interrupts a write or its log line.
     orders = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, orders)
     first_seq = continue_log(arguments.log)

@@ -1,8 +1,9 @@
 """Micro-guests: tiny bootable Linux disks that a real conversion accepts.
 
-A micro-guest is a Debian look-alike of about 25 MB on a sparse disk of 256 MiB: the host's own
-kernel, busybox, GRUB, and an initramfs that knows VMware's paravirtual SCSI adapter only. It
-boots there and not on virtio; after ``virt-v2v-in-place`` it boots on virtio.
+A micro-guest resembles Debian and takes about 25 MB on a sparse disk of 256 MiB: the host's own
+kernel, busybox, GRUB, and an initramfs whose only disk driver is that of VMware's paravirtual SCSI
+adapter. It boots from that adapter but not from virtio; after ``virt-v2v-in-place`` it boots from
+virtio.
 """
 
 from lab.guest.build import Guest, build_micro_guest

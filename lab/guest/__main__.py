@@ -1,4 +1,4 @@
-"""``python -m lab.guest``: build ahead what a lab with a converted guest needs, and keep it."""
+"""``python -m lab.guest``: builds in advance what a lab with a converted guest needs."""
 
 import sys
 import tempfile
@@ -9,7 +9,7 @@ from lab.guest.appliance import build_appliance
 
 
 def main() -> int:
-    """Fill the cache; returns the exit status. Prints in one line what is missing."""
+    """Fill the cache; prints what is missing, if anything. Returns the exit status."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
             build_micro_guest(Path(scratch) / "guest.raw", "bios")

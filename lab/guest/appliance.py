@@ -1,10 +1,10 @@
-"""A libguestfs appliance that starts quicker where there is no KVM.
+"""A libguestfs appliance that starts faster on hosts without KVM.
 
-libguestfs boots a helper machine for each conversion. Emulated, that costs about 14 s, a quarter of
-it for unpacking the kernel, and Augeas reads its 231 lenses twice for 3 s each. The appliance built
-here has an unpacked kernel and only the lenses virt-v2v uses: a micro-guest converts in 28 s
-instead of 35 s. It is what libguestfs-make-fixed-appliance makes in all other respects, and is used
-by setting LIBGUESTFS_PATH to its directory.
+libguestfs boots a helper machine for each conversion. Without KVM the boot takes about 14 s, a
+quarter of it for unpacking the kernel, and Augeas reads its 231 lenses twice, which takes 3 s each
+time. The appliance built here has an unpacked kernel and only the lenses that virt-v2v uses, so a
+micro-guest is converted in 28 s instead of 35 s. Otherwise it is the same as that of
+libguestfs-make-fixed-appliance. It is used by setting LIBGUESTFS_PATH to its directory.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _SUPERMIN_DIRECTORIES = (
     Path("/usr/lib64/guestfs/supermin.d"),
 )
 _LENSES = "/usr/share/augeas/lenses/dist"
-# What virt-v2v and libguestfs' inspection read, and the lenses those are built on.
+# The lenses that virt-v2v and libguestfs' inspection use, and those that they import.
 _KEPT_LENSES = (
     *("build", "device_map", "fstab", "grub", "group", "hostname", "hosts", "inifile", "inittab"),
     *("interfaces", "lvm", "mdadm_conf", "mke2fs", "modprobe", "modules", "modules_conf"),
@@ -38,7 +38,7 @@ _ELF_MAGIC = b"\x7fELF"
 
 
 def build_appliance(cache: Path | None = None) -> Path:
-    """The directory for LIBGUESTFS_PATH; built in about 15 s, 0.7 GB, and kept.
+    """Build the appliance (15 s, 0.7 GB), unless it is cached; returns LIBGUESTFS_PATH's value.
 
     Raises MissingToolError without supermin or libguestfs, GuestBuildError when a tool fails.
     """
@@ -84,7 +84,7 @@ def _remove_lenses(root: Path, script: Path) -> None:
 def _unpack_kernel(kernel: Path) -> None:
     """Replace a bzImage by the ELF kernel in it, which qemu starts directly (PVH).
 
-    A kernel packed in another way stays as it is: the appliance works, and starts slower.
+    A kernel packed in another way is not replaced: the appliance works, but starts slower.
     """
     packed = kernel.read_bytes()
     kernel.unlink()
@@ -103,7 +103,7 @@ def _elf_kernel(packed: bytes) -> bytes | None:
 
 
 def _unpack(magic: bytes, body: bytes) -> bytes:
-    """What a stream that starts here holds, ignoring what follows it; empty when it is none."""
+    """The content of the compressed stream at the start of `body`, empty if there is none."""
     try:
         if magic == _XZ_MAGIC:
             return lzma.LZMADecompressor().decompress(body)

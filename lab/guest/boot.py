@@ -1,6 +1,6 @@
-"""Booting a disk in qemu, to see whether it comes up on a bus.
+"""Boots a disk in qemu, to test whether its guest starts from a bus.
 
-The disk itself is never written to, and the machine has no network.
+The disk is never written to, and the machine has no network.
 """
 
 import os
@@ -20,7 +20,7 @@ from lab.guest.tools import find_tool
 Bus = Literal["pvscsi", "virtio-blk", "virtio-scsi"]
 
 _BUS_OPTIONS = {
-    # What VMware calls the paravirtual SCSI adapter.
+    # VMware's paravirtual SCSI adapter.
     "pvscsi": ("pvscsi,id=bus", "scsi-hd,drive=disk0,bus=bus.0,bootindex=0"),
     "virtio-blk": ("virtio-blk-pci,drive=disk0,bootindex=0",),
     "virtio-scsi": ("virtio-scsi-pci,id=bus", "scsi-hd,drive=disk0,bus=bus.0,bootindex=0"),
@@ -36,7 +36,7 @@ _LATE_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class BootResult:
-    """Whether a login prompt came, how long it took, and what the serial console showed."""
+    """Whether a login prompt appeared, after how long, and the serial console's output."""
 
     booted: bool
     seconds: float
@@ -53,12 +53,12 @@ def boot(
     timeout_seconds: float = 120.0,
     now: Callable[[], float] = time.monotonic,
 ) -> BootResult:
-    """Boot a disk on a bus until its serial console shows a login prompt, or its failure.
+    """Boot a disk from a bus until its serial console shows a login prompt, or a failure.
 
-    The processor is emulated, which works everywhere; a micro-guest takes about 9 s.
-    UEFI firmware of Debian does not know pvscsi: such a guest boots after its conversion only.
-    ``data_disks`` are QCOW2 files behind it on virtio. Raises MissingToolError without qemu, or
-    without OVMF for UEFI.
+    The processor is emulated, which works on all hosts; a micro-guest takes about 9 s. Debian's
+    UEFI firmware has no driver for pvscsi: a UEFI guest boots only after its conversion.
+    ``data_disks`` are QCOW2 files that are attached to virtio. Raises MissingToolError without
+    qemu, or without OVMF for UEFI.
     """
     # fmt: off
     command = [
@@ -93,7 +93,7 @@ def boot(
 def _read_console(
     process: subprocess.Popen[bytes], deadline: float, now: Callable[[], float]
 ) -> bytes:
-    """The console until it is clear how the boot went."""
+    """Read the console until the boot has succeeded or failed, or the time is up."""
     if process.stdout is None:
         raise TypeError("no console of qemu")
     console = b""
@@ -107,7 +107,7 @@ def _read_console(
             if not chunk:
                 break
             if _UP.search(console) or _DEAD.search(console):
-                # The line with the failure may be incomplete yet.
+                # Read on for a moment: the line with the failure may not be complete.
                 deadline = min(deadline, now() + _LATE_SECONDS)
     return console
 
@@ -117,7 +117,7 @@ def _uefi_options() -> list[str]:
         if code.exists() and variables.exists():
             return [
                 *("-drive", f"if=pflash,format=raw,readonly=on,file={code}"),
-                # Its changes are thrown away with -snapshot, too.
+                # -snapshot discards changes of this drive, too.
                 *("-drive", f"if=pflash,format=raw,file={variables}"),
             ]
     raise MissingToolError("the UEFI firmware for qemu", "ovmf")

@@ -1,4 +1,4 @@
-"""Building a micro-guest, and keeping what was built."""
+"""Builds micro-guests, and keeps them in a cache."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from lab.guest.layout import DISK_BYTES, Firmware, Layout, layout_for
 from lab.guest.tools import find_tool, run_tool
 
 _ROOT_UUID_NAMESPACE = uuid5(NAMESPACE_URL, "v2c:lab:micro-guest")
-# No metadata_csum: GRUB 2.06 does not read what newer versions of mke2fs switch on.
+# Without metadata_csum, which newer versions of mke2fs switch on and GRUB 2.06 cannot read.
 _EXT4_FEATURES = "none,has_journal,ext_attr,dir_index,filetype,extent,sparse_super,large_file"
 
 
@@ -23,7 +23,7 @@ class Guest:
     """A micro-guest's disk.
 
     ``image`` is a sparse raw file of 256 MiB. ``scratch_area`` is (start, length) in bytes of the
-    part outside all partitions, where anything may be written while the guest "runs".
+    part outside all partitions, to which the lab's writer may write while the guest "runs".
     """
 
     image: Path
@@ -32,7 +32,7 @@ class Guest:
 
 
 def cache_directory() -> Path:
-    """Where built guests are kept: ``$V2C_CACHE_DIR``, else ``~/.cache/v2c``, and ``lab``."""
+    """The cache of built guests: the folder ``lab`` in ``$V2C_CACHE_DIR`` or ``~/.cache/v2c``."""
     base = os.environ.get("V2C_CACHE_DIR") or os.path.expanduser("~/.cache/v2c")
     return Path(base) / "lab"
 
@@ -40,11 +40,10 @@ def cache_directory() -> Path:
 def build_micro_guest(
     dest: Path, firmware: Firmware = "bios", *, cache: Path | None = None
 ) -> Guest:
-    """Write a micro-guest's disk to the file ``dest``; takes about 2 s, 50 ms from the cache.
+    """Write a micro-guest's disk to the file ``dest``, in about 2 s, or 50 ms from the cache.
 
-    The cache is keyed by a digest of everything that goes in. ``dest`` appears complete or not
-    at all. Raises MissingToolError for a missing program or package, GuestBuildError when one
-    of the tools fails.
+    The cache's key is a digest of all inputs. ``dest`` is created whole or not at all. Raises
+    MissingToolError for a missing program or package, GuestBuildError when a tool fails.
     """
     kernel = find_kernel()
     layout = layout_for(firmware)
@@ -53,7 +52,7 @@ def build_micro_guest(
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="build-", dir=kept.parent) as scratch:
             built = _build(Path(scratch), kernel, layout, firmware)
-            # Two builders may race: both results are good, the last one stays.
+            # Two processes may build at once: their results are equal, and the last one is kept.
             built.rename(kept)
         for old in kept.parent.glob(f"guest-{firmware}-*.raw"):
             if old != kept:
@@ -86,7 +85,7 @@ def _build(scratch: Path, kernel: HostKernel, layout: Layout, firmware: Firmware
         grub.install_bios(disk, layout, scratch)
     else:
         esp_config = scratch / "grub.cfg"
-        # In the guest it lives on the ESP, below the mount point.
+        # In the guest this file is on the ESP, which is mounted there.
         shutil.move(root / config.lstrip("/"), esp_config)
         shutil.rmtree(root / "boot/efi/EFI")
         grub.write_esp(disk, layout, esp_config, scratch)
@@ -129,7 +128,7 @@ def _copy_sparse(source: Path, target: Path) -> None:
             try:
                 start = os.lseek(reader.fileno(), offset, os.SEEK_DATA)
             except OSError:
-                # ENXIO: only a hole is left.
+                # ENXIO: the rest of the file is a hole.
                 break
             offset = os.lseek(reader.fileno(), start, os.SEEK_HOLE)
             while start < offset:

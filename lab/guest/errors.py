@@ -2,11 +2,11 @@
 
 
 class GuestBuildError(Exception):
-    """A micro-guest cannot be built or booted; the message says what to do about it."""
+    """A micro-guest cannot be built or booted; the message names the cause and the remedy."""
 
 
 class MissingToolError(GuestBuildError):
-    """A program or file of the host is missing; ``package`` is the Debian package that has it."""
+    """A program or file is missing on the host; ``package`` is the Debian package with it."""
 
     def __init__(self, what: str, package: str) -> None:
         super().__init__(

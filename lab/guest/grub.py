@@ -1,4 +1,4 @@
-"""GRUB on a micro-guest: its core image, and where the firmware loads it from."""
+"""Installs GRUB on a micro-guest: its modules, its core image and the boot code or ESP."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ _TARGETS = {
     "uefi": ("x86_64-efi", "grub-efi-amd64-bin", ("fat", "part_gpt")),
 }
 _BOOT_CODE_BYTES = 440
-"""Of the first sector, only these are code; the partition table follows."""
+"""The bytes of boot code in the first sector; the partition table follows them."""
 
 
 def install_modules(root: Path, firmware: Firmware) -> None:
@@ -38,7 +38,7 @@ def install_modules(root: Path, firmware: Firmware) -> None:
 
 
 def install_bios(disk: Path, layout: Layout, scratch: Path) -> None:
-    """Write GRUB's boot code to the first sector of ``disk`` and its core image behind it."""
+    """Write GRUB's boot code to the first sector of ``disk``, and its core image after it."""
     boot = (_target_directory("bios") / "boot.img").read_bytes()[:_BOOT_CODE_BYTES]
     core = _core_image("bios", scratch, f"(,msdos{layout.root.number})/boot/grub", None)
     content = core.read_bytes()

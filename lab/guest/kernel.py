@@ -1,4 +1,4 @@
-"""The host's kernel, which the micro-guest runs too."""
+"""The host's kernel, which is also the micro-guest's."""
 
 import lzma
 import re
@@ -23,7 +23,7 @@ GUEST_MODULES = (
     "virtio_scsi",
     "vmw_pvscsi",
 )
-"""Modules installed in the guest. The initramfs takes those its own list names."""
+"""The modules installed in the guest. The initramfs has a list of its own."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class HostKernel:
 
 
 def find_kernel(boot: Path = Path("/boot"), modules: Path = Path("/lib/modules")) -> HostKernel:
-    """The newest kernel with readable image, config and modules.
+    """The newest kernel that has an image, a config and modules.
 
-    Raises MissingToolError without any, GuestBuildError when its image may not be read.
+    Raises MissingToolError if there is none, GuestBuildError if its image may not be read.
     """
     found = [
         HostKernel(version, image, boot / f"config-{version}", modules / version)
@@ -61,10 +61,10 @@ def find_kernel(boot: Path = Path("/boot"), modules: Path = Path("/lib/modules")
 
 
 def install_kernel(kernel: HostKernel, root: Path) -> None:
-    """Copy image, config and GUEST_MODULES with what they depend on into the tree ``root``.
+    """Copy the image, the config, GUEST_MODULES and the modules these need into ``root``.
 
-    Compressed modules (``.ko.xz``) are unpacked, because busybox loads plain ones only. Raises
-    GuestBuildError for a module the host's kernel has neither as a file nor built in.
+    Compressed modules (``.ko.xz``) are unpacked, because busybox cannot load them. Raises
+    GuestBuildError for a module that the host's kernel has neither as a file nor built in.
     """
     boot = root / "boot"
     boot.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where things are on a micro-guest's disk."""
+"""The partitions of a micro-guest's disk."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -51,9 +51,9 @@ class Layout:
 def layout_for(firmware: Firmware) -> Layout:
     """The layout for a firmware.
 
-    The root file system must keep 50 MiB free, which virt-v2v asks for on ``/``, and the ESP
-    10 MiB. The scratch area belongs to the lab's writer. It is no partition, because each one
-    costs a conversion without KVM about a second of looking into it.
+    virt-v2v requires 50 MiB of free space on ``/`` and 10 MiB on the ESP. The scratch area is for
+    the lab's writer. It is outside all partitions, because without KVM a conversion takes about a
+    second to inspect a partition.
     """
     if firmware == "bios":
         return Layout(
@@ -66,6 +66,6 @@ def layout_for(firmware: Firmware) -> Layout:
         label="gpt",
         esp=Partition(1, 1 * MIB, 31 * MIB, ESP_GUID),
         root=Partition(2, 32 * MIB, 96 * MIB, LINUX_GUID),
-        # The last MiB holds the second copy of the partition table.
+        # The last MiB has the second copy of the partition table.
         scratch_area=(128 * MIB, 127 * MIB),
     )

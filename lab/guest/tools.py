@@ -1,4 +1,4 @@
-"""The host programs the builder runs, and the packages they come from."""
+"""The host's programs that the builder runs, and their Debian packages."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ _COMMAND_TIMEOUT_SECONDS = 60.0
 
 
 def find_tool(name: str) -> Path:
-    """Absolute path of program ``name``; sbin counts although it is not in every user's PATH.
+    """Absolute path of the program ``name``; also looked for in sbin, which PATH may lack.
 
     Raises MissingToolError naming the Debian package.
     """

@@ -31,13 +31,13 @@ def populate(root: Path, kernel: HostKernel, layout: Layout, root_uuid: UUID) ->
 
 
 def write_grub_config(root: Path, config: str) -> None:
-    """Let the guest's own grub-mkconfig write ``config``, a path inside the guest."""
+    """Write ``config``, a path inside the guest, with the guest's own grub-mkconfig."""
     (root / config.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
     _run_guest_script(root, "grub-mkconfig", "-o", config)
 
 
 def grub_config_path(firmware: Firmware) -> str:
-    """Where virt-v2v looks for GRUB's configuration: below the ESP's mount with UEFI."""
+    """The path where virt-v2v looks for GRUB's configuration; with UEFI it is on the ESP."""
     return "/boot/grub/grub.cfg" if firmware == "bios" else "/boot/efi/EFI/debian/grub.cfg"
 
 
@@ -47,7 +47,7 @@ def _install_busybox(root: Path) -> None:
     for applet in applets:
         target = root / applet
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The guest's own scripts keep their place.
+        # Scripts of the guest are not replaced by busybox.
         if not target.exists() and target.name != "dpkg":
             target.symlink_to("/bin/busybox")
 
@@ -75,8 +75,8 @@ def _write_packages(root: Path, kernel: HostKernel) -> None:
             "/lib/modules",
             modules,
         ],
-        # Without the guest agent a conversion adds a service that fetches it at first boot,
-        # which costs 3 s without KVM and fails in a guest without network.
+        # Without this package a conversion adds a service that installs it at first boot, which
+        # takes 3 s without KVM and fails in a guest without network.
         "qemu-guest-agent": ["/usr"],
         "open-vm-tools": ["/etc/init.d", "/etc/init.d/vmware-tools"],
     }
@@ -93,5 +93,5 @@ def _write_packages(root: Path, kernel: HostKernel) -> None:
 
 
 def _run_guest_script(root: Path, script: str, *arguments: str) -> None:
-    # The same scripts run again inside the guest when it is converted.
+    # The conversion runs the same scripts inside the guest.
     run_tool("busybox", ["sh", root / "usr/sbin" / script, *arguments], env={"ROOT": str(root)})

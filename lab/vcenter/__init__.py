@@ -1,1 +1,1 @@
-"""A vCenter for the lab: SOAP over HTTPS, built on pyVmomi's own type tables."""
+"""The lab's vCenter: SOAP over HTTPS, built on pyVmomi's type tables."""

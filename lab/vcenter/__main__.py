@@ -1,4 +1,4 @@
-"""``python -m lab.vcenter --dir D --port P``: the simulator until SIGTERM."""
+"""``python -m lab.vcenter --dir D --port P``: runs the simulator until SIGTERM."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _DRAIN_SECONDS = 10.0
 
 
 def main() -> None:
-    """Serve SOAP on loopback and the control socket in ``D/vcenter``; readiness is its
-    existence. Guests keep running when the simulator ends, as they do without a vCenter."""
+    """Serve SOAP on loopback and the control socket in ``D/vcenter``, which exists once the
+    simulator is ready. Guests keep running when it ends, as they do without a vCenter."""
     parser = argparse.ArgumentParser(prog="python -m lab.vcenter", description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="directory of the lab instance")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")

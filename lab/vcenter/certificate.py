@@ -32,7 +32,7 @@ class Certificate:
 
 
 def ensure_certificate(directory: Path) -> Certificate:
-    """The certificate in ``directory``, made on first use for localhost and this host's name."""
+    """The certificate in ``directory``, created at first use for localhost and this host's name."""
     ca_file, pem = directory / "ca.pem", directory / "server.pem"
     if not (ca_file.exists() and pem.exists()):
         directory.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def ensure_certificate(directory: Path) -> Certificate:
     return Certificate(
         ca_file=ca_file,
         key_and_certificate=pem,
-        # SHA-1 is what VDDK and older tools print; it identifies, it does not protect here.
+        # VDDK and older tools use SHA-1. Here it only identifies the certificate.
         thumbprint_sha1=_colons(hashlib.sha1(der, usedforsecurity=False).hexdigest()),
         thumbprint_sha256=_colons(hashlib.sha256(der).hexdigest()),
     )

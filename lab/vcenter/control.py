@@ -1,4 +1,4 @@
-"""Operations on the simulator's control socket: faults, settings, time travel, a look inside."""
+"""The control socket's operations: faults, settings, expiry of sessions, reading the state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lab.vcenter.world.world import POWERED_OFF, POWERED_ON, World
 def handlers(
     world: World, tasks: Tasks, sessions: Sessions, injector: Injector, stop: Callable[[], None]
 ) -> Mapping[str, Handler]:
-    """The operations by name. They refuse with kind ``invalid`` or ``not_found``."""
+    """The operations by name. They raise ControlErrors of kind ``invalid`` or ``not_found``."""
     control = _Control(world, tasks, sessions, injector, stop)
     return {
         "fault": control.fault,
@@ -65,7 +65,7 @@ class _Control:
         when: str = "before",
         message: str = "",
     ) -> dict[str, object]:
-        """Make ``count`` calls of a method fail or be late; answers the rule's number."""
+        """Add a rule that makes ``count`` calls of a method fail or late; returns its number."""
         if when not in ("before", "after"):
             raise ControlError("invalid", f"when is before or after, not {when!r}")
         moref = self._record(vm).moref if vm else ""
@@ -92,7 +92,7 @@ class _Control:
             raise ControlError("not_found", str(error)) from error
 
     def faults(self) -> dict[str, object]:
-        """The rules in force."""
+        """The active rules."""
         return {"faults": [asdict(rule) for rule in self._injector.all()]}
 
     def expire_sessions(self) -> dict[str, object]:
@@ -100,7 +100,7 @@ class _Control:
         return {"expired": self._sessions.expire_all()}
 
     def set(self, vm: str = "", **values: Any) -> dict[str, object]:
-        """Change settings: of one VM if ``vm`` is given, else of the vCenter."""
+        """Change settings of the VM ``vm``, or if it is "" of the vCenter."""
         try:
             if vm:
                 record = self._record(vm)
@@ -130,7 +130,7 @@ class _Control:
         return {"disks": keys}
 
     def power_loss(self, vm: str) -> None:
-        """Switch a VM off as a dying host does: no flush, change tracking reset."""
+        """Switch a VM off as a host failure does: without a flush, and with CBT reset."""
         record = self._record(vm)
         try:
             power.lose_power(self._world, record)
@@ -138,7 +138,7 @@ class _Control:
             raise ControlError(error.kind, error.message) from error
 
     def start_guests(self) -> None:
-        """Start the guests that powered-on VMs have lost with their disks' server."""
+        """Start guests of powered-on VMs that ended because their disks' server was restarted."""
         for record in list(self._world.vms.values()):
             if record.power == POWERED_ON:
                 self._world.guests.start(record.moref)
@@ -161,12 +161,12 @@ class _Control:
         }
 
     def vm(self, vm: str) -> dict[str, object]:
-        """All about one VM, by moref or unambiguous name."""
+        """The state of one VM, named by its moref or by a name that is unique."""
         with self._world.changed:
             return _details(self._record(vm))
 
     def vms(self) -> dict[str, object]:
-        """All about every VM, in the scenario's order."""
+        """The state of all VMs, in the scenario's order."""
         with self._world.changed:
             return {"vms": [_details(record) for record in self._world.vms.values()]}
 

@@ -1,4 +1,4 @@
-"""From a parsed request to an answer: session, privileges, injected faults, handler."""
+"""Answers parsed requests: session, privileges, injected faults, handler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lab.vcenter.world.world import World
 _log = logging.getLogger(__name__)
 
 _ANONYMOUS = frozenset({"Fetch", "RetrievePropertiesEx", "RetrieveProperties"})
-"""Calls that check privileges per property; pyVmomi's tables call them System.Anonymous."""
+"""Calls that check privileges per property. pyVmomi's tables have System.Anonymous for them."""
 
 _EXTRA_PRIVILEGES = {
     "ReconfigVM_Task": "VirtualMachine.Config.ChangeTracking",
@@ -27,11 +27,11 @@ _EXTRA_PRIVILEGES = {
     "Destroy_Task": "VirtualMachine.Inventory.Delete",
     "HasUserPrivilegeOnEntities": "System.View",
 }
-"""Calls without a privilege in the tables, because it depends on the arguments."""
+"""Calls whose privilege depends on the arguments, so that the tables have none for them."""
 
 
 class Dispatcher:
-    """Answers calls on one world."""
+    """Answers calls to one simulated vCenter."""
 
     def __init__(self, world: World, tasks: Tasks, sessions: Sessions, injector: Injector) -> None:
         self.world = world
@@ -46,10 +46,10 @@ class Dispatcher:
     def call(
         self, request: Request, session_key: str | None, address: str, user_agent: str
     ) -> tuple[object, str | None]:
-        """Run one call; returns its result and a session key to set as cookie, if any.
+        """Run one call; returns its result, and the session key for the cookie after a login.
 
-        Raises vmodl.MethodFault for the caller, and DropConnection where a fault is to close the
-        connection without an answer.
+        Raises vmodl.MethodFault, which is sent to the caller, and DropConnection, for which the
+        connection is closed without an answer.
         """
         call = Call(
             world=self.world,
@@ -97,7 +97,7 @@ class Dispatcher:
         is_task = call.method.endswith("_Task")
 
         def accept(rule: Rule) -> bool:
-            # Faults of tasks are met by the task itself, as on the real thing.
+            # As in a real vCenter, an injected fault fails the task, not the call that starts it.
             return rule.fault == DROP or not is_task
 
         injected = self._injector.take(call.method, _vm_of(call), accept)

@@ -1,4 +1,4 @@
-"""HTTPS front of the simulator: one thread a connection, keep-alive, SOAP on /sdk."""
+"""The simulator's HTTPS server: a thread per connection, keep-alive, SOAP at /sdk."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class VcenterServer:
         )
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering."""
         self._thread.start()
 
     def close(self) -> None:
@@ -77,14 +77,14 @@ class _Server(ThreadingHTTPServer):
         self._context = context
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Runs on the connection's thread, so a slow handshake holds up nobody else."""
+        """Runs in the connection's thread, so that a slow handshake delays no other client."""
         request.settimeout(_HANDSHAKE_SECONDS)
         try:
             with self._context.wrap_socket(request, server_side=True) as wrapped:
                 wrapped.settimeout(None)
                 super().finish_request(wrapped, client_address)
         except (ssl.SSLError, OSError) as error:
-            # A client that refuses the certificate, or that went away.
+            # The client refused the certificate or disconnected.
             _log.debug("connection of %s ended: %s", client_address, error)
 
 
@@ -162,7 +162,7 @@ def _handler(dispatcher: Dispatcher) -> type[BaseHTTPRequestHandler]:
 
 
 def _versions() -> bytes:
-    """Which API versions we speak: 8.0.3.0 and everything before."""
+    """The supported API versions: 8.0.3.0 and all earlier ones."""
     known = [v for v in GetServiceVersions("vim25") if v.startswith("vim.version.")]
     prior = known[known.index(SERVER_VERSION) + 1 :]
     listed = "".join(f"<version>{versionIdMap[version]}</version>" for version in prior)

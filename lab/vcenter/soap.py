@@ -1,7 +1,7 @@
-"""SOAP as vSphere speaks it: requests into pyVmomi objects, results and faults into XML.
+"""vSphere's SOAP: parses requests into pyVmomi objects, serialises results and faults to XML.
 
-pyVmomi has the client's half only; its deserialiser is reused here by treating a method's
-parameters as a data object, its serialiser by calling it per value.
+pyVmomi implements only the client's side. Its deserialiser is used here by treating a method's
+parameters as a data object, its serialiser by calling it for each value.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _BODY = f"{XMLNS_SOAPENV} Body"
 
 
 class BadRequestError(Exception):
-    """The request is no SOAP that any vSphere version would understand."""
+    """The request is not valid SOAP for any version of vSphere."""
 
 
 class RawXml(str):
-    """An already serialised result: the children of the response element."""
+    """A result that is serialised already: the children of the response element."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ _constants: dict[int, DataObject] = {}
 
 
 def constant(value: T) -> T:
-    """Promise that the data object never changes, so that its XML need be made only once.
+    """Mark a data object that never changes, so that its XML is built only once.
 
     The devices that every VM has are two thirds of a VM's configuration.
     """
@@ -122,7 +122,7 @@ def constant(value: T) -> T:
 
 
 class _Serializer(SoapSerializer):
-    """pyVmomi's serialiser, with a memory for constants."""
+    """pyVmomi's serialiser, with a cache for constants."""
 
     _known: ClassVar[dict[tuple[object, ...], str]] = {}
 
@@ -160,7 +160,7 @@ def _any_field(name: str, version: str) -> Any:
 
 
 def serialize_any(value: object, name: str, version: str) -> str:
-    """An element that carries its own xsi:type."""
+    """An element with an xsi:type."""
     return serialize(value, _any_field(name, version), version)
 
 
@@ -168,7 +168,7 @@ def serialize_fault(fault: Exception, name: str, version: str) -> str:
     """A fault as the element of a SOAP fault's detail."""
     serializer: Any = _Serializer(version)
     attributes = f' xmlns="{NAMESPACE}"'
-    # The message travels as the SOAP fault's faultstring.
+    # The message is sent as the SOAP fault's faultstring.
     message, fault.msg = fault.msg, None  # type: ignore[attr-defined]
     try:
         serializer._SerializeDataObject(fault, _any_field(name, version), attributes, NAMESPACE)
@@ -179,7 +179,7 @@ def serialize_fault(fault: Exception, name: str, version: str) -> str:
 
 
 class _RequestReader(ExpatDeserializerNSHandlers):
-    """Finds the call in the envelope's body and hands it to pyVmomi's deserialiser."""
+    """Finds the call in the envelope's body and passes it to pyVmomi's deserialiser."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -257,7 +257,7 @@ def _params_type(method: str) -> type[DataObject]:
 
 @lru_cache
 def _version(soap_action: str) -> str:
-    """The API version a client speaks, from ``"urn:vim25/8.0.3.0"``; ours if unknown or newer."""
+    """The client's API version, from ``"urn:vim25/8.0.3.0"``; the server's if unknown or newer."""
     name = soap_action.strip('" ').removeprefix("urn:")
     version = versionMap.get(name, SERVER_VERSION)
     return SERVER_VERSION if IsChildVersion(version, SERVER_VERSION) else version

@@ -1,4 +1,4 @@
-"""Bringing a simulated vCenter up: a new one from its scenario, an old one from its files."""
+"""Starts a simulated vCenter: a new one from its scenario, an existing one from its files."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ GuestsFactory = Callable[[Path, dict[str, VmRecord]], Guests]
 
 
 def open_world(directory: Path, real_disks: DiskStore, guests_of: GuestsFactory) -> World:
-    """The world of lab directory ``directory``, whose ``scenario.json`` must exist.
+    """The world of the lab in ``directory``, whose ``scenario.json`` must exist.
 
-    VMs not seen before get their disks and, if the scenario has them running, are powered on.
-    Others stay as they were: a guest that no longer runs in a powered-on VM is started again.
+    New VMs get their disks and, if the scenario has them running, are powered on. Known VMs keep
+    their state; if the guest of a powered-on VM does not run, it is started.
     """
     scenario = scenarios.load((directory / "scenario.json").read_bytes())
     inventory = Inventory(scenario)
@@ -83,13 +83,15 @@ def _create(world: World, record: VmRecord, scratch: Path) -> None:
     elif record.spec.has_content:
         world.disks.set_power(record.moref, False)
     if record.spec.has_content:
-        # Content must not be seeded twice, so the VM counts as seen from here.
+        # Saved here, so that a restart does not create the content again.
         world.store.save(record)
 
 
 def _resume(world: World, record: VmRecord) -> None:
-    """Files that a snapshot left when the simulator died between the host's work and its own
-    record are left-overs to consolidate, as on the real thing."""
+    """Continue with a known VM: start its guest if it is powered on.
+
+    Files of an unknown snapshot, which exist if the simulator was killed before it recorded what
+    the host had done, are noted as files to consolidate."""
     known = {snapshot.moref for snapshot in record.snapshots} | set(record.unconsolidated)
     found = [m for d in world.disks.disks() if d.vm == record.moref for m in d.snapshots]
     for moref in dict.fromkeys(found):
@@ -103,8 +105,8 @@ def _resume(world: World, record: VmRecord) -> None:
 
 
 def _replay(world: World, record: VmRecord) -> None:
-    """Pretended disks forget; give them the VM's snapshots back. Their changeIds are new, which
-    callers see as a reset of tracking."""
+    """Create the VM's snapshots again on disks without content, which do not survive a restart.
+    The new changeIds differ, which callers see as a reset of tracking."""
     for disk in record.disks:
         base = (
             disk.path
@@ -131,12 +133,12 @@ def _replay(world: World, record: VmRecord) -> None:
 
 
 def writer_guests(directory: Path, vms: dict[str, VmRecord]) -> Guests:
-    """Guests that write to the ESXi side's disks."""
+    """Guests that write to disks with content."""
     return WriterGuests(directory / "guests", directory / "esxi" / "nbd.sock", vms.get)
 
 
 def no_guests(_directory: Path, _vms: dict[str, VmRecord]) -> Guests:
-    """Nothing inside the VMs."""
+    """Guests that do nothing."""
     return NoGuests()
 
 
@@ -146,6 +148,6 @@ def esxi_client(directory: Path) -> EsxiClient:
 
 
 def write_scenario(directory: Path, scenario: Scenario) -> None:
-    """Make ``directory`` a lab of that scenario."""
+    """Create a lab of this scenario in ``directory``."""
     (directory / "vcenter").mkdir(parents=True, exist_ok=True)
     (directory / "scenario.json").write_bytes(scenarios.dump(scenario))

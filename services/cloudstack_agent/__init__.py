@@ -1,5 +1,5 @@
-"""Everything that v2c asks of a CloudStack: placement, import, attachment, power.
+"""The CloudStack agent: placements, import, attachment and power in one CloudStack.
 
-The agent speaks signed HTTP to one management server and keeps no state: a job's id
-is chosen by the caller, and what a lost answer had done is found again by looking.
+The agent speaks signed HTTP to one management server and keeps no state: the caller chooses a
+job's id, and a repeated call first looks whether an earlier one had its effect already.
 """

@@ -1,15 +1,15 @@
 """The CloudStack agent's errors: one class for each reason.
 
-CloudStack's own error codes and texts become one of these in `refusals`; failures of the
-transport do in `http_api`. `metadata` holds ``command`` and, where CloudStack gave them,
-``errorcode`` and ``errortext``.
+`refusals` translates CloudStack's error codes and texts to these, `http_api` failures of the
+transport. `metadata` holds ``command`` and, where CloudStack gave them, ``errorcode`` and
+``errortext``.
 """
 
 from services.kit.failure import Code, ServiceError
 
 
 class CloudStackUnreachable(ServiceError):
-    """No connection to the management server: nothing was sent."""
+    """No connection to the management server was made; the request was not sent."""
 
     code = Code.UNAVAILABLE
     reason = "CLOUDSTACK_UNREACHABLE"
@@ -18,33 +18,33 @@ class CloudStackUnreachable(ServiceError):
 
 
 class CloudStackAnswerLost(ServiceError):
-    """The connection broke before the answer came: CloudStack may have carried out the request."""
+    """The connection broke before the answer: CloudStack may have carried out the request."""
 
     code = Code.UNAVAILABLE
     reason = "CLOUDSTACK_ANSWER_LOST"
     retryable = True
-    hint = "repeat the call with the same job id: it finds what was done already"
+    hint = "repeat the call with the same job id: it finds what the first call has done"
 
 
 class CloudStackTimeout(CloudStackAnswerLost):
-    """The server took the request and did not answer in cloudstack.timeout_seconds."""
+    """The server did not answer within cloudstack.timeout_seconds."""
 
     code = Code.DEADLINE_EXCEEDED
     reason = "CLOUDSTACK_TIMEOUT"
-    hint = "look at the load of the management server and its database, or raise the timeout"
+    hint = "check the load of the management server and its database, or raise the timeout"
 
 
 class CloudStackUnavailable(ServiceError):
-    """Something in front of the management server answered for it (429, 502, 503, 504)."""
+    """A proxy or load balancer answered for the management server (429, 502, 503, 504)."""
 
     code = Code.UNAVAILABLE
     reason = "CLOUDSTACK_UNAVAILABLE"
     retryable = True
-    hint = "wait until the management server is back; look at the proxy or load balancer before it"
+    hint = "wait until the management server is back; check the proxy or load balancer before it"
 
 
 class CloudStackUntrusted(ServiceError):
-    """The server's TLS certificate is not one this host trusts."""
+    """This host does not trust the server's TLS certificate."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CLOUDSTACK_UNTRUSTED"
@@ -55,7 +55,7 @@ class CloudStackUntrusted(ServiceError):
 
 
 class CloudStackAnswerInvalid(ServiceError):
-    """The answer does not come from CloudStack's API."""
+    """The answer is not one of CloudStack's API."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CLOUDSTACK_ANSWER_INVALID"
@@ -74,7 +74,7 @@ class CloudStackLoginFailed(ServiceError):
 
 
 class CloudStackPermissionDenied(ServiceError):
-    """The account may not do this (531)."""
+    """The account may not run this command (531)."""
 
     code = Code.PERMISSION_DENIED
     reason = "CLOUDSTACK_PERMISSION_DENIED"
@@ -90,11 +90,11 @@ class CloudStackCommandMissing(ServiceError):
 
 
 class CloudStackParameterRefused(ServiceError):
-    """A value is wrong or names nothing (430, 431)."""
+    """A parameter's value is invalid, or is the id of nothing that exists (430, 431)."""
 
     code = Code.INVALID_ARGUMENT
     reason = "CLOUDSTACK_PARAMETER_REFUSED"
-    hint = "correct the value that CloudStack names; ids are those of this CloudStack"
+    hint = "correct the value that CloudStack names; ids must be those of this CloudStack"
 
 
 class CloudStackLimitReached(ServiceError):
@@ -106,7 +106,7 @@ class CloudStackLimitReached(ServiceError):
 
 
 class CloudStackCapacityExhausted(ServiceError):
-    """No host, pool or address is left for this (533, or no placement found)."""
+    """No host, pool or address has capacity left (533, or no placement was found)."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "CLOUDSTACK_CAPACITY_EXHAUSTED"
@@ -117,7 +117,7 @@ class CloudStackCapacityExhausted(ServiceError):
 
 
 class CloudStackFailed(ServiceError):
-    """CloudStack reported a failure that has no reason of its own here, often as error 530."""
+    """CloudStack reported a failure for which this agent has no other reason, often error 530."""
 
     code = Code.ABORTED
     reason = "CLOUDSTACK_FAILED"
@@ -130,7 +130,7 @@ class CloudStackRestarted(ServiceError):
     code = Code.ABORTED
     reason = "CLOUDSTACK_RESTARTED"
     retryable = True
-    hint = "retry with a new job id: the effect is looked for before it is made again"
+    hint = "retry with a new job id: the call first looks for what the ended job has done"
 
 
 class DiskInvalid(ServiceError):
@@ -155,11 +155,11 @@ class DiskLocked(ServiceError):
 
 
 class DiskInUse(ServiceError):
-    """A volume of CloudStack has this file already; metadata ``volume`` and ``vm`` name it."""
+    """The file belongs to a volume of CloudStack; metadata ``volume`` and ``vm`` name it."""
 
     code = Code.ALREADY_EXISTS
     reason = "DISK_IN_USE"
-    hint = "unmanage that VM or volume in CloudStack if it is to be imported anew: the file stays"
+    hint = "unmanage that VM or volume in CloudStack to import it again; its file is kept"
 
 
 class StoragePoolNotFound(ServiceError):
@@ -171,7 +171,7 @@ class StoragePoolNotFound(ServiceError):
 
 
 class StoragePoolUnsupported(ServiceError):
-    """The pool's type holds no QCOW2 files that could be imported, or its source is unreadable."""
+    """CloudStack cannot import QCOW2 files from a pool of this type, or its source is unusable."""
 
     code = Code.FAILED_PRECONDITION
     reason = "STORAGE_POOL_UNSUPPORTED"
@@ -195,7 +195,7 @@ class VmNotFound(ServiceError):
 
     code = Code.NOT_FOUND
     reason = "VM_NOT_FOUND"
-    hint = "check the id or the name; a name is compared whole, with the host and display name"
+    hint = "check the id or the name; a name must equal the host name or the display name"
 
 
 class VmAmbiguous(ServiceError):
@@ -203,7 +203,7 @@ class VmAmbiguous(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "VM_AMBIGUOUS"
-    hint = "ask by id"
+    hint = "name the virtual machine by its id"
 
 
 class VmNotStopped(ServiceError):
@@ -231,7 +231,7 @@ class VolumeAttached(ServiceError):
 
 
 class NicConflict(ServiceError):
-    """The machine has an adapter on this network with another MAC address."""
+    """The machine already has an adapter on this network, with another MAC address."""
 
     code = Code.ALREADY_EXISTS
     reason = "NIC_CONFLICT"
@@ -254,7 +254,7 @@ class JobNotFound(ServiceError):
 
     code = Code.NOT_FOUND
     reason = "JOB_NOT_FOUND"
-    hint = "repeat the call that starts it: what was done already is found"
+    hint = "repeat the call that starts the job: it finds what was done already"
 
 
 class RequestInvalid(ServiceError):

@@ -11,10 +11,10 @@ _FALLBACK: Final = "vm"
 
 
 def legal_hostname(name: str, suffix: str = "") -> str:
-    """A legal host name (1-63 of ``A-Za-z0-9-``, no digit first, no hyphen at an end).
+    """A legal host name (1-63 of ``A-Za-z0-9-``, no digit first, no hyphen first or last).
 
-    What is not allowed becomes a hyphen, a leading digit gets ``vm-`` in front. `suffix` is kept
-    whole at the end, so that machines with the same name stay apart.
+    Other characters become hyphens; ``vm-`` is put before a leading digit. `suffix` is kept whole
+    at the end, so that machines with the same name get different host names.
     """
     tail = _label(suffix)
     tail = f"-{tail}" if tail else ""

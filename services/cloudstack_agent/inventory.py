@@ -74,7 +74,10 @@ class Vm:
 
     @property
     def is_destroyed(self) -> bool:
-        """Whether it is only waiting to be expunged; CloudStack still lists it to an admin."""
+        """Whether the machine waits to be expunged.
+
+        CloudStack still lists such ones to an admin.
+        """
         return self.state in _DESTROYED
 
 
@@ -85,7 +88,7 @@ async def vm_by_id(api: CloudStackApi, vm_id: str) -> Vm:
             api, "listVirtualMachines", "virtualmachine", {"id": vm_id, "listall": "true"}
         )
     except CloudStackParameterRefused as exc:
-        # An id that names nothing is a wrong parameter to CloudStack.
+        # CloudStack refuses an unknown id as an invalid parameter.
         raise _no_vm(vm_id) from exc
     if not rows:
         raise _no_vm(vm_id)
@@ -93,7 +96,7 @@ async def vm_by_id(api: CloudStackApi, vm_id: str) -> Vm:
 
 
 async def vm_by_name(api: CloudStackApi, name: str) -> Vm:
-    """The one machine with this host or display name, destroyed ones aside.
+    """The one machine with this host or display name; destroyed machines are ignored.
 
     Raises VmNotFound, VmAmbiguous.
     """
@@ -109,7 +112,7 @@ async def vm_by_name(api: CloudStackApi, name: str) -> Vm:
 
 
 async def vms_named(api: CloudStackApi, name: str) -> list[Vm]:
-    """Every machine with this host or display name, destroyed ones aside."""
+    """Every machine with this host or display name; destroyed machines are ignored."""
     return [await _with_volumes(api, row) for row in await _rows_named(api, name)]
 
 
@@ -128,7 +131,10 @@ async def volume_by_id(api: CloudStackApi, volume_id: str) -> Volume:
 
 
 async def find_volume_at(api: CloudStackApi, storage_id: str, path: str) -> Volume | None:
-    """The volume whose file is `path` in a pool, or None: CloudStack cannot filter by path."""
+    """The volume whose file is `path` in a pool, or None.
+
+    Volumes of the pool are listed and compared, because CloudStack cannot filter by path.
+    """
     if not storage_id or not path:
         raise RequestInvalid(message="a volume is named by id, or by storage pool and path")
     rows = await list_rows(
@@ -138,7 +144,7 @@ async def find_volume_at(api: CloudStackApi, storage_id: str, path: str) -> Volu
 
 
 async def _rows_named(api: CloudStackApi, name: str) -> list[Row]:
-    # `name` finds parts of host names, `keyword` parts of display names too. Neither is exact.
+    # Neither filter is exact: `name` matches parts of host names, `keyword` of display names too.
     found: dict[str, Row] = {}
     for parameter in ("name", "keyword"):
         rows = await list_rows(

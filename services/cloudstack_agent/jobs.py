@@ -1,8 +1,8 @@
-"""Asynchronous jobs of CloudStack under ids that the caller chose.
+"""Asynchronous jobs of CloudStack with ids that the caller chooses.
 
-``customjobid`` is a parameter that every asynchronous command takes without documenting it: a
-lower-case UUID that becomes the job's id. A second submit with it is refused (431), so that a
-submit whose answer was lost can be repeated without doing anything twice.
+Every asynchronous command has the undocumented parameter ``customjobid``: a lower-case UUID that
+becomes the job's id. CloudStack refuses a second submit with it (431), so a submit whose answer
+was lost can be repeated without running the command twice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from services.kit.failure import Failure, ReportedError
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COMMAND_CLASS: Final = re.compile(r"(?:.*\.)?(?P<name>\w+?)Cmd(?:ByAdmin)?$")
 _CREATED_FORMAT: Final = "%Y-%m-%dT%H:%M:%S%z"
-# Imports and attachments take seconds: look often at first, then spare the server.
+# Imports and attachments take seconds: poll often at first, then less, to spare the server.
 _POLL_SECONDS: Final = (0.1, 0.2, 0.3, 0.5, 0.5, 1.0)
 _LAST_POLL_SECONDS: Final = 2.0
 
@@ -48,7 +48,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class JobState(enum.Enum):
-    """Where a job stands."""
+    """The states of a job."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -57,7 +57,7 @@ class JobState(enum.Enum):
 
 @dataclass(frozen=True)
 class Job:
-    """One job. `existed` means that its effect was there already and nothing was submitted."""
+    """One job. `existed` means that its effect existed already and no job was submitted."""
 
     job_id: str
     state: JobState
@@ -69,7 +69,10 @@ class Job:
 
 
 async def find_job(api: CloudStackApi, job_id: str) -> Job | None:
-    """The job as CloudStack has it now, or None. Raises RequestInvalid for no lower-case UUID."""
+    """The job as CloudStack reports it, or None.
+
+    Raises RequestInvalid unless `job_id` is a UUID.
+    """
     if not _JOB_ID.fullmatch(job_id):
         raise RequestInvalid(
             message=f"job_id {job_id!r} is no lower-case UUID", metadata={"job_id": job_id}
@@ -77,12 +80,12 @@ async def find_job(api: CloudStackApi, job_id: str) -> Job | None:
     try:
         row = await api.call("queryAsyncJobResult", {"jobid": job_id})
     except CloudStackParameterRefused:
-        return None  # 431: an id that names nothing
+        return None  # 431: no job has this id
     return _job(job_id, row)
 
 
 async def get_job(api: CloudStackApi, job_id: str) -> Job:
-    """As `find_job`, but raises JobNotFound."""
+    """As `find_job`, but raises JobNotFound instead of returning None."""
     job = await find_job(api, job_id)
     if job is None:
         raise JobNotFound(message=f"CloudStack has no job {job_id}", metadata={"job_id": job_id})
@@ -98,14 +101,15 @@ async def start(
     effect: Callable[[], Awaitable[str | None]],
     resource_id: str = "",
 ) -> Job:
-    """Submit `command` as job `job_id`, unless that job or its effect is there already.
+    """Submit `command` as job `job_id`, unless that job or its effect exists already.
 
-    `effect` looks for what the command would do and returns the id of what it made or changed,
-    or None. `parameters` that take look-ups are a function, called only when they are needed.
-    `resource_id` is the id of the effect where it is known beforehand. A job of this id is
-    returned as it stands, also a failed one: another try takes another id.
+    `effect` checks whether the command's effect exists and returns the id of the resource that
+    was created or changed, or None. `parameters` may be a function, which is called only if the
+    command is submitted. `resource_id` is the resource's id if the caller knows it. If a job with
+    this id exists it is returned in its present state, even if it failed: a new attempt needs a
+    new id.
 
-    Raises what CloudStack refuses at submit, and what `effect` and `parameters` raise.
+    Raises CloudStack's refusal of the submit, and the errors of `effect` and `parameters`.
     """
     known = await find_job(api, job_id)
     if known is not None:
@@ -121,7 +125,7 @@ async def start(
 
 
 async def watch(api: CloudStackApi, job_id: str, sleep: Sleep) -> AsyncIterator[Job]:
-    """The job now and at each change of its state, until it has ended. Raises JobNotFound."""
+    """Yield the job now and at each change of state until it has ended. Raises JobNotFound."""
     shown: Job | None = None
     for pause in _pauses():
         job = await get_job(api, job_id)
@@ -134,14 +138,14 @@ async def watch(api: CloudStackApi, job_id: str, sleep: Sleep) -> AsyncIterator[
 
 
 async def wait(api: CloudStackApi, job_id: str, sleep: Sleep) -> None:
-    """Return once the job has succeeded. Raises its failure, or JobNotFound."""
+    """Wait until the job has succeeded. Raises the job's failure, or JobNotFound."""
     async for job in watch(api, job_id, sleep):
         if job.failure is not None:
             raise ReportedError(job.failure)
 
 
 async def is_running(api: CloudStackApi, command: str) -> bool:
-    """Whether any job of `command` is under way, whoever submitted it."""
+    """Whether any job of `command` is running, including those of other clients."""
     rows = await list_rows(api, "listAsyncJobs", "asyncjobs", {"listall": "true"})
     return any(
         number(row, "jobstatus") == 0 and _command(text(row, "cmd")) == command for row in rows
@@ -161,7 +165,8 @@ async def _submit(
         known = await find_job(api, job_id)
         if known is not None:
             return known
-        # It did not arrive, or arrives late: with its id in it, a second one is refused then.
+        # The request was lost or is late. If it arrives after all, CloudStack refuses the second
+        # one, which has the same job id.
         await _submit_again(api, command, parameters, job_id)
     return Job(job_id, JobState.RUNNING, command)
 
@@ -201,7 +206,7 @@ def _job(job_id: str, row: Row) -> Job:
 
 
 def _resource_id(row: Row, result: Row) -> str:
-    """The id of the entity in the result (under its own name), else of the job's instance."""
+    """The id of the object in the job's result, or else the job's instance id."""
     for key in result:
         found = text(child(result, key), "id")
         if found:
@@ -210,7 +215,7 @@ def _resource_id(row: Row, result: Row) -> str:
 
 
 def _command(class_name: str) -> str:
-    """``importVm`` from ``org.apache.cloudstack.….ImportVmCmd``."""
+    """The name of a command's class: ``importVm`` for ``org.apache.cloudstack.….ImportVmCmd``."""
     match = _COMMAND_CLASS.match(class_name)
     name = match["name"] if match else class_name
     return name[:1].lower() + name[1:]

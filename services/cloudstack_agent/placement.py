@@ -1,4 +1,4 @@
-"""What a machine can be placed on: zones, clusters, pools, networks, offerings, OS types."""
+"""Lists placements: zones, clusters, pools, networks, offerings and OS types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.cloudstack_agent.client.api import CloudStackApi, Row, child, list
 
 
 class PlacementKind(enum.Enum):
-    """A kind of thing to place on: the command that lists it, and the answer's list."""
+    """The kinds of placement. A value is CloudStack's list command and its answer's list key."""
 
     ZONE = ("listZones", "zone")
     CLUSTER = ("listClusters", "cluster")
@@ -32,9 +32,9 @@ class PlacementKind(enum.Enum):
         return self.value[1]
 
 
-# Of these kinds a zone has its own; zones and OS types belong to none.
+# The kinds that belong to a zone.
 _ZONED: Final = frozenset(PlacementKind) - {PlacementKind.ZONE, PlacementKind.OS_TYPE}
-# These show only the caller's own without it.
+# The kinds of which CloudStack, without `listall`, lists only those the caller owns.
 _LISTALL: Final = frozenset(
     {PlacementKind.NETWORK, PlacementKind.DISK_OFFERING, PlacementKind.SERVICE_OFFERING}
 )
@@ -43,7 +43,7 @@ _OWN_FIELDS: Final = frozenset({"id", "name", "zoneid", "clusterid"})
 
 @dataclass(frozen=True)
 class Placement:
-    """One thing to place on; `attributes` are CloudStack's own fields, as text."""
+    """One placement; `attributes` are CloudStack's own fields, as text."""
 
     id: str
     name: str
@@ -55,9 +55,10 @@ class Placement:
 async def list_placements(
     api: CloudStackApi, kind: PlacementKind, *, zone_id: str = "", name_part: str = ""
 ) -> list[Placement]:
-    """All of one kind by name, of one zone if `zone_id` is given; offerings of no zone included.
+    """All placements of one kind, sorted by name.
 
-    `name_part` is compared without regard to case.
+    With `zone_id` only those of this zone and offerings that belong to no zone. `name_part` is
+    compared without regard to case.
     """
     parameters: dict[str, str] = {}
     if zone_id:
@@ -81,7 +82,7 @@ async def list_placements(
 def _placement(row: Row) -> Placement:
     return Placement(
         id=text(row, "id"),
-        # OS types are called by their description.
+        # An OS type has a description instead of a name.
         name=text(row, "name") or text(row, "description"),
         zone_id=text(row, "zoneid"),
         cluster_id=text(row, "clusterid"),
@@ -94,7 +95,7 @@ def _attributes(row: Row) -> Iterator[tuple[str, str]]:
         if key in _OWN_FIELDS:
             continue
         if isinstance(value, Mapping):
-            # The limits of a constrained offering are nested one level down.
+            # CloudStack nests the limits of a constrained offering in an object.
             nested = child(row, key)
             yield from ((f"{key}.{name}", text(nested, name)) for name in nested)
         elif isinstance(value, str | int | float):

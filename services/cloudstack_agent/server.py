@@ -20,10 +20,10 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["CloudstackService"].full_name
 
 
 def nfs_options(environment: Mapping[str, str], os_release: Mapping[str, str]) -> NfsOptions:
-    """How to mount NFS, from V2C_NFS_MOUNT_OPTS and os-release(5).
+    """The NFS mount options, from V2C_NFS_MOUNT_OPTS and os-release(5).
 
-    The storage hosts are taken to run the same distribution as this one; where they do not,
-    V2C_NFS_MOUNT_OPTS decides.
+    Storage hosts are assumed to run the same distribution as this host; where they do not, set
+    V2C_NFS_MOUNT_OPTS.
     """
     family = {os_release.get("ID", ""), *os_release.get("ID_LIKE", "").split()}
     return NfsOptions(

@@ -1,4 +1,4 @@
-"""CloudstackService: proto to domain and back, and nothing else."""
+"""CloudstackService: translates between the proto's messages and the domain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from services.cloudstack_agent.vm_import import VmImport, start_vm_import
 from v2c.cloudstack.v1 import cloudstack_pb2 as pb
 from v2c.cloudstack.v1 import cloudstack_pb2_grpc as pb_grpc
 
-# Quoted: generic in the type stubs only.
+# Quoted, because ServicerContext is generic in the type stubs only.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _KINDS: Final = {
@@ -51,7 +51,7 @@ _STATES: Final = {
 
 
 class CloudStackServicer(pb_grpc.CloudstackServiceServicer):
-    """Answers from one CloudStack; errors of the domain become statuses in the kit."""
+    """Serves one CloudStack. The kit turns errors of the domain into gRPC statuses."""
 
     def __init__(self, api: CloudStackApi, nfs: NfsOptions) -> None:
         self._api = api
@@ -60,7 +60,7 @@ class CloudStackServicer(pb_grpc.CloudstackServiceServicer):
     async def GetEndpoint(
         self, request: pb.GetEndpointRequest, context: Context
     ) -> pb.GetEndpointResponse:
-        """See the proto, as for all methods here."""
+        """The methods are described in cloudstack.proto."""
         found = await check_connection(self._api)
         return pb.GetEndpointResponse(endpoint=found.endpoint, version=found.version)
 
@@ -69,7 +69,7 @@ class CloudStackServicer(pb_grpc.CloudstackServiceServicer):
     ) -> pb.ListPlacementsResponse:
         kind = _KINDS.get(request.kind)
         if kind is None:
-            raise RequestInvalid(message="kind is required: name what to list")
+            raise RequestInvalid(message="kind is required")
         found = await list_placements(
             self._api, kind, zone_id=request.zone_id, name_part=request.filter
         )
@@ -99,7 +99,7 @@ class CloudStackServicer(pb_grpc.CloudstackServiceServicer):
             found = await find_volume_at(self._api, request.storage_id, request.path)
             if found is None:
                 raise VolumeNotFound(
-                    message=f"no volume of CloudStack is {request.path} in that storage pool",
+                    message=f"CloudStack has no volume {request.path} in that storage pool",
                     metadata={"storage_pool": request.storage_id, "path": request.path},
                 )
             volume = found

@@ -1,4 +1,4 @@
-"""What a storage host has to mount to write into a primary storage pool."""
+"""Primary storage pools as a storage host mounts them to write images."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from services.cloudstack_agent.errors import (
     StoragePoolUnsupported,
 )
 
-# NFSv4 mounts of Ubuntu hosts have lost locks, and flushes of QCOW2 images failed with EIO.
+# Ubuntu hosts have lost locks on NFSv4 mounts, and flushes of QCOW2 images failed with EIO.
 UBUNTU_NFS_OPTIONS: Final = (
     "rw,relatime,vers=3,rsize=1048576,wsize=1048576,hard,proto=tcp,timeo=600,retrans=2"
 )
-# Where CloudStack's own KVM agent mounts a pool: on a KVM host that mount is found and used.
+# CloudStack's KVM agent mounts pools here: on a KVM host its mount is found and used.
 _MOUNT_ROOT: Final = "/mnt"
-# Before, importVm answers "Disk not found or is invalid" for such pools.
+# Earlier versions answer importVm from such pools with "Disk not found or is invalid".
 _MOUNT_POINT_SINCE: Final = (4, 22, 1)
 
 
 @dataclass(frozen=True)
 class NfsOptions:
-    """What decides about the options of an NFS mount.
+    """Chooses the options of an NFS mount.
 
-    `override` is what the operator chose (V2C_NFS_MOUNT_OPTS), empty for nothing; `on_ubuntu` is
-    true when the storage hosts run Ubuntu.
+    `override` is the operator's choice (V2C_NFS_MOUNT_OPTS), empty if there is none; `on_ubuntu`
+    is true when the storage hosts run Ubuntu.
     """
 
     override: str
     on_ubuntu: bool
 
     def choose(self, pool_options: str) -> str:
-        """The operator's options, else Ubuntu's, else what CloudStack keeps with the pool."""
+        """The operator's options, else Ubuntu's, else those that CloudStack has for the pool."""
         if self.override:
             return self.override
         return UBUNTU_NFS_OPTIONS if self.on_ubuntu else pool_options
@@ -45,10 +45,11 @@ class NfsOptions:
 
 @dataclass(frozen=True)
 class StoragePool:
-    """A pool as a storage host sees it.
+    """A pool as a storage host mounts it.
 
-    `source` is ``server:/export``, or the directory itself, which is then `path` too and has no
-    mount options. `import_source` is importVm's parameter, `host_id` the host of a local pool.
+    `source` is ``server:/export``. For a pool that is not mounted `source` and `path` are both the
+    directory, and there are no mount options. `import_source` is importVm's parameter, `host_id`
+    the host of a local pool.
     """
 
     id: str
@@ -65,7 +66,7 @@ class StoragePool:
 
 
 async def resolve_storage_pool(api: CloudStackApi, pool_id: str, nfs: NfsOptions) -> StoragePool:
-    """What to mount for a pool, where and how.
+    """How to mount a pool: source, path and mount options.
 
     Raises StoragePoolNotFound, StoragePoolNotReady, StoragePoolUnsupported.
     """
@@ -108,7 +109,7 @@ async def _find(api: CloudStackApi, pool_id: str) -> Row:
     except CloudStackParameterRefused:
         rows = []
     if not rows:
-        # Asked for by id, a visible pool may be missing from the answer; it is in the full list.
+        # A list by id may lack a pool that the account may see; the full list has it.
         rows = await list_rows(api, "listStoragePools", "storagepool")
     for row in rows:
         if text(row, "id") == pool_id:
@@ -119,7 +120,7 @@ async def _find(api: CloudStackApi, pool_id: str) -> Row:
 
 
 def _nfs_source(row: Row) -> str:
-    """``server:/export`` from ipaddress and path, of which either may be an ``nfs://`` URL."""
+    """``server:/export``, from ipaddress and path, either of which may be an ``nfs://`` URL."""
     for value in (text(row, "path"), text(row, "ipaddress")):
         if value.startswith("nfs://"):
             url = urlsplit(value)
@@ -129,7 +130,7 @@ def _nfs_source(row: Row) -> str:
         server, export = text(row, "ipaddress"), text(row, "path")
     if not server or not export.startswith("/"):
         raise _unsupported(row, "names no NFS server and export")
-    # mount(8) wants an IPv6 address in brackets.
+    # mount(8) requires brackets around an IPv6 address.
     server = f"[{server}]" if ":" in server and not server.startswith("[") else server
     return f"{server}:{export}"
 
@@ -137,7 +138,7 @@ def _nfs_source(row: Row) -> str:
 def _directory(row: Row) -> str:
     path = text(row, "path")
     if not path.startswith("/"):
-        raise _unsupported(row, f"has the path {path!r}, which is no absolute directory")
+        raise _unsupported(row, f"has the path {path!r}, which is not absolute")
     return path
 
 
@@ -151,7 +152,7 @@ async def _check_version(api: CloudStackApi, pool: Row) -> None:
 
 
 async def _host_of(api: CloudStackApi, pool: Row) -> str:
-    """The host of a local pool, which its row does not name but by address."""
+    """The id of a local pool's host; the pool's row has only the host's address."""
     hosts = await list_rows(
         api, "listHosts", "host", {"type": "Routing", "zoneid": text(pool, "zoneid")}
     )

@@ -1,10 +1,10 @@
 """Import of a root disk as a new virtual machine (importVm).
 
-A failed importVm can leave a machine behind: without a disk when no placement was found, with it
-but without an adapter when no address was free. The next try would make a second machine of that
-name, or be refused because the disk is in use. So the machine is looked for by name and the volume
-by path first. What is certainly half an import of this very disk is removed without touching a
-file: a machine that has the disk is unmanaged, one that has none is expunged.
+A failed importVm can leave a machine behind: without the disk if no placement was found, or with
+the disk but without an adapter if no address was free. The next attempt would create a second
+machine of that name, or be refused because the disk is in use. Therefore the machine is first
+looked for by name and the volume by path. A machine that is certainly a failed import of this disk
+is removed without touching a file: it is unmanaged if it has the disk, expunged if it has none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from services.cloudstack_agent.vms import unmanage_parameters
 
 _COMMAND: Final = "importVm"
 _MIB: Final = 1 << 20
-# For offerings that leave it open. KVM uses it only as a weight between machines.
+# For offerings without a speed. KVM uses it only as a weight between machines.
 _CPU_SPEED_MHZ: Final = 1000
 _BOOT_MODES: Final = frozenset({"LEGACY", "SECURE"})
 
@@ -40,11 +40,10 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True)
 class VmImport:
-    """A machine to make of a root disk. Empty texts and zeros are left to CloudStack.
+    """A machine to create from a root disk. For an empty text or a zero CloudStack chooses.
 
-    `disk_path` is the file's name in the pool's root. `cpu_count` and `memory_bytes` are used
-    only where the offering leaves them open. `boot_type` is BIOS or UEFI, `boot_mode` LEGACY or
-    SECURE.
+    `disk_path` is the file's name in the pool's root. `cpu_count` and `memory_bytes` are used only
+    if the offering does not fix them. `boot_type` is BIOS or UEFI, `boot_mode` LEGACY or SECURE.
     """
 
     display_name: str
@@ -65,7 +64,7 @@ class VmImport:
 
     @property
     def host_name(self) -> str:
-        """The legal host name; the display name stays as it is."""
+        """The host name, made legal; the display name is used unchanged."""
         return legal_hostname(self.display_name, self.name_suffix)
 
 
@@ -77,7 +76,7 @@ async def start_vm_import(
     sleep: jobs.Sleep,
     new_job_id: Callable[[], str] = lambda: str(uuid.uuid4()),
 ) -> jobs.Job:
-    """Start the import, or find it: see `jobs.start`. The resource is the machine.
+    """Start the import, or find an earlier one: see `jobs.start`. The resource is the machine.
 
     Raises RequestInvalid, DiskInUse, ImportUnsettled, StoragePool… and CloudStack's refusals.
     """
@@ -90,7 +89,7 @@ async def start_vm_import(
         leftovers = [vm] if vm is not None else await _empty_shells(api, wanted)
         if leftovers and await jobs.is_running(api, _COMMAND):
             raise ImportUnsettled(
-                message=f"{wanted.display_name!r} is half imported, and imports are under way",
+                message=f"{wanted.display_name!r} is half imported, and an import is still running",
                 metadata={"vm": leftovers[0].id},
             )
         for leftover in leftovers:
@@ -127,13 +126,13 @@ def _check(wanted: VmImport) -> None:
 
 
 async def _parameters(api: CloudStackApi, wanted: VmImport) -> dict[str, str]:
-    # Nothing is mounted here, so mount options do not matter.
+    # importVm needs no mount options, so they are not chosen here.
     pool = await resolve_storage_pool(api, wanted.storage_id, NfsOptions("", on_ubuntu=False))
     details = await _sizes(api, wanted) | {
         "rootDiskController": wanted.root_disk_controller,
         "dataDiskController": wanted.data_disk_controller,
         "nicAdapter": wanted.nic_adapter,
-        # In capitals: CloudStack reads no other spelling, and the guest would boot with a BIOS.
+        # CloudStack ignores the key in lower case, and the guest would boot with a BIOS.
         "UEFI": (wanted.boot_mode or "LEGACY") if wanted.boot_type == "UEFI" else "",
     }
     host = {"hostid": pool.host_id} if pool.host_id else {}
@@ -150,13 +149,13 @@ async def _parameters(api: CloudStackApi, wanted: VmImport) -> dict[str, str]:
         "networkid": wanted.network_id,
         "serviceofferingid": wanted.service_offering_id,
         **host,
-        # All under index 0: CloudStack reads no other.
+        # CloudStack reads details only under index 0.
         **{f"details[0].{key}": value for key, value in details.items() if value},
     }
 
 
 async def _sizes(api: CloudStackApi, wanted: VmImport) -> dict[str, str]:
-    """CPUs, memory (MiB) and speed (MHz), as far as the offering leaves them open."""
+    """CPUs, memory (MiB) and speed (MHz), each only if the offering does not fix it."""
     rows = await list_rows(
         api,
         "listServiceOfferings",
@@ -173,7 +172,7 @@ async def _sizes(api: CloudStackApi, wanted: VmImport) -> dict[str, str]:
         return {}
     if wanted.cpu_count <= 0 or wanted.memory_bytes <= 0:
         raise RequestInvalid(
-            message="the service offering leaves CPUs and memory open: give both",
+            message="the service offering does not fix CPUs and memory: give both",
             metadata={"service_offering": wanted.service_offering_id},
         )
     sizes = {
@@ -186,7 +185,10 @@ async def _sizes(api: CloudStackApi, wanted: VmImport) -> dict[str, str]:
 
 
 async def _imported(api: CloudStackApi, wanted: VmImport) -> Vm | None:
-    """The machine whose root disk is the wanted one, or None. Raises DiskInUse for another's."""
+    """The machine of an earlier import of this disk, or None.
+
+    Raises DiskInUse if the disk belongs to another machine or is a data volume.
+    """
     volume = await find_volume_at(api, wanted.storage_id, wanted.disk_path)
     if volume is None:
         return None
@@ -199,14 +201,14 @@ async def _imported(api: CloudStackApi, wanted: VmImport) -> Vm | None:
         )
     if vm is None or volume.type != "ROOT" or not _is_called(vm, wanted):
         raise DiskInUse(
-            message=f"{wanted.disk_path} is volume {volume.name!r} of CloudStack already",
+            message=f"{wanted.disk_path} is already volume {volume.name!r} of CloudStack",
             metadata={"volume": volume.id, "vm": volume.vm_id},
         )
     return vm
 
 
 async def _empty_shells(api: CloudStackApi, wanted: VmImport) -> list[Vm]:
-    """Stopped machines of that name without any file: what an import without placement leaves."""
+    """Stopped machines of that name without a disk: leftovers of imports without a placement."""
     return [
         vm
         for vm in await vms_named(api, wanted.host_name)
@@ -225,7 +227,7 @@ async def _clear(api: CloudStackApi, vm: Vm, job_id: str, sleep: jobs.Sleep) -> 
     if any(volume.path for volume in vm.volumes):
         command, parameters = "unmanageVirtualMachine", await unmanage_parameters(api, vm)
     else:
-        # Unmanaging describes the machine to a host, for which it lacks a disk.
+        # It cannot be unmanaged: that would define it on a host, which needs a disk.
         command, parameters = "destroyVirtualMachine", {"id": vm.id, "expunge": "true"}
     await api.call(command, {**parameters, "customjobid": job_id})
     await jobs.wait(api, job_id, sleep)

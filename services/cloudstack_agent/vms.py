@@ -1,4 +1,4 @@
-"""An imported machine's adapters, settings and power, and unmanaging it."""
+"""Adapters, settings and power of an imported machine, and unmanaging it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.cloudstack_agent.errors import (
 )
 from services.cloudstack_agent.inventory import Vm, vm_by_id
 
-# The version that brought unmanageVirtualMachine's parameter hostid.
+# The first version with unmanageVirtualMachine's parameter hostid.
 _HOST_PARAMETER_SINCE: Final = (4, 22)
 _MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
@@ -25,10 +25,10 @@ _MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 async def start_nic_add(
     api: CloudStackApi, job_id: str, *, vm_id: str, network_id: str, mac: str = ""
 ) -> jobs.Job:
-    """Add an adapter, with `mac` or one that CloudStack makes; see `jobs.start`.
+    """Add an adapter with the address `mac`, or if it is "" one of CloudStack's; see `jobs.start`.
 
-    Raises RequestInvalid, VmNotFound, NicConflict when the machine has one on that network with
-    another MAC address, and CloudStack's refusals.
+    Raises RequestInvalid, VmNotFound, NicConflict if the machine has an adapter with another MAC
+    address on that network, and CloudStack's refusals.
     """
     mac = mac.lower()
     if mac and not _MAC.fullmatch(mac):
@@ -61,7 +61,7 @@ async def start_nic_add(
 
 
 async def start_vm_start(api: CloudStackApi, job_id: str, *, vm_id: str) -> jobs.Job:
-    """Start a machine; one that runs counts as done. Raises VmNotFound and refusals."""
+    """Start a machine, unless it runs. Raises VmNotFound and CloudStack's refusals."""
 
     async def effect() -> str | None:
         return vm_id if (await vm_by_id(api, vm_id)).state == "Running" else None
@@ -79,7 +79,7 @@ async def start_vm_start(api: CloudStackApi, job_id: str, *, vm_id: str) -> jobs
 async def start_vm_stop(
     api: CloudStackApi, job_id: str, *, vm_id: str, forced: bool = False
 ) -> jobs.Job:
-    """Stop a machine, at once if `forced`; one that is stopped counts as done."""
+    """Stop a machine, unless it is stopped; if `forced`, power it off at once."""
 
     async def effect() -> str | None:
         return vm_id if (await vm_by_id(api, vm_id)).state == "Stopped" else None
@@ -96,10 +96,10 @@ async def start_vm_stop(
 
 
 async def start_vm_unmanage(api: CloudStackApi, job_id: str, *, vm_id: str) -> jobs.Job:
-    """Unmanage a stopped machine and its volumes; the files stay. A missing one counts as done.
+    """Unmanage a stopped machine and its volumes, if it exists; the files are kept.
 
-    Raises VmNotStopped: CloudStack would unmanage a running one, whose process would continue to
-    write to the disks that a rollback takes back.
+    Raises VmNotStopped for a running machine: CloudStack would unmanage it, but its process would
+    continue to write to the disks.
     """
 
     async def effect() -> str | None:
@@ -124,11 +124,11 @@ async def start_vm_unmanage(api: CloudStackApi, job_id: str, *, vm_id: str) -> j
 
 
 async def unmanage_parameters(api: CloudStackApi, vm: Vm) -> dict[str, str]:
-    """What unmanageVirtualMachine needs for a stopped machine.
+    """unmanageVirtualMachine's parameters for a stopped machine.
 
-    From 4.22 on CloudStack describes it to a host's libvirt first. For one that never ran and
-    whose disks are on a zone-wide pool it knows no host ("No available host to persist domain
-    XML"), so one is named.
+    Since 4.22 CloudStack first defines the machine in a host's libvirt. For a machine that never
+    ran, with disks on a zone-wide pool, it finds no host ("No available host to persist domain
+    XML"), so a host is given.
     """
     if version_numbers(await server_version(api)) < _HOST_PARAMETER_SINCE:
         return {"id": vm.id}
@@ -158,11 +158,11 @@ async def update_vm(
     display_name: str = "",
     details: Mapping[str, str] | None = None,
 ) -> Vm:
-    """Set what is given and return the machine; what it has already is not written again.
+    """Set the given values, unless the machine has them already; returns the machine.
 
-    ``updateVirtualMachine`` replaces all displayable details by those it is given, so that the
-    present ones are read, merged and written back. importVm ignores its OS type for disks of a
-    pool: this is where it is set.
+    ``updateVirtualMachine`` replaces all displayable details, so the present ones are read, merged
+    with the new ones and written back. The OS type is set here because importVm ignores it for
+    disks of a pool.
 
     Raises VmNotFound, VmNotStopped for details or an OS type, and CloudStack's refusals.
     """

@@ -1,4 +1,4 @@
-"""Data disks: import as a volume, attachment, unmanaging."""
+"""Data disks: import as a volume, attach, unmanage."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def start_volume_import(
             return None
         if volume.type != "DATADISK":
             raise DiskInUse(
-                message=f"{path} is the {volume.type} volume {volume.name!r} of CloudStack",
+                message=f"{path} is already the {volume.type} volume {volume.name!r} of CloudStack",
                 metadata={"volume": volume.id, "vm": volume.vm_id},
             )
         return volume.id
@@ -51,10 +51,10 @@ async def start_volume_import(
 async def start_volume_attach(
     api: CloudStackApi, job_id: str, *, volume_id: str, vm_id: str
 ) -> jobs.Job:
-    """Attach a volume at the next free device; see `jobs.start`.
+    """Attach a volume; see `jobs.start`.
 
-    CloudStack chooses the device: 3 is the CD-ROM's, and importVm gave 1 to the root volume.
-    Raises VolumeNotFound, VolumeAttached when it is another machine's, and refusals.
+    CloudStack chooses the device number: 3 is the CD-ROM, and importVm gave 1 to the root volume.
+    Raises VolumeNotFound, VolumeAttached if another machine has it, and CloudStack's refusals.
     """
 
     async def effect() -> str | None:
@@ -79,7 +79,7 @@ async def start_volume_attach(
 
 
 async def start_volume_unmanage(api: CloudStackApi, job_id: str, *, volume_id: str) -> jobs.Job:
-    """Unmanage a detached volume; its file stays. One that is gone counts as done.
+    """Unmanage a detached volume, if it exists; its file is kept.
 
     Raises VolumeAttached, and CloudStack's refusals.
     """
@@ -93,7 +93,7 @@ async def start_volume_unmanage(api: CloudStackApi, job_id: str, *, volume_id: s
             raise VolumeAttached(
                 message=f"volume {volume.name!r} is attached to virtual machine {volume.vm_id}",
                 metadata={"volume": volume.id, "vm": volume.vm_id},
-                hint="unmanage the virtual machine: its volumes go with it, their files stay",
+                hint="unmanage the virtual machine: that unmanages the volume and keeps its file",
             )
         return None
 

@@ -1,8 +1,8 @@
-"""Durable execution of ticks: DBOS's queue behind three calls.
+"""Durable execution of ticks, by means of DBOS's queue.
 
-A workflow is one tick long, so that recovery costs the same after one delta pass and after ten
-thousand, and its version never changes, so that a newer release continues ticks of an older one.
-The queue carries only (migration, tick); what is due is in the migration's own row.
+Each tick is a workflow of its own, so that recovery costs the same after one delta pass and after
+ten thousand. The workflows' version never changes, so that a newer release continues ticks of an
+older one. The queue carries only (migration, tick); everything else is in the migration's row.
 """
 
 import threading
@@ -25,11 +25,11 @@ _QUEUE = "ticks"
 _TICK = "tick"
 # The states in which DBOS is done with a workflow (docs.dbos.dev, "Workflow Retention Policies").
 _FINISHED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
-# As many rows are removed in a transaction: other ticks wait for it no longer than a moment.
+# Rows removed per transaction: few, so that other ticks do not wait for the database.
 _BATCH = 500
-# An operator's request reaches a waiting migration within a second, this included.
+# Part of the second within which an operator's request reaches a waiting migration.
 _POLL_SECONDS = 0.2
-# Ticks that copy hold a thread each; waiting migrations hold none.
+# A running tick occupies a thread; a waiting migration does not.
 _THREADS = 256
 # The format of a tick's arguments. DBOS recovers only workflows of its own version, and would
 # otherwise derive one from the source code.
@@ -40,7 +40,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Engine:
-    """Runs `run_tick` for every tick that is due, again after a crash. One per process."""
+    """Runs `run_tick` for every tick that is due, and repeats it after a crash. One per process."""
 
     def __init__(self, database_url: str, run_tick: RunTick, signals: Signals) -> None:
         self._run_tick = run_tick
@@ -68,7 +68,10 @@ class Engine:
         DBOS.register_queue(_QUEUE, polling_interval_sec=_POLL_SECONDS)
 
     def submit(self, tick: NextTick) -> None:
-        """Queue a tick; the same tick twice is one. Blocks for a database write."""
+        """Queue a tick; a tick that is queued already is not queued twice.
+
+        Blocks for a database write.
+        """
         if self._signals.stopping:
             return
         with (
@@ -78,10 +81,10 @@ class Engine:
             DBOS.enqueue_workflow(_QUEUE, self._workflow, tick.migration_id, tick.number)
 
     def forget_finished(self, before: datetime) -> int:
-        """Remove ticks that finished before then; how many. Blocks; only after `start`.
+        """Remove ticks that finished before `before`; returns how many. Blocks; only after `start`.
 
-        DBOS keeps them for ever, unless its own Conductor applies a retention policy. A tick that
-        is queued again after that is stale, as any that ran is.
+        DBOS keeps them for ever, unless its own Conductor applies a retention policy. A removed
+        tick that is queued again finds itself stale, like any tick that has run.
         """
         count = 0
         while not self._signals.stopping:
@@ -100,7 +103,7 @@ class Engine:
         return count
 
     def stop(self, timeout_seconds: int) -> None:
-        """End; ticks have their signal and stop at a safe point. Blocks."""
+        """End the queue; blocks until running ticks, which `signals` interrupts, have stopped."""
         DBOS.destroy(workflow_completion_timeout_sec=timeout_seconds, destroy_registry=True)
 
     def _tick(self, migration_id: str, number: int) -> None:
@@ -110,7 +113,7 @@ class Engine:
                 if following is not None:
                     self.submit(following)
             except SQLAlchemyError as exc:
-                # A full disk or a database that restarts: the tick is safe to repeat.
+                # For example a full disk, or a database that restarts. The tick is safe to repeat.
                 _log.error(
                     "the database failed, the tick is repeated",
                     action="tick.database_failed",
@@ -124,7 +127,7 @@ class Engine:
 
 
 def _system_url(database_url: str) -> str:
-    """DBOS's database: PostgreSQL's own schema there, a file of its own beside SQLite's."""
+    """The URL of DBOS's database: the same for PostgreSQL, a second file for SQLite."""
     url = make_url(database_url)
     if url.get_backend_name() != "sqlite" or not url.database:
         return url.render_as_string(hide_password=False)

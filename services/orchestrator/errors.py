@@ -27,7 +27,7 @@ __all__ = [
 
 
 class MigrationNotFound(ServiceError):
-    """No migration fits the selector."""
+    """No migration matches the selector."""
 
     code = Code.NOT_FOUND
     reason = "MIGRATION_NOT_FOUND"
@@ -36,7 +36,7 @@ class MigrationNotFound(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A migration that an ambiguous selector may mean, at a `Stage` and in a `State`."""
+    """A migration that matches an ambiguous selector, with its `Stage` and `State`."""
 
     id: str
     vm_name: str
@@ -46,7 +46,7 @@ class Candidate:
 
 
 class AmbiguousMigration(ServiceError):
-    """Several migrations fit the selector."""
+    """Several migrations match the selector."""
 
     code = Code.FAILED_PRECONDITION
     reason = "AMBIGUOUS_MIGRATION"
@@ -54,7 +54,7 @@ class AmbiguousMigration(ServiceError):
 
     def __init__(self, wanted: str, candidates: tuple[Candidate, ...]) -> None:
         listed = ", ".join(f"{each.vm_name} ({each.vm_moref or each.id})" for each in candidates)
-        super().__init__(f"{wanted} fits several migrations: {listed}")
+        super().__init__(f"{wanted} matches several migrations: {listed}")
         self.wanted = wanted
         self.candidates = candidates
 
@@ -99,7 +99,7 @@ class SpecInvalid(ServiceError):
 
 
 class SpecMismatch(ServiceError):
-    """The spec does not fit the machine that was found."""
+    """The spec does not match the machine that was found in vCenter."""
 
     code = Code.FAILED_PRECONDITION
     reason = "SPEC_MISMATCH"
@@ -107,11 +107,11 @@ class SpecMismatch(ServiceError):
 
 
 class VmNotMigratable(ServiceError):
-    """The machine has something that cannot be migrated."""
+    """The machine has a disk, device or setting that cannot be migrated."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VM_NOT_MIGRATABLE"
-    hint = "remove from the machine what the message names and retry"
+    hint = "remove the disk, device or setting that the message names, then retry"
 
 
 class SnapshotLost(ServiceError):
@@ -120,7 +120,7 @@ class SnapshotLost(ServiceError):
     code = Code.ABORTED
     reason = "SNAPSHOT_LOST"
     retryable = True
-    hint = "see that no backup job or person removes snapshots whose name starts with v2c-"
+    hint = "make sure that no backup job and no person removes snapshots named v2c-…"
 
 
 class ChunkMapLost(ServiceError):
@@ -129,17 +129,17 @@ class ChunkMapLost(ServiceError):
     code = Code.ABORTED
     reason = "CHUNK_MAP_LOST"
     retryable = True
-    hint = "nothing has to be done; look in the storage host's log for what damaged the map"
+    hint = "no action is needed; the storage host's log may show what damaged the map"
 
 
 class SourcePoweredOn(ServiceError):
-    """The source was started after its shutdown, so the target may lack what it wrote since."""
+    """The source was started after its shutdown; the target may lack what it wrote since."""
 
     code = Code.FAILED_PRECONDITION
     reason = "SOURCE_POWERED_ON"
     hint = (
-        "find out who started it; in final_sync and verifying, retry repeats shutdown and sync, "
-        "later roll back and migrate it again"
+        "find out who started it; in final_sync and verifying, retry repeats shutdown and sync; "
+        "in a later stage, roll back and migrate the machine again"
     )
 
 
@@ -152,7 +152,7 @@ class TransferCancelled(ServiceError):
 
 
 class ConversionCancelled(ServiceError):
-    """The conversion was cancelled on the storage host; the images are as they were before it."""
+    """The conversion was cancelled on the storage host; it has not changed the images."""
 
     code = Code.ABORTED
     reason = "CONVERSION_CANCELLED"
@@ -168,8 +168,8 @@ class CloudstackJobFailed(ServiceError):
 
 
 class InvalidField(ServiceError):
-    """A field of the request has a value that is not possible."""
+    """A field of the request has an invalid value."""
 
     code = Code.INVALID_ARGUMENT
     reason = "INVALID_FIELD"
-    hint = "give one of the values that the field's comment in orchestrator.proto names"
+    hint = "use a value that the field's comment in orchestrator.proto allows"

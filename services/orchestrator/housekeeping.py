@@ -1,4 +1,4 @@
-"""Removes what ended work leaves behind, on the storage host and in the engine's queue."""
+"""Removes records of ended work from the storage host and from the engine's queue."""
 
 import threading
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from services.orchestrator.work.pools import settle_mounts
 
 __all__ = ["Housekeeping"]
 
-# Two hundred machines between delta passes end thousands of ticks an hour.
+# Two hundred machines that run delta passes finish thousands of ticks an hour.
 _PERIOD_SECONDS = 3600.0
-# Nothing is in a finished tick that is not in the migration's row and its events.
+# A finished tick holds nothing that is not also in the migration's row and events.
 _TICKS_KEPT = timedelta(hours=1)
 
 _STOP_SECONDS = 2.0
@@ -24,7 +24,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Housekeeping:
-    """A thread of its own, at work when it is started and every hour after that."""
+    """A thread that tidies when it is started and every hour after that."""
 
     def __init__(
         self,
@@ -43,16 +43,16 @@ class Housekeeping:
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
-        """Begin; the engine has been started."""
+        """Start the thread. The engine must have been started before."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, without waiting for an answer of the storage host: it is not needed."""
+        """Stop the thread, without waiting for a call to the storage host that is under way."""
         self._stop.set()
         self._thread.join(_STOP_SECONDS)
 
     def tidy(self) -> None:
-        """Do it once. What cannot be reached now is tidied the next time."""
+        """Tidy once. A storage host that cannot be reached is tidied the next time."""
         now = self._store.clock()
         self._forget_ticks(now - _TICKS_KEPT)
         settle_mounts(self._store, self._disk)

@@ -33,12 +33,12 @@ from v2c.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 
 __all__ = ["main"]
 
-# Ticks end at their next safe point, which is at most one call to an agent away.
+# Ticks stop at their next safe point, which comes after at most one call to an agent.
 _STOP_SECONDS = 8
 
 
 class _Orchestrator:
-    """Everything one process holds, in the order it starts and ends."""
+    """All objects of the process, and the order in which they are started and stopped."""
 
     def __init__(self, config: Config, tls: TlsFiles | None) -> None:
         url = config.database.url.get_secret_value()
@@ -76,7 +76,7 @@ class _Orchestrator:
         )
 
     def start(self) -> None:
-        """Bring the schema up to date and continue what is due."""
+        """Upgrade the database schema and continue the migrations that are under way."""
         self._store.upgrade_schema()
         due = self._controls.recover()
         self._engine.start()
@@ -86,7 +86,7 @@ class _Orchestrator:
         self._housekeeping.start()
 
     def stop(self) -> None:
-        """End ticks at safe points, then close everything."""
+        """Stop ticks at safe points, then close everything."""
         self._signals.stop()
         self._housekeeping.stop()
         self._markers.stop()
@@ -123,7 +123,7 @@ async def _serve(setup: ServiceSetup) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the orchestrator's process; its exit status."""
+    """Run the orchestrator's process; returns its exit status."""
     return service_main(
         "orchestrator", "runs the migrations: state machine, database, audit events", _serve, argv
     )

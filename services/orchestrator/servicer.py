@@ -1,4 +1,4 @@
-"""v2c.orchestrator.v1 to the domain and back; nothing is decided here."""
+"""Translates v2c.orchestrator.v1 to the domain and back; it makes no decisions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -89,8 +89,10 @@ class OrchestratorServicer(rpc.OrchestratorServiceServicer):
         self, request: pb.StartMigrationsRequest, context: _Context
     ) -> pb.StartMigrationsResponse:
         if request.parallel_vms < 0:
-            raise _invalid("parallel_vms", str(request.parallel_vms), "give 1 or more, 0 leaves it")
-        # First: a request that names what is not there changes nothing.
+            raise _invalid(
+                "parallel_vms", str(request.parallel_vms), "give 1 or more, 0 for no change"
+            )
+        # Selectors are resolved first: a request with one that matches nothing changes nothing.
         ids = await self._ids(request.selectors)
         if request.parallel_vms:
             await _run(self._store.set_setting, "parallel_vms", str(request.parallel_vms))
@@ -284,13 +286,13 @@ async def _run(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) 
     except OperationalError as exc:
         raise DatabaseUnusable(
             message=f"the database cannot be used: {exc.orig}",
-            hint="make room where it lies (control_dir, unless database.url names another place), "
-            "see that it can be written, and repeat the command",
+            hint="free space where the database is (control_dir, unless database.url differs), "
+            "check that it is writable, and repeat the command",
         ) from exc
 
 
 def _actor(context: _Context) -> str:
-    """Who calls: the name in the client's certificate, or where the call came from."""
+    """The caller: the name in the client's certificate, or its network address."""
     names = list(context.auth_context().get("x509_common_name", ()))
     return names[0].decode() if names else context.peer()
 
@@ -303,7 +305,7 @@ def _page_size(given: int) -> int:
 
 def _invalid(field: str, value: str, hint: str) -> InvalidField:
     return InvalidField(
-        f"{field}: {value!r} is not possible",
+        f"{field}: {value!r} is not a valid value",
         hint=hint,
         metadata={"field": field, "value": value},
     )

@@ -1,4 +1,4 @@
-"""Wakes ticks that wait inside this process."""
+"""Wakes ticks that are waiting in this process."""
 
 import threading
 from collections import defaultdict
@@ -7,7 +7,7 @@ __all__ = ["Signals"]
 
 
 class Signals:
-    """One event per migration, and one flag for the end of the process."""
+    """One event per migration, and a flag that the process is stopping."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -16,16 +16,16 @@ class Signals:
 
     @property
     def stopping(self) -> bool:
-        """True once the process is to end."""
+        """Whether the process is stopping."""
         return self._stopping
 
     def wake(self, migration_id: str) -> None:
-        """End the present wait of this migration's tick."""
+        """Wake this migration's tick if it is waiting."""
         with self._lock:
             self._events[migration_id].set()
 
     def wait(self, migration_id: str, seconds: float) -> None:
-        """Wait until woken, stopping, or the time has passed."""
+        """Wait until woken, until the process stops, or until the time has passed."""
         with self._lock:
             event = self._events[migration_id]
         if not self._stopping:
@@ -33,7 +33,7 @@ class Signals:
         event.clear()
 
     def stop(self) -> None:
-        """End all waits, now and from now on."""
+        """Wake all ticks; from now on `wait` returns at once."""
         with self._lock:
             self._stopping = True
             for event in self._events.values():

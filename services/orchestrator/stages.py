@@ -1,7 +1,8 @@
 """The state machine as one table: stages, what follows them, what an operator may do there.
 
 `python -m services.orchestrator.stages` prints it as docs/reference/state-machine.md.
-`tick` executes it, `controls` asks it what is legal, documentation and UI are rendered from it.
+`ticker` executes it, `controls` checks requests against it, and the documentation and the web page
+are rendered from it.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ __all__ = [
 
 
 class Stage(StrEnum):
-    """Where in its course a migration is, in order. Public names: API, CLI, UI, state.json."""
+    """The stages of a migration, in order. Public names: API, CLI, UI, state.json."""
 
     INIT = "init"
     CONNECTING_VCENTER = "connecting_vcenter"
@@ -44,7 +45,7 @@ class Stage(StrEnum):
 
 
 class State(StrEnum):
-    """What a migration is doing at its stage."""
+    """What a migration is doing at its stage. Public names, as those of `Stage`."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -62,7 +63,7 @@ TERMINAL = frozenset({State.CANCELLED, State.ROLLED_BACK, State.DONE})
 
 
 class Control(StrEnum):
-    """What an operator may ask for."""
+    """The operators' controls."""
 
     FINALIZE = "finalize"
     SHUTDOWN = "shutdown"
@@ -75,7 +76,7 @@ class Control(StrEnum):
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage: what happens, what may follow (the first is the usual way), what undoes it."""
+    """One stage: what it does, which stages may follow (the usual one first), how it is undone."""
 
     stage: Stage
     description: str
@@ -129,7 +130,7 @@ _ROWS = (
         Stage.PREPARING_TARGET_STORAGE,
         "Makes the storage pools reachable and creates an empty image for each disk.",
         (Stage.ENABLING_CBT,),
-        "keeps images that exist with the right size, creates the others",
+        "keeps images that exist and have the right size, creates the others",
         "the images are deleted",
         _BEFORE_CUTOVER,
     ),
@@ -137,15 +138,15 @@ _ROWS = (
         Stage.ENABLING_CBT,
         "Switches changed block tracking on, for the machine and each disk.",
         (Stage.CREATING_BASE_SNAPSHOT,),
-        "switches on what is off",
-        "the images are deleted; tracking stays on, it does no harm",
+        "switches tracking on where it is off",
+        "the images are deleted; tracking stays on, which does no harm",
         _BEFORE_CUTOVER,
     ),
     StageRow(
         Stage.CREATING_BASE_SNAPSHOT,
         "Takes the snapshot that the full copy reads.",
         (Stage.BASE_COPY,),
-        "finds the snapshot by its name or takes it",
+        "finds the snapshot by its name, or takes it",
         _DROP,
         _BEFORE_CUTOVER,
     ),
@@ -153,7 +154,7 @@ _ROWS = (
         Stage.BASE_COPY,
         "Copies every disk in full while the machine runs, then removes the snapshot.",
         (Stage.DELTA,),
-        "continues at the chunk where it stopped; with a new snapshot if that one is gone",
+        "continues at the chunk where it stopped, with a new snapshot if the first is gone",
         _DROP,
         _BEFORE_CUTOVER,
     ),
@@ -169,7 +170,7 @@ _ROWS = (
         Stage.AWAITING_SHUTDOWN_ACTION,
         "Waits until the machine is off, or an operator requests `force`.",
         (Stage.FINAL_SYNC,),
-        "looks at the power state again",
+        "checks the power state again",
         _DROP,
         _CUTOVER | {Control.SHUTDOWN, Control.PAUSE},
     ),
@@ -210,15 +211,15 @@ _ROWS = (
         Stage.IMPORT_DATA_DISK,
         "Imports and attaches data disks, adds adapters, applies settings, starts the machine.",
         (Stage.DONE,),
-        "does only what is not there yet",
+        "does only the steps that are not done yet",
         "CloudStack unmanages machine and volumes, the images stay, the source is started again",
         _IMPORT,
     ),
     StageRow(
         Stage.DONE,
-        "The machine lives in CloudStack; the source is off and unchanged.",
+        "The machine is CloudStack's; the source is off and unchanged.",
         (),
-        "nothing is left to do",
+        "nothing to do",
         "CloudStack unmanages machine and volumes, the images stay, the source is started again",
         _IMPORT,
     ),
@@ -228,14 +229,14 @@ STAGE_TABLE: Mapping[Stage, StageRow] = {r.stage: r for r in _ROWS}
 
 
 def row(stage: Stage) -> StageRow:
-    """The table's row of a stage."""
+    """A stage's row of the table."""
     return STAGE_TABLE[stage]
 
 
 def allowed(control: Control, stage: Stage, state: State) -> str:
     """Why `control` is not possible at `stage` and `state`; "" when it is.
 
-    A control that is already in force is possible: all of them are idempotent.
+    Repeating a control that has already taken effect is possible: controls are idempotent.
     """
     if control is Control.RETRY:
         return (
@@ -254,7 +255,7 @@ def allowed(control: Control, stage: Stage, state: State) -> str:
     if control is Control.CANCEL and state is State.CANCELLED:
         return ""
     if state in TERMINAL and not (control is Control.ROLLBACK and state is State.DONE):
-        return f"{control} is not possible any more, the migration is {state}"
+        return f"{control} is no longer possible, the migration is {state}"
     if control not in row(stage).controls:
         stages = ", ".join(r.stage for r in _ROWS if control in r.controls)
         return f"{control} is possible in {stages}; this migration is in {stage}"
@@ -265,8 +266,8 @@ _PAGE = """\
 <!-- Rendered by `make docs` from services/orchestrator/stages.py; edit the table there. -->
 # State machine
 
-A migration has a *stage*, where in its course it is, and a *state*, what it is doing there. A
-failed migration keeps its stage; `retry` continues it there.
+A migration has a *stage*, the step it has reached, and a *state*, what it is doing there. A failed
+migration keeps its stage; `retry` continues it there.
 
 States: {states}.
 
@@ -284,8 +285,8 @@ stateDiagram-v2
 ## What an operator may do
 
 `retry` continues a failed migration and `resume` a paused one, at every stage. The other controls
-are possible where they are named here; anything else is refused with the reason
-CONTROL_NOT_ALLOWED. All of them may be repeated. Cancel and rollback undo the same things.
+are possible at the stages that name them here; elsewhere they are refused with the reason
+CONTROL_NOT_ALLOWED. Every control may be repeated. Cancel and rollback undo the same things.
 
 | stage | controls | retry | cancel or rollback |
 |---|---|---|---|

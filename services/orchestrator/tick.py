@@ -1,4 +1,4 @@
-"""What a tick is: what a handler gets, how its stage ends, and which tick follows."""
+"""The types of a tick: what a handler receives, its outcomes, and the next tick."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Interrupted(Exception):
-    """The handler stopped at a safe point because of a request or the end of the process."""
+    """The handler stopped at a safe point, because of a request or because the process stops."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ Outcome = Advance | Wait | Finish
 
 @dataclass(frozen=True)
 class NextTick:
-    """What the queue has to carry: a migration's tick, and when it is due."""
+    """An entry of the queue: a migration's tick, and when it is due."""
 
     migration_id: str
     number: int
@@ -70,15 +70,16 @@ class NextTick:
 
 @dataclass(frozen=True)
 class Tick:
-    """What a handler has: the migration, and the means to read it anew and to change it.
+    """A handler's access to its migration.
 
-    There are three views of the migration, and which one decides depends on the question:
+    There are three views of the migration's row, for three purposes:
 
-    - `loaded` is the row as it was when the tick began. What cannot change under the tick is read
-      from it, and what the tick as a whole does is decided by it.
-    - `fresh()` reads the row anew. What this tick has changed itself, and what an operator may
-      have requested meanwhile, is decided by it.
-    - `change()` opens a transaction and gives the row in it. What is written depends on that row.
+    - `loaded` is the row as it was when the tick began. A handler uses it for values that do not
+      change during the tick, and to decide what the tick does.
+    - `fresh()` reads the row again. A handler uses it for values that this tick has changed itself,
+      and for requests that an operator may have made meanwhile.
+    - `change()` opens a transaction and yields the row in it. A handler uses it for every value
+      from which it computes what it writes.
     """
 
     loaded: tables.Migration
@@ -105,7 +106,7 @@ class Tick:
             return session.get_one(tables.Migration, self.id)
 
     def show(self, activity: str) -> None:
-        """Show operators what the migration is doing; only changes are written."""
+        """Set the migration's activity; nothing is written if it is the same."""
         with self.store.reading() as session:
             known = select(tables.Migration.activity).where(tables.Migration.id == self.id)
             if session.scalar(known) == activity:
@@ -119,10 +120,10 @@ class Tick:
             add_event(session, self.store.clock, migration, action, message, **details)
 
     def pause(self, seconds: float, *, heed_pause: bool = True) -> None:
-        """Wait inside a handler. Raises Interrupted when the work is not wanted any more."""
+        """Wait inside a handler. Raises Interrupted on a request, or when the process stops."""
         self.signals.wait(self.id, seconds)
         if self.signals.stopping:
-            raise Interrupted("the orchestrator stops")
+            raise Interrupted("the orchestrator is stopping")
         requested = select(tables.Migration.undo, tables.Migration.pause_requested)
         with self.store.reading() as session:
             now = session.execute(requested.where(tables.Migration.id == self.id)).one()
@@ -136,7 +137,7 @@ Handler = Callable[[Tick], Outcome]
 
 
 def reset_progress(migration: tables.Migration) -> None:
-    """Begin to count: all of every disk lies ahead."""
+    """Set every disk's progress to the beginning."""
     for disk in migration.disks:
         disk.total_bytes, disk.done_bytes = disk.capacity_bytes, 0
         disk.rate, disk.eta_seconds = 0, -1

@@ -1,7 +1,7 @@
-"""Runs ticks: load the migration, run the handler of its stage, persist outcome and next tick.
+"""Runs ticks: load the migration, run its stage's handler, persist the outcome and the next tick.
 
-The outcome and the number of the next tick are one transaction; the engine's queue only carries
-that number, so a tick that runs twice finds itself stale the second time.
+The outcome and the next tick's number are written in one transaction; the engine's queue carries
+only that number, so a tick that runs twice finds itself stale the second time.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,19 +32,19 @@ from services.orchestrator.tick import (
     reset_progress,
 )
 
-# Seconds before the same stage is tried again after a retryable error; after the last, an
-# operator decides. About 20 minutes: long enough for a vCenter restart.
+# Seconds before each retry of a stage after a retryable error. After the last one the migration
+# fails. About 20 minutes in total: long enough for a vCenter restart.
 BACKOFF_SECONDS = (1, 2, 5, 15, 30, 60, 120, 300, 600)
 
 
-# Nothing has been begun yet, and somebody who has just typed an address is waiting.
+# Retries before anything is begun: few, because an operator who mistyped an address is waiting.
 FIRST_CONTACT_ATTEMPTS = 3
 
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-# Releases what a paused or failed migration must not keep.
+# Releases the snapshots that a paused or failed migration must not keep.
 Release = Callable[[Tick], None]
 
 
@@ -79,7 +79,10 @@ class Ticker:
         self._read_spec = read_spec
 
     def run(self, migration_id: str, number: int) -> NextTick | None:
-        """Run tick `number`; None when nothing is due (ended, paused, failed)."""
+        """Run tick `number`.
+
+        Returns the next tick, or None if the migration ended, paused or failed.
+        """
         with structlog.contextvars.bound_contextvars(migration_id=migration_id, tick=number):
             migration = self._begin(migration_id, number)
             if migration is None:
@@ -91,12 +94,12 @@ class Ticker:
                     return None
                 outcome = Wait(0, migration.activity, State.RUNNING)
             except OperationalError:
-                raise  # The database's trouble, not the migration's: the engine repeats the tick.
+                raise  # The database's error, not the migration's: the engine repeats the tick.
             except ServiceError as exc:
                 if not _tries_again(migration, exc):
                     self._suspend(migration)
                 return self._failed(migration, exc)
-            except Exception as exc:  # A bug must end in `failed`, not in a lost tick.
+            except Exception as exc:  # A bug must fail the migration, not lose its tick.
                 return self._failed(migration, internal_error(exc))
             return self._persist(migration, outcome)
 
@@ -119,7 +122,10 @@ class Ticker:
             return session.get_one(tables.Migration, migration_id)
 
     def _suspend(self, migration: tables.Migration) -> None:
-        """Leave nothing behind that grows; what cannot be released now stays a debt."""
+        """Release snapshots, which grow while they exist.
+
+        One that cannot be released stays a debt.
+        """
         try:
             self._release(self._tick(migration))
         except (ServiceError, Interrupted) as exc:
@@ -148,11 +154,12 @@ class Ticker:
         clock = self._store.clock
         with self._store.change(before.id) as (session, migration):
             if migration.tick != before.tick:
-                # Another tick has replaced this one; what this one found out is stale.
+                # Another tick has replaced this one, whose outcome is stale.
                 return NextTick(before.id, migration.tick, 0.0)
             migration.tick = before.tick + 1
             if (migration.undo and not before.undo) or _pause_first(migration, outcome):
-                # A request came meanwhile: the stage is kept, nothing ends before it was acted on.
+                # A request came during the tick: keep the stage, so that the next tick acts on the
+                # request.
                 outcome = Wait(0, migration.activity, State.RUNNING)
             delay = 0.0
             match outcome:
@@ -171,7 +178,7 @@ class Ticker:
                     delay = 0.0 if woken else seconds
                     migration.state, migration.activity = state, activity
                     migration.due_time = clock() + timedelta(seconds=delay)
-                    # The tick succeeded: an error that was retried is forgotten.
+                    # The tick succeeded: clear the error of an earlier attempt.
                     migration.error, migration.attempts = None, 0
                 case Finish(state, activity):
                     migration.activity = activity
@@ -209,7 +216,10 @@ class Ticker:
             return NextTick(before.id, migration.tick, delay)
 
     def _present(self, migration_id: str) -> NextTick | None:
-        """The tick that is really due, for a stale one whose successor may not be queued yet."""
+        """The migration's present tick.
+
+        A stale tick returns it in case it has not been queued yet.
+        """
         with self._store.reading() as session:
             migration = session.get(tables.Migration, migration_id)
             if migration is None or migration.state in _IDLE or not migration.started:
@@ -220,14 +230,14 @@ class Ticker:
 
 
 def _tries_again(migration: tables.Migration, exc: ServiceError) -> bool:
-    """Whether the stage is tried again by itself after this error."""
+    """Whether the stage is retried automatically after this error."""
     first_contact = migration.stage == Stage.CONNECTING_VCENTER and not migration.undo
     limit = FIRST_CONTACT_ATTEMPTS if first_contact else len(BACKOFF_SECONDS)
     return exc.retryable and migration.attempts < limit
 
 
 def _pause_first(migration: tables.Migration, outcome: Outcome) -> bool:
-    """Whether a pause was requested just before the cutover, which cannot be paused any more."""
+    """Whether a pause is requested and the next stage could no longer be paused."""
     return (
         migration.pause_requested
         and isinstance(outcome, Advance)

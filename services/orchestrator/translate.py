@@ -1,4 +1,4 @@
-"""Snapshots of the domain as messages of v2c.orchestrator.v1."""
+"""Translates the domain's snapshots into messages of v2c.orchestrator.v1."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-# A status's details travel in a trailer that a gRPC client limits to 8 KiB unless configured; the
+# A status's details are sent in a trailer, which gRPC clients limit to 8 KiB by default; the
 # error's own fields take up to half of it.
 _DETAIL_LIMIT_BYTES = 2800
 # The tag and the length of an entry in a repeated field.
@@ -53,13 +53,13 @@ def _time(value: datetime | None) -> Timestamp | None:
 
 
 def state_values(states: Iterable[pb.State.ValueType]) -> tuple[State, ...]:
-    """States as the domain names them; unspecified ones are left out."""
+    """The domain's states for the messages' states; unspecified ones are left out."""
     names = (pb.State.Name(state).removeprefix("STATE_") for state in states)
     return tuple(State[name] for name in names if name != "UNSPECIFIED")
 
 
 def migration_message(m: MigrationView) -> pb.Migration:
-    """A migration's snapshot."""
+    """A migration's snapshot as a message."""
     message = pb.Migration(
         id=m.id,
         revision=m.revision,
@@ -154,7 +154,7 @@ def _debt(d: DebtView) -> pb.Debt:
 
 
 def event_message(e: EventView) -> pb.Event:
-    """An audit event."""
+    """An audit event as a message."""
     return pb.Event(
         sequence=e.sequence,
         time=_time(e.time),
@@ -168,7 +168,7 @@ def event_message(e: EventView) -> pb.Event:
 
 
 def problem_message(p: Problem) -> pb.Problem:
-    """A mistake in a spec."""
+    """A mistake in a spec as a message."""
     return pb.Problem(
         source=p.source,
         line=p.line,
@@ -181,7 +181,7 @@ def problem_message(p: Problem) -> pb.Problem:
 
 
 def ambiguity_message(exc: AmbiguousMigration) -> pb.AmbiguousMigrationDetails:
-    """What an ambiguous selector may mean."""
+    """The migrations that match an ambiguous selector, as many as fit, as a message."""
     candidates = [
         pb.Candidate(
             id=c.id,
@@ -199,7 +199,7 @@ def ambiguity_message(exc: AmbiguousMigration) -> pb.AmbiguousMigrationDetails:
 
 
 def spec_invalid_message(exc: SpecInvalid) -> pb.SpecInvalidDetails:
-    """The mistakes in a spec."""
+    """The mistakes in a spec, as many as fit, as a message."""
     fit = _fitting([problem_message(p) for p in exc.problems])
     return pb.SpecInvalidDetails(problems=fit, more_count=len(exc.problems) - len(fit))
 
@@ -208,7 +208,7 @@ _M = TypeVar("_M", pb.Candidate, pb.Problem)
 
 
 def _fitting(messages: Sequence[_M]) -> Sequence[_M]:
-    """The first of `messages`, as many as a status has room for."""
+    """The first of `messages`, as many as fit into a status's details."""
     room = _DETAIL_LIMIT_BYTES
     for count, message in enumerate(messages):
         room -= message.ByteSize() + _FRAME_BYTES
@@ -230,12 +230,12 @@ def _row(r: StageRow) -> pb.StateTableRow:
 
 
 def state_table() -> pb.GetStateTableResponse:
-    """The state machine's table."""
+    """The state machine's table as a message."""
     return pb.GetStateTableResponse(rows=[_row(r) for r in STAGE_TABLE.values()])
 
 
 def source_vm_message(vm: SourceVm) -> pb.SourceVm:
-    """A machine at the source."""
+    """A machine at the source as a message."""
     return pb.SourceVm(
         moref=vm.moref,
         name=vm.name,
@@ -265,7 +265,7 @@ def source_vm_message(vm: SourceVm) -> pb.SourceVm:
 
 
 def placement_message(p: Placement) -> pb.TargetPlacement:
-    """One thing a machine can be placed on."""
+    """A placement as a message."""
     return pb.TargetPlacement(
         id=p.id,
         name=p.name,

@@ -1,8 +1,8 @@
-"""Changed block tracking (CBT): whether a VM can have it, has it, and turning it on.
+"""Changed block tracking (CBT): whether a VM supports it, whether it is on, and turning it on.
 
-Rules from VMware's "Virtual Disk API Programming Guide" and KB 1020128: hardware version 7 or
-later, `capability.changeTrackingSupported`, and no disk that snapshots leave out. What is turned
-on takes effect when the VM is next stunned: at power-on, resume, or a snapshot.
+VMware's "Virtual Disk API Programming Guide" and KB 1020128 require hardware version 7 or later,
+`capability.changeTrackingSupported`, and no disk that snapshots do not cover. A change of the
+setting takes effect when the VM is next stunned: at power-on, resume, or a snapshot.
 """
 
 from collections.abc import Sequence
@@ -16,31 +16,31 @@ OLDEST_HARDWARE_VERSION = 7
 
 
 def untrackable_disks(vm: Vm) -> tuple[Disk, ...]:
-    """The disks that keep the VM from being tracked as a whole."""
+    """The disks that cannot be tracked."""
     return tuple(disk for disk in vm.disks if disk.obstacles)
 
 
 def untracked_disks(vm: Vm) -> tuple[Disk, ...]:
-    """Disks without a ctkEnabled of their own.
+    """The disks whose own ctkEnabled key is not on.
 
-    With tracking on for the VM but off for a disk, that disk silently has no changeId, and every
-    pass would copy it in full.
+    If tracking is on for the VM but off for a disk, vCenter reports no changeId for that disk and
+    no error, and every pass would copy the disk in full.
     """
     return tuple(disk for disk in vm.disks if not disk.tracking_enabled)
 
 
 def is_tracked(vm: Vm, disk: Disk) -> bool:
-    """Whether VM and disk both have tracking on."""
+    """Whether tracking is on for both the VM and the disk."""
     return vm.tracking_enabled and bool(disk.tracking_enabled)
 
 
 async def enable_tracking(
     vcenter: VCenter, clock: Clock, moref: str, timeout_seconds: float
 ) -> bool:
-    """Turn CBT on for the VM and each of its disks; True if anything was off.
+    """Turn CBT on for the VM and each of its disks; True if it was off for any of them.
 
-    Waits for other tasks of the VM. Raises CbtUnsupported, naming what is in the way, also when
-    vCenter accepted the change but a disk still has it off; VCenterBusy and VCenterTimeout.
+    Waits for other tasks of the VM. Raises CbtUnsupported, which names the obstacle, also if
+    vCenter accepted the change but CBT is still off for a disk; VCenterBusy; VCenterTimeout.
     """
     deadline = Deadline(clock, timeout_seconds)
     backoff = Backoff(clock, deadline)
@@ -63,7 +63,7 @@ async def enable_tracking(
 
 
 def check_supported(vm: Vm) -> None:
-    """Raise CbtUnsupported if the VM cannot be tracked as a whole."""
+    """Raise CbtUnsupported if the VM or any of its disks cannot be tracked."""
     if vm.hardware_version < OLDEST_HARDWARE_VERSION:
         raise CbtUnsupported(
             message=f"VM {vm.name!r} has virtual hardware version {vm.hardware_version}; changed "
@@ -89,7 +89,7 @@ def _check_enabled(vm: Vm) -> None:
         message=f"vCenter accepted changed block tracking for VM {vm.name!r} but it is still off "
         f"for {what}",
         metadata={"disks": ",".join(str(disk.key) for disk in disks)},
-        hint="look for ctkEnabled in the VM's advanced configuration, and who resets it",
+        hint="look at ctkEnabled in the VM's advanced configuration, and find out what resets it",
     )
 
 

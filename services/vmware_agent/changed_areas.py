@@ -1,9 +1,9 @@
-"""What changed on a disk between a change id and a snapshot: paged, checked, merged, lazily.
+"""Streams the areas of a disk that changed between a change id and a snapshot.
 
-vCenter answers QueryChangedDiskAreas for a piece of the disk at a time; a piece may be empty
-although later ones are not. Peers that stopped at an empty page, or trusted a page's end, lost
-data (containerized-data-importer#3534), so every page is checked against the one before, and the
-last one must end at the capacity.
+vCenter answers QueryChangedDiskAreas with one page, for a part of the disk; a page may have no
+areas although later ones do. Other products that stopped at an empty page, or relied on a page's
+end, lost data (containerized-data-importer#3534). Therefore every page is checked against the one
+before, and the last one must end at the capacity. Adjacent areas are merged.
 """
 
 from collections.abc import AsyncIterator
@@ -13,13 +13,13 @@ from services.vmware_agent.errors import CbtReset, DiskNotFound
 from services.vmware_agent.ports import VCenter
 from services.vmware_agent.vm import Area, ChangedAreaPage, SnapshotDisk
 
-# Asks for the areas in use instead of those changed since a moment.
+# The change id with which vCenter reports all areas in use instead of those that changed.
 AREAS_IN_USE = "*"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`areas` in order; every changed area before `covered_bytes` has been reported by now."""
+    """The next `areas`, in order. All changed areas before `covered_bytes` have been reported."""
 
     areas: tuple[Area, ...]
     covered_bytes: int
@@ -29,17 +29,17 @@ class Progress:
 async def stream_changed_areas(
     vcenter: VCenter, vm: str, snapshot: str, disk_key: int, change_id: str
 ) -> AsyncIterator[Progress]:
-    """Yield the changed areas of one disk, a page at a time, adjacent ones merged across pages.
+    """Yield the changed areas of one disk, page by page; adjacent areas are merged across pages.
 
-    The last one yielded covers the whole capacity. `change_id` is the one of the pass before, or
-    "*" for the areas in use. Raises CbtReset when vCenter does not know them or its answer makes
-    no sense, SnapshotNotFound and DiskNotFound.
+    The last `Progress` covers the whole capacity. `change_id` is that of the pass before, or "*"
+    for the areas in use. Raises CbtReset when vCenter does not know the areas or its answer is
+    malformed, SnapshotNotFound and DiskNotFound.
     """
     disk = await _disk(vcenter, snapshot, disk_key)
     _check_same_tracking(disk, change_id)
     capacity = disk.capacity_bytes
     offset = 0
-    open_area: Area | None = None  # Ends where the page ended: the next page may continue it.
+    open_area: Area | None = None  # The last area, if it ends at its page's end: may continue.
     while offset < capacity:
         page = await vcenter.changed_areas(vm, snapshot, disk_key, change_id, offset)
         _check_page(page, offset, capacity, disk_key)
@@ -78,7 +78,7 @@ def _check_same_tracking(disk: SnapshotDisk, change_id: str) -> None:
 
 
 def _tracking_uuid(change_id: str) -> str:
-    """The part of "<uuid>/<n>" that stays the same while tracking is not reset."""
+    """The uuid of "<uuid>/<n>", which stays the same until tracking is reset."""
     return change_id.partition("/")[0].strip().lower()
 
 
@@ -87,7 +87,7 @@ def _check_page(page: ChangedAreaPage, offset: int, capacity: int, disk_key: int
         return CbtReset.of(
             disk_key,
             "malformed_answer",
-            f"vCenter's answer on disk {disk_key} from byte {offset} makes no sense: {what}",
+            f"vCenter's answer for disk {disk_key} from byte {offset} is malformed: {what}",
         )
 
     end = page.start + page.length
@@ -96,7 +96,7 @@ def _check_page(page: ChangedAreaPage, offset: int, capacity: int, disk_key: int
     if page.length <= 0:
         raise malformed(f"it covers {page.length} bytes")
     if end > capacity:
-        raise malformed(f"it ends at byte {end}, behind the disk's {capacity}")
+        raise malformed(f"it ends at byte {end}, after the disk's end at {capacity}")
     behind = offset
     for area in page.areas:
         if area.length <= 0:
@@ -106,12 +106,12 @@ def _check_page(page: ChangedAreaPage, offset: int, capacity: int, disk_key: int
                 f"an area at byte {area.start} overlaps one before it or is out of order"
             )
         if area.end > end:
-            raise malformed(f"an area ends at byte {area.end}, behind the answer's {end}")
+            raise malformed(f"an area ends at byte {area.end}, after the answer's end at {end}")
         behind = area.end
 
 
 def _merge(open_area: Area | None, areas: tuple[Area, ...]) -> list[Area]:
-    """The areas with neighbours that touch made one, beginning with `open_area`."""
+    """`open_area` and the areas, with those that touch merged."""
     merged = [open_area] if open_area is not None else []
     for area in areas:
         if merged and merged[-1].end == area.start:

@@ -1,7 +1,7 @@
 """The VMware agent's errors: one class for each reason.
 
-Every class fixes its gRPC code, its reason, whether the same call may simply be repeated, and the
-next step for a person. Faults of vCenter become one of these in `vcenter.faults`.
+Every class fixes its code, its reason, whether the same call may be repeated, and a hint.
+`vcenter.faults` translates faults of vCenter to these.
 """
 
 from services.kit.failure import Code, ServiceError
@@ -9,7 +9,7 @@ from services.vmware_agent.vm import Disk, VmEntry
 
 
 class VCenterUnreachable(ServiceError):
-    """No connection, or it broke: network, restart of vCenter, a host that does not answer."""
+    """vCenter cannot be connected to, or the connection broke (network, restart, host down)."""
 
     code = Code.UNAVAILABLE
     reason = "VCENTER_UNREACHABLE"
@@ -18,7 +18,7 @@ class VCenterUnreachable(ServiceError):
 
 
 class VCenterUntrusted(ServiceError):
-    """The certificate is not the one the configuration trusts."""
+    """vCenter's certificate is not one that the configuration trusts."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VCENTER_UNTRUSTED"
@@ -48,7 +48,7 @@ class VCenterPermissionDenied(ServiceError):
 
 
 class VCenterBusy(ServiceError):
-    """Another task of the VM did not end within the time of the call."""
+    """Another task of the VM did not end before the call's deadline."""
 
     code = Code.ABORTED
     reason = "VCENTER_BUSY"
@@ -57,16 +57,16 @@ class VCenterBusy(ServiceError):
 
 
 class VCenterTimeout(ServiceError):
-    """A task did not end in time. It continues in vCenter; a repeated call finds its result."""
+    """A task did not end before the call's deadline. It continues in vCenter."""
 
     code = Code.DEADLINE_EXCEEDED
     reason = "VCENTER_TIMEOUT"
     retryable = True
-    hint = "look at the task in vCenter; repeating the call is safe"
+    hint = "look at the task in vCenter; repeating the call is safe, it finds the task's result"
 
 
 class VCenterFault(ServiceError):
-    """vCenter reported a fault without a reason of its own; metadata `fault` has its type."""
+    """vCenter reported a fault that has no other reason here; metadata `fault` has its type."""
 
     code = Code.FAILED_PRECONDITION
     reason = "VCENTER_FAULT"
@@ -106,7 +106,7 @@ class VmIdentityMismatch(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "VM_IDENTITY_MISMATCH"
-    hint = "correct vm.name or vm.moref in the spec, so that both mean the same VM"
+    hint = "correct vm.name or vm.moref in the spec, so that both name the same VM"
 
 
 class InvalidQuery(ServiceError):
@@ -118,7 +118,7 @@ class InvalidQuery(ServiceError):
 
 
 class CbtUnsupported(ServiceError):
-    """The VM or some of its disks cannot be tracked; metadata `disks` has their keys."""
+    """The VM or some of its disks do not support CBT; metadata `disks` has the disks' keys."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CBT_UNSUPPORTED"
@@ -126,7 +126,7 @@ class CbtUnsupported(ServiceError):
 
     @classmethod
     def for_disks(cls, vm: str, disks: tuple[Disk, ...]) -> "CbtUnsupported":
-        """The error that names every disk of VM `vm` in the way, and why."""
+        """The error that names every disk of `vm` that does not support CBT, and why."""
         obstacles = "; ".join(
             f"{disk.label} ({disk.address}) {obstacle.value}"
             for disk in disks
@@ -139,7 +139,7 @@ class CbtUnsupported(ServiceError):
 
 
 class CbtReset(ServiceError):
-    """What changed since a change id is not known: the disk needs a full comparison.
+    """vCenter cannot report what changed since a change id: the whole disk has to be compared.
 
     metadata: `disk` (device key) and `cause`, one of file_fault, invalid_argument, no_change_id,
     uuid_changed, malformed_answer.
@@ -147,7 +147,7 @@ class CbtReset(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "CBT_RESET"
-    hint = "compare source and target by digests (re-sync); the migration continues after it"
+    hint = "re-sync the disk; a migration does so by itself and then continues"
 
     @classmethod
     def of(cls, disk_key: int, cause: str, message: str) -> "CbtReset":
@@ -156,11 +156,11 @@ class CbtReset(ServiceError):
 
 
 class SnapshotNotFound(ServiceError):
-    """The snapshot does not exist (any more)."""
+    """The snapshot does not exist, or no longer exists."""
 
     code = Code.NOT_FOUND
     reason = "SNAPSHOT_NOT_FOUND"
-    hint = "create it again; a pass continues from the disks' change ids"
+    hint = "create the snapshot again; a pass continues from the disks' change ids"
 
 
 class DiskNotFound(ServiceError):
@@ -180,13 +180,13 @@ class SnapshotLimit(ServiceError):
 
 
 class QuiesceFailed(ServiceError):
-    """The guest could not be quiesced, and the policy requires it."""
+    """The guest could not be quiesced, and migration.snapshot_quiesce requires it."""
 
     code = Code.FAILED_PRECONDITION
     reason = "QUIESCE_FAILED"
     retryable = True
     hint = (
-        "set migration.snapshot_quiesce to auto or false (the copy is then as after a power "
+        "set migration.snapshot_quiesce to auto or false (the copy is then like one after a power "
         "loss), or repair VMware Tools or the guest's VSS writers"
     )
 
@@ -200,7 +200,7 @@ class DatastoreFull(ServiceError):
 
 
 class ConsolidationNeeded(ServiceError):
-    """The VM's disks could not be consolidated in time."""
+    """The VM's disks could not be consolidated before the call's deadline."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CONSOLIDATION_NEEDED"
@@ -209,7 +209,7 @@ class ConsolidationNeeded(ServiceError):
 
 
 class ToolsNotRunning(ServiceError):
-    """Shutting down the guest needs VMware Tools, which do not run in it."""
+    """VMware Tools, without which the guest cannot be shut down, do not run in it."""
 
     code = Code.FAILED_PRECONDITION
     reason = "TOOLS_NOT_RUNNING"
@@ -221,4 +221,4 @@ class WrongPowerState(ServiceError):
 
     code = Code.FAILED_PRECONDITION
     reason = "WRONG_POWER_STATE"
-    hint = "look at the VM's power state in vCenter and repeat"
+    hint = "check the VM's power state in vCenter and repeat the call"

@@ -1,4 +1,4 @@
-"""What checking a VM before its migration may find: each kind once, with its meaning and hint."""
+"""The kinds of findings of the check of a VM before its migration, with meanings and hints."""
 
 from dataclasses import dataclass
 from enum import Enum, unique
@@ -9,7 +9,7 @@ _CHANGE_DISK = "Change the disk's mode or sharing while the VM is off, or detach
 
 
 class Severity(Enum):
-    """How bad a finding is; worst first."""
+    """How serious a finding is; the most serious first."""
 
     ERROR = 3
     WARNING = 2
@@ -20,7 +20,7 @@ class Severity(Enum):
 class FindingKind(Enum):
     """One kind of finding; the member's name is the finding's name and is public.
 
-    `meaning` and `hint` are sentences for a person; both stand in docs/errors.md.
+    `meaning` and `hint` are sentences for operators, also listed in the documentation of errors.
     """
 
     TEMPLATE = (
@@ -45,27 +45,27 @@ class FindingKind(Enum):
     )
     ENCRYPTED = (
         Severity.WARNING,
-        "It has disks encrypted by vSphere: its host decrypts them only for accounts that may.",
+        "It has disks encrypted by vSphere; hosts decrypt them only for accounts with a privilege.",
         "Grant vcenter.user Cryptographic operations > Direct Access, or decrypt the VM first.",
     )
     VTPM = (
         Severity.WARNING,
         "It has a virtual TPM, whose secrets cannot be moved.",
-        "Have the recovery keys of encrypted volumes (BitLocker) at hand, or suspend it first.",
+        "Have the recovery keys of volumes encrypted by BitLocker ready, or suspend it first.",
     )
     PASSTHROUGH_DEVICE = (
         Severity.WARNING,
-        "A device belongs to its ESXi host and stays there.",
+        "It has a device of its ESXi host, which cannot be moved.",
         "Remove the device, or plan for the guest to run without it.",
     )
     DISK_INDEPENDENT = (
         Severity.ERROR,
-        "A disk is independent, so snapshots leave it out.",
+        "A disk is independent, so snapshots do not cover it.",
         _CHANGE_DISK,
     )
     DISK_PHYSICAL_RDM = (
         Severity.ERROR,
-        "A disk is a raw device mapping in physical mode, so snapshots leave it out.",
+        "A disk is a raw device mapping in physical mode, so snapshots do not cover it.",
         _CHANGE_DISK,
     )
     DISK_SHARED_BUS = (
@@ -91,7 +91,7 @@ class FindingKind(Enum):
     DISK_TRACKING_OFF = (
         Severity.INFO,
         "Tracking is on for the VM but off for one of its disks.",
-        "Nothing to do: it is switched on before the first snapshot.",
+        "No action is needed: tracking is switched on before the first snapshot.",
     )
     TOO_MANY_SNAPSHOTS = (
         Severity.ERROR,
@@ -100,8 +100,8 @@ class FindingKind(Enum):
     )
     EXISTING_SNAPSHOTS = (
         Severity.WARNING,
-        "It has snapshots: reads are slower, and areas in use may be unknown.",
-        "Delete those that are not needed before the migration.",
+        "It has snapshots: reads are slower, and vCenter may not know the areas in use.",
+        "Before the migration, delete snapshots that are not needed.",
     )
     OUR_SNAPSHOTS = (
         Severity.WARNING,
@@ -115,8 +115,8 @@ class FindingKind(Enum):
     )
     SUSPENDED = (
         Severity.ERROR,
-        "It is suspended: its disks are not consistent without its memory.",
-        "Resume it, or power it off and lose what it had in memory.",
+        "It is suspended: without its memory its disks are not consistent.",
+        "Resume it, or power it off, which loses the contents of its memory.",
     )
     TOOLS_NOT_RUNNING = (
         Severity.WARNING,
@@ -131,13 +131,13 @@ class FindingKind(Enum):
         self.hint = hint
 
     def found(self, message: str = "") -> "Finding":
-        """A finding of this kind; `message` names what was found, else the meaning is enough."""
+        """A finding of this kind, with `message`, or without one with the kind's meaning."""
         return Finding(self, message or self.meaning)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of a check: its kind, and a sentence for a person."""
+    """One result of a check: its kind, and a sentence for operators."""
 
     kind: FindingKind
     message: str

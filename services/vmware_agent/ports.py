@@ -9,22 +9,22 @@ from services.vmware_agent.vm import About, ChangedAreaPage, SnapshotDisk, Vm, V
 
 
 class Clock(Protocol):
-    """Time that a test can turn."""
+    """The clock; tests replace it."""
 
     def monotonic(self) -> float:
-        """Seconds from some fixed point."""
+        """Seconds since a fixed but unspecified moment."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return after that many seconds."""
+        """Wait for this number of seconds."""
         ...
 
 
 class SystemClock:
-    """The real `Clock`."""
+    """The operating system's clock."""
 
     def monotonic(self) -> float:
-        """Seconds since boot, or so."""
+        """See `Clock.monotonic`."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
@@ -33,16 +33,16 @@ class SystemClock:
 
 
 class VCenter(Protocol):
-    """What the domain needs of a vCenter.
+    """What the domain needs from vCenter.
 
-    VMs and snapshots are given as morefs. Each raises `VmNotFound` or `SnapshotNotFound` for an
-    unknown one, and the errors of `errors` for everything else. A method that starts a task
-    returns when the task has ended; `timeout_seconds` bounds that wait (`VCenterTimeout`).
-    `TaskInProgress` of vCenter is `VCenterBusy`.
+    VMs and snapshots are given as morefs. Every method raises `VmNotFound` or `SnapshotNotFound`
+    for an unknown one, and other classes of `errors` for other failures. A method that starts a
+    task returns when the task has ended, or raises `VCenterTimeout` after `timeout_seconds`.
+    vCenter's fault `TaskInProgress` is raised as `VCenterBusy`.
     """
 
     async def about(self) -> About:
-        """Which vCenter this is; logs in if need be."""
+        """vCenter's version and identity; logs in if there is no session."""
         ...
 
     async def list_entries(self) -> Sequence[VmEntry]:
@@ -50,7 +50,7 @@ class VCenter(Protocol):
         ...
 
     async def get_vms(self, vms: Sequence[str]) -> Sequence[Vm]:
-        """Those VMs, read now in one call, in the order asked for, without those that are gone."""
+        """These VMs, read now, in the same order; VMs that no longer exist are left out."""
         ...
 
     async def get_vm(self, vm: str) -> Vm:
@@ -58,7 +58,7 @@ class VCenter(Protocol):
         ...
 
     async def disk_usage(self, vm: str) -> Mapping[int, int]:
-        """Bytes that each thin disk's files take, by device key; others' content is not known."""
+        """Bytes that each thin disk's files occupy, by device key; other disks are left out."""
         ...
 
     async def set_tracking(self, vm: str, disks: Sequence[str], timeout_seconds: float) -> None:
@@ -68,7 +68,7 @@ class VCenter(Protocol):
     async def create_snapshot(
         self, vm: str, name: str, description: str, *, quiesce: bool, timeout_seconds: float
     ) -> str:
-        """Take a snapshot without memory; return its moref. Raises QuiesceFailed too."""
+        """Take a snapshot without memory; return its moref. Also raises QuiesceFailed."""
         ...
 
     async def remove_snapshot(self, snapshot: str, timeout_seconds: float) -> None:
@@ -80,13 +80,16 @@ class VCenter(Protocol):
         ...
 
     async def snapshot_disks(self, snapshot: str) -> tuple[SnapshotDisk, ...]:
-        """The disks as the snapshot froze them, by device key."""
+        """The disks at the time of the snapshot, in the order of device keys."""
         ...
 
     async def changed_areas(
         self, vm: str, snapshot: str, disk_key: int, change_id: str, start: int
     ) -> ChangedAreaPage:
-        """One page of changed areas from byte `start` on. Raises CbtReset if vCenter has none."""
+        """One page of changed areas from byte `start`.
+
+        Raises CbtReset if vCenter does not know them.
+        """
         ...
 
     async def power_on(self, vm: str, timeout_seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Power, idempotently: nothing is done when the VM is in the wanted state already."""
+"""Idempotent power operations: a VM that is already in the wanted state is left as it is."""
 
 from services.vmware_agent.errors import ToolsNotRunning, VCenterBusy, WrongPowerState
 from services.vmware_agent.ports import Clock, VCenter
@@ -7,7 +7,7 @@ from services.vmware_agent.waiting import Backoff, Deadline
 
 
 async def shutdown_guest(vcenter: VCenter, moref: str) -> None:
-    """Ask the guest to shut down and return at once; nothing to do when the VM is off.
+    """Ask the guest to shut down, unless the VM is off; does not wait for the shutdown.
 
     Raises ToolsNotRunning, and WrongPowerState for a suspended VM.
     """
@@ -17,7 +17,7 @@ async def shutdown_guest(vcenter: VCenter, moref: str) -> None:
     if vm.power is PowerState.SUSPENDED:
         raise WrongPowerState(
             message=f"VM {vm.name!r} is suspended: its guest cannot shut down",
-            hint="resume the VM, or power it off and lose what it had in memory",
+            hint="resume the VM, or power it off, which loses the contents of its memory",
         )
     if not vm.tools_running:
         raise ToolsNotRunning(
@@ -27,25 +27,28 @@ async def shutdown_guest(vcenter: VCenter, moref: str) -> None:
     try:
         await vcenter.shutdown_guest(moref)
     except WrongPowerState:
-        # It went off, or is already shutting down, between the look and the call.
+        # After it was read above, the VM went off or began to shut down.
         if (await vcenter.get_vm(moref)).power is not PowerState.OFF:
             raise
 
 
 async def power_off(vcenter: VCenter, clock: Clock, moref: str, timeout_seconds: float) -> None:
-    """Switch off as if the cable were pulled; returns when it is off."""
+    """Power off without asking the guest; returns when the VM is off."""
     await _switch(vcenter, clock, moref, PowerState.OFF, timeout_seconds)
 
 
 async def power_on(vcenter: VCenter, clock: Clock, moref: str, timeout_seconds: float) -> None:
-    """Switch on; returns when it is on."""
+    """Power on; returns when the VM is on."""
     await _switch(vcenter, clock, moref, PowerState.ON, timeout_seconds)
 
 
 async def _switch(
     vcenter: VCenter, clock: Clock, moref: str, wanted: PowerState, timeout_seconds: float
 ) -> None:
-    """Switch until the VM is as wanted. Raises VCenterBusy, VCenterTimeout, WrongPowerState."""
+    """Repeat the operation until the VM has the wanted state.
+
+    Raises VCenterBusy, VCenterTimeout, WrongPowerState.
+    """
     deadline = Deadline(clock, timeout_seconds)
     backoff = Backoff(clock, deadline)
     switch = vcenter.power_on if wanted is PowerState.ON else vcenter.power_off
@@ -53,6 +56,6 @@ async def _switch(
         try:
             await switch(moref, deadline.remaining_seconds)
         except (VCenterBusy, WrongPowerState):
-            # WrongPowerState: somebody else switches at the same moment; the next look decides.
+            # WrongPowerState: the state changed since it was read. It is read again.
             if not await backoff.pause():
                 raise

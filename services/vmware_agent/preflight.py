@@ -1,4 +1,4 @@
-"""What would keep a VM from being migrated warm, or make it worse than it could be."""
+"""Checks a VM for obstacles to a warm migration, and for what makes it slower or riskier."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from services.vmware_agent.cbt import OLDEST_HARDWARE_VERSION, is_tracked
 from services.vmware_agent.findings import Finding, FindingKind
 from services.vmware_agent.vm import DiskObstacle, PowerState, Vm
 
-# vSphere allows 32 levels; one is ours, and a backup may need one at the same time.
+# vSphere allows 32 levels: one is needed for the migration, another perhaps for a backup.
 _MANY_SNAPSHOTS = 30
 
 _OBSTACLES = {
@@ -20,7 +20,7 @@ _OBSTACLES = {
 
 
 def check_vm(vm: Vm) -> tuple[Finding, ...]:
-    """All that an operator should know about a VM before its migration, worst first."""
+    """All findings about a VM, the most serious first."""
     findings = [*_machine(vm), *_disks(vm), *_snapshots(vm), *_guest(vm)]
     return tuple(sorted(findings, key=lambda finding: -finding.kind.severity.value))
 
@@ -42,7 +42,7 @@ def _machine(vm: Vm) -> Iterator[Finding]:
         yield FindingKind.VTPM.found()
     for label in vm.passthrough_devices:
         yield FindingKind.PASSTHROUGH_DEVICE.found(
-            f"{label} belongs to its ESXi host and stays there."
+            f"{label} is a device of its ESXi host, which cannot be moved."
         )
 
 
@@ -65,7 +65,8 @@ def _snapshots(vm: Vm) -> Iterator[Finding]:
         )
     elif foreign:
         yield FindingKind.EXISTING_SNAPSHOTS.found(
-            f"It has {len(foreign)} snapshots: reads are slower, and areas in use may be unknown."
+            f"It has {len(foreign)} snapshots: reads are slower, and vCenter may not know "
+            "the areas in use."
         )
     if ours:
         names = ", ".join(snapshot.name for snapshot in ours)

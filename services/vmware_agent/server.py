@@ -17,12 +17,12 @@ from services.vmware_agent.vcenter.session import Endpoint, Session
 from services.vmware_agent.vcenter.trust import Trust
 from v2c.vmware.v1 import vmware_pb2, vmware_pb2_grpc
 
-# This many objects are made before the collector looks at the new ones (700 by default).
+# New objects between two runs of the garbage collector (Python's default is 700).
 _NEW_OBJECTS = 50_000
 
 
 def endpoint_from(config: VCenterConfig) -> Endpoint:
-    """The session's endpoint. Raises ConfigError when the password's reference leads nowhere."""
+    """The session's endpoint. Raises ConfigError if the password's reference cannot be resolved."""
     return Endpoint(
         host=config.host,
         port=config.port,
@@ -37,7 +37,7 @@ def endpoint_from(config: VCenterConfig) -> Endpoint:
 
 
 def registration(servicer: VmwareServicer) -> Register:
-    """What puts the servicer on a server of the kit."""
+    """The function with which the kit registers the servicer on its server."""
 
     async def register(server: grpc.aio.Server) -> Sequence[str]:
         vmware_pb2_grpc.add_VmwareServiceServicer_to_server(servicer, server)
@@ -47,18 +47,21 @@ def registration(servicer: VmwareServicer) -> Register:
 
 
 def collect_garbage_seldom() -> None:
-    """A vCenter's answer is several hundred thousand objects, none of them garbage while read.
+    """Run the garbage collector less often.
 
-    By default Python looks through all of them again for every few hundred new ones; pyVmomi's
-    classes alone are a hundred thousand. Measured with 1,000 VMs: a tenth of a listing's time.
+    Parsing one answer of vCenter creates several hundred thousand objects, none of which is garbage
+    yet. By default Python examines them every few hundred new objects; pyVmomi's classes alone are
+    a hundred thousand. With 1,000 VMs this took a tenth of a listing's time.
     """
     gc.freeze()
     gc.set_threshold(_NEW_OBJECTS)
 
 
 async def serve(setup: ServiceSetup) -> None:
-    """Serve until SIGTERM. vCenter is first asked when a call needs it: an agent that cannot
-    reach it still answers with the reason.
+    """Serve until SIGTERM.
+
+    The session with vCenter is opened at the first call that needs it, so that an agent that cannot
+    reach vCenter starts and answers calls with the reason.
     """
     collect_garbage_seldom()
     endpoint = endpoint_from(setup.config.vcenter)
@@ -86,5 +89,5 @@ async def serve(setup: ServiceSetup) -> None:
 
 
 def main() -> int:
-    """The process' entry point; returns its exit status."""
+    """Run the agent's process; returns its exit status."""
     return service_main("vmware", "reads VMs, snapshots and changed areas from vCenter", serve)

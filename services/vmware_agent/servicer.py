@@ -1,4 +1,4 @@
-"""VmwareService: proto to domain and back, nothing else."""
+"""VmwareService: translates between the proto's messages and the domain."""
 
 import base64
 import binascii
@@ -21,9 +21,9 @@ from v2c.vmware.v1 import vmware_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-# Time for our answer to arrive before the caller's deadline, so that the caller gets the reason.
+# The domain's deadline is earlier by this, so that the answer with the reason is not too late.
 _ANSWER_SECONDS = 0.5
-# A message stays far below gRPC's size limit: an area is at most 22 bytes.
+# Keeps a message far below gRPC's size limit: an area takes at most 22 bytes.
 _AREAS_PER_MESSAGE = 10_000
 
 _POWER_STATES = {
@@ -46,7 +46,7 @@ _QUIESCE = {
 
 
 class VmwareServicer(vmware_pb2_grpc.VmwareServiceServicer):
-    """Serves one vCenter, whose address as configured is `host`."""
+    """Serves one vCenter; `host` is its configured address."""
 
     def __init__(self, vcenter: VCenter, clock: Clock, host: str) -> None:
         self._vcenter = vcenter
@@ -193,7 +193,7 @@ def _given(field: str, value: str) -> str:
 
 
 def _seconds(context: Context) -> float:
-    """How long the domain may take. The kit refuses unary calls without a deadline."""
+    """The seconds the domain may take. The kit refuses unary calls without a deadline."""
     return max(0.0, (context.time_remaining() or 0.0) - _ANSWER_SECONDS)
 
 
@@ -205,7 +205,7 @@ def _position_of(token: str) -> str:
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:
-        raise InvalidQuery(message="page_token is not one of ours") from error
+        raise InvalidQuery(message="page_token is not a token of an earlier page") from error
 
 
 def _vm(vm: Vm, usage: Mapping[int, int] | None = None) -> pb.Vm:
@@ -281,7 +281,7 @@ def _snapshot(view: snapshots.SnapshotView) -> pb.Snapshot:
 
 
 def _messages(progress: Progress) -> list[pb.StreamChangedAreasResponse]:
-    """One message, or several for a page with very many areas; only the last covers the page."""
+    """One message, or several for a page with many areas; only the last has the page's coverage."""
     messages = []
     rest = progress.areas
     while True:

@@ -1,4 +1,4 @@
-"""Snapshots that exist only while a pass reads them: made and removed so that repeating is safe."""
+"""Creates and removes the snapshots that passes read. Every call may be repeated."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -34,7 +34,7 @@ class Quiesce(Enum):
 
 @dataclass(frozen=True)
 class SnapshotView:
-    """A snapshot with the disks as it froze them."""
+    """A snapshot and its disks."""
 
     snapshot: Snapshot
     disks: tuple[SnapshotDisk, ...]
@@ -42,7 +42,7 @@ class SnapshotView:
 
 @dataclass(frozen=True)
 class Created:
-    """What `create_snapshot` made or found."""
+    """The snapshot that `create_snapshot` created or found."""
 
     view: SnapshotView
     existed: bool
@@ -58,14 +58,14 @@ async def create_snapshot(
     quiesce: Quiesce = Quiesce.AUTO,
     timeout_seconds: float,
 ) -> Created:
-    """Take a snapshot without memory under a name nobody else uses, or return the one that has it.
+    """Take a snapshot without memory, or return the VM's snapshot with this name.
 
-    The name is looked up before every try, so a call repeated after a crash, a timeout or a lost
-    connection finds what the first one made. Other tasks of the VM are waited for. With AUTO a
-    guest that cannot be quiesced gets a crash-consistent snapshot instead. vSphere ignores
-    quiescing when the VM is off or has no Tools; with REQUIRED a running VM without Tools is
-    QuiesceFailed here. Raises InvalidQuery, VmNotFound, VCenterBusy, VCenterTimeout,
-    SnapshotLimit, DatastoreFull.
+    The name is looked up before every attempt, so that a call repeated after a crash, a timeout or
+    a lost connection finds the snapshot of the first call. Waits for other tasks of the VM. With
+    AUTO, a guest that cannot be quiesced gets a crash-consistent snapshot instead. vSphere ignores
+    quiescing when the VM is off or has no Tools; with REQUIRED, a running VM without Tools raises
+    QuiesceFailed. Raises InvalidQuery, VmNotFound, VCenterBusy, VCenterTimeout, SnapshotLimit,
+    DatastoreFull.
     """
     if not name or len(name) > LONGEST_NAME:
         raise InvalidQuery(message=f"a snapshot's name has 1 to {LONGEST_NAME} characters")
@@ -117,13 +117,13 @@ async def remove_snapshot(
     name: str = "",
     timeout_seconds: float,
 ) -> bool:
-    """Remove one snapshot by moref or name, consolidating if vCenter asks for it; False if none.
+    """Remove one snapshot by moref or name; False if there is none.
 
-    Waits for other tasks of the VM and repeats, also when a removal ended in a fault that may
-    pass. The VM's snapshot tree decides whether it is removed, so a removal whose answer got lost
-    counts. Should several snapshots have the name, all of them are removed if it carries
-    our prefix, otherwise none (InvalidQuery). Raises VmNotFound, VCenterBusy, VCenterTimeout,
-    ConsolidationNeeded.
+    Consolidates the disks if vCenter asks for it. Waits for other tasks of the VM, and repeats a
+    removal that failed with a transient fault. Whether the snapshot is removed is read from the
+    VM's snapshot tree, so a removal whose answer was lost counts as done. If several snapshots have
+    the name, all of them are removed if it has v2c's prefix, otherwise none (InvalidQuery).
+    Raises VmNotFound, VCenterBusy, VCenterTimeout, ConsolidationNeeded.
     """
     if not (snapshot_moref or name):
         raise InvalidQuery(message="neither moref nor name of a snapshot is given")
@@ -139,7 +139,7 @@ async def remove_snapshot(
         try:
             await vcenter.remove_snapshot(found[0].moref, deadline.remaining_seconds)
         except SnapshotNotFound:
-            continue  # Somebody else's removal ended meanwhile: look again.
+            continue  # Another client removed it meanwhile: read the tree again.
         except (VCenterBusy, VCenterFault) as error:
             if not error.retryable or not await backoff.pause():
                 raise
@@ -150,7 +150,7 @@ async def remove_snapshot(
                 vm=vm_moref,
                 snapshot=found[0].moref,
             )
-    if vm.consolidation_needed:  # Also what an earlier call left undone.
+    if vm.consolidation_needed:  # Perhaps since an earlier call that was interrupted.
         await consolidate(vcenter, clock, vm_moref, deadline.remaining_seconds)
     return removed
 
@@ -160,8 +160,8 @@ async def consolidate(
 ) -> None:
     """Consolidate the VM's disks until vCenter no longer asks for it.
 
-    A file held by a backup proxy or a late NFC connection is freed within minutes, so a failure is
-    tried again until the time is up; then ConsolidationNeeded is raised from the last one.
+    A backup proxy or an NFC connection that is closed late locks a file for minutes. Therefore
+    failures are retried until the deadline; then ConsolidationNeeded is raised from the last one.
     """
     deadline = Deadline(clock, timeout_seconds)
     backoff = Backoff(clock, deadline)
@@ -194,14 +194,14 @@ async def list_snapshots(
         try:
             views.append(await _view(vcenter, snapshot))
         except SnapshotNotFound:
-            continue  # Removed since the tree was read.
+            continue  # The snapshot was removed after the tree was read.
     return tuple(views)
 
 
 def _wants_quiescing(vm: Vm, quiesce: Quiesce) -> bool:
-    """What to ask vSphere for. Raises QuiesceFailed for a policy that cannot be kept."""
+    """Whether to ask vSphere to quiesce. Raises QuiesceFailed if REQUIRED is not possible."""
     if quiesce is Quiesce.OFF or vm.power is not PowerState.ON:
-        return False  # A VM that is off is consistent as it is.
+        return False  # The disks of a VM that is off are consistent.
     if quiesce is Quiesce.REQUIRED and not vm.tools_running:
         raise QuiesceFailed(
             message=f"VM {vm.name!r} cannot be quiesced: VMware Tools do not run in it",
@@ -224,10 +224,10 @@ def _meant(vm: Vm, snapshot_moref: str, name: str) -> list[Snapshot]:
 
 
 async def _first_of_name(vcenter: VCenter, vm_moref: str, name: str, made: str) -> Snapshot:
-    """The snapshot to keep of those with `name`: the one nearest the root, which is the oldest.
+    """The oldest snapshot with this name, which is the one nearest to the root.
 
-    An earlier call's task, which its caller no longer waited for, may have ended between our look
-    and our try; every caller then settles on the same one.
+    There are two if the task of an earlier call, which had timed out, ended after this call looked
+    for the name. Every caller then uses the oldest.
     """
     vm = await vcenter.get_vm(vm_moref)
     first = vm.snapshot_named(name)

@@ -1,15 +1,14 @@
-"""What a virtual machine is to this service: plain values, free of vCenter's types.
+"""The domain's values for virtual machines; they contain none of vCenter's types.
 
-Sizes are bytes unless the name says otherwise. `moref` is vCenter's managed object reference
-("vm-42"); it is unique within one vCenter only, so `instance_uuid` goes with it wherever a VM is
-remembered.
+Sizes are bytes unless the name has another unit. `moref` is vCenter's managed object reference
+("vm-42"); it is unique within one vCenter only, so `instance_uuid` is stored with it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-# Snapshots we create carry this prefix, so that a sweep never touches anybody else's.
+# The names of v2c's snapshots start with this, so that clean-up never removes other snapshots.
 SNAPSHOT_PREFIX = "v2c-"
 
 
@@ -29,7 +28,7 @@ class Firmware(Enum):
 
 
 class ControllerType(Enum):
-    """The family of a disk's controller, which decides how the disk is addressed."""
+    """The type of a disk's controller, which determines the disk's address."""
 
     SCSI = "scsi"
     SATA = "sata"
@@ -38,10 +37,10 @@ class ControllerType(Enum):
 
 
 class DiskObstacle(Enum):
-    """Why a disk cannot be snapshotted or tracked; the value ends a sentence about it."""
+    """Why a disk cannot be snapshotted or tracked; the value is a predicate for messages."""
 
-    INDEPENDENT = "is independent, so snapshots leave it out"
-    PHYSICAL_RDM = "is a raw device mapping in physical mode, so snapshots leave it out"
+    INDEPENDENT = "is independent, so snapshots do not cover it"
+    PHYSICAL_RDM = "is a raw device mapping in physical mode, so snapshots do not cover it"
     SHARED_BUS = "is on a controller with SCSI bus sharing, which forbids snapshots"
     MULTI_WRITER = "is shared by several VMs (multi-writer), which forbids snapshots"
     RAW_DISK = "is a raw device of its host, which has no changed block tracking"
@@ -50,7 +49,10 @@ class DiskObstacle(Enum):
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Which vCenter (or ESXi host) this is. `thumbprint_sha1` is upper case with colons."""
+    """A vCenter's (or ESXi host's) version and identity.
+
+    The thumbprint is upper case with colons.
+    """
 
     product: str
     api_version: str
@@ -60,7 +62,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class DiskController:
-    """Where a disk is plugged in. `bus` counts controllers of one type from 0."""
+    """A disk's controller. `bus` counts the controllers of one type from 0."""
 
     key: int
     type: ControllerType
@@ -72,11 +74,11 @@ class DiskController:
 class Disk:
     """One virtual disk.
 
-    `key` is vCenter's device key (2000, …), stable for the disk's life. `unit` is the number a
-    spec file uses; see `disk_units`. `unit_number` is the address on the controller. `path` is the
-    current backing file, "[datastore] folder/file.vmdk"; with snapshots that is the newest delta.
-    `backing` is the backing's kind ("FlatVer2", "SeSparse", …). `tracking_enabled` is the disk's
-    own ctkEnabled key, None when the VM has none for it.
+    `key` is vCenter's device key (2000, …), which never changes. `unit` is the disk's number in
+    specs; see `disk_units`. `unit_number` is the address on the controller. `path` is the current
+    backing file, "[datastore] folder/file.vmdk"; with snapshots it is the newest delta file.
+    `backing` is the backing's type ("FlatVer2", "SeSparse", …). `tracking_enabled` is the value of
+    the disk's own ctkEnabled key, None if the VM has no such key.
     """
 
     key: int
@@ -99,13 +101,13 @@ class Disk:
 
     @property
     def snapshottable(self) -> bool:
-        """Whether a snapshot freezes this disk and reports changed areas for it."""
+        """Whether snapshots cover this disk and changed areas are reported for it."""
         return not self.obstacles
 
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """One network adapter; `index` is its position by device key, from 0."""
+    """One network adapter; `index` is its position in the order of device keys, from 0."""
 
     key: int
     index: int
@@ -118,7 +120,7 @@ class Nic:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One node of the snapshot tree. `create_time` is seconds since 1970, UTC."""
+    """One snapshot and its children in the tree. `create_time` is seconds since 1970, UTC."""
 
     moref: str
     name: str
@@ -128,23 +130,23 @@ class Snapshot:
     children: tuple["Snapshot", ...] = ()
 
     def walk(self) -> Iterator["Snapshot"]:
-        """This snapshot, then everything below it, parents first."""
+        """This snapshot and its descendants, parents first."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     @property
     def ours(self) -> bool:
-        """Whether the name has our prefix."""
+        """Whether the name has v2c's prefix."""
         return self.name.startswith(SNAPSHOT_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
 class VmEntry:
-    """Where a VM is in the inventory: cheap enough to read for thousands of VMs in one call.
+    """A VM's entry in the inventory, which can be read for thousands of VMs in one call.
 
-    `path` is "/datacenter/vm/folder/name". A slash inside one name stays escaped as %2f in it, as
-    in vCenter, so that a path has one meaning; `name` is unescaped.
+    `path` is "/datacenter/vm/folder/name". A slash inside a name is escaped as %2f in it, as in
+    vCenter, so that paths are unambiguous; `name` is unescaped.
     """
 
     moref: str
@@ -156,7 +158,7 @@ class VmEntry:
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """Everything a migration asks about one VM. `name` and `path` are as in `VmEntry`."""
+    """All that a migration needs to know of a VM. `name` and `path` are as in `VmEntry`."""
 
     moref: str
     instance_uuid: str
@@ -195,10 +197,10 @@ class Vm:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotDisk:
-    """A disk as one snapshot froze it.
+    """A disk at the time of a snapshot.
 
-    `change_id` is the opaque "<uuid>/<n>" to ask for later changes with; None when the disk was
-    not tracked at that moment. `path` is the file that holds the frozen content.
+    `change_id` is the opaque "<uuid>/<n>" with which later changes can be queried; None if the
+    disk was not tracked at that time. `path` is the file with the snapshot's content.
     """
 
     key: int
@@ -222,7 +224,7 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class ChangedAreaPage:
-    """One answer of QueryChangedDiskAreas: what of [start, start+length) changed."""
+    """One answer of QueryChangedDiskAreas: the changed areas within [start, start+length)."""
 
     start: int
     length: int
@@ -230,13 +232,13 @@ class ChangedAreaPage:
 
 
 def disk_units(placed: tuple[tuple[int, DiskController, int], ...]) -> dict[int, int]:
-    """The spec file's disk numbers, from (device key, controller, unit number) of every disk.
+    """The disks' numbers in specs, by device key; `placed` has (key, controller, unit number).
 
-    With all disks on one controller a disk's number is its unit number, as in the reference tool's
-    spec files. With several controllers it is ``bus * 16 + unit number`` for SCSI; the other types
-    start at 1000 (SATA, 32 a bus), 2000 (NVMe, 64 a bus) and 3000 (IDE, 2 a bus), and units above
-    15 of a paravirtual SCSI controller (64 units since hardware version 14) at 4000, so that no
-    two disks of a VM share a number.
+    If all disks are on one controller, a disk's number is its unit number, as in the reference
+    tool's spec files. With several controllers it is ``bus * 16 + unit number`` for SCSI. Other
+    controllers start at 1000 (SATA, 32 per bus), 2000 (NVMe, 64 per bus) and 3000 (IDE, 2 per bus),
+    and units above 15 of a paravirtual SCSI controller (64 units since hardware version 14) at
+    4000, so that no two disks of a VM have the same number.
     """
     if len({controller.key for _, controller, _ in placed}) <= 1:
         return {key: unit_number for key, _, unit_number in placed}
@@ -261,7 +263,7 @@ _ESCAPES = (("%2f", "/"), ("%5c", "\\"), ("%25", "%"))
 
 
 def unescape_name(name: str) -> str:
-    """A name as people write it: vCenter stores slash, backslash and percent as %2f, %5c, %25."""
+    """The name without vCenter's escapes for slash, backslash and percent (%2f, %5c, %25)."""
     for escaped, character in _ESCAPES:
         name = name.replace(escaped, character).replace(escaped.upper(), character)
     return name

@@ -1,4 +1,4 @@
-"""Listing VMs, and finding exactly the one that is meant."""
+"""Lists VMs, and finds one VM by moref, name, path or instance UUID."""
 
 import difflib
 import unicodedata
@@ -21,7 +21,7 @@ _NEAREST_NAMES = 5
 
 @dataclass(frozen=True)
 class VmPage:
-    """One page of a listing. `next_after` continues it; None after the last page."""
+    """One page of a listing. The next page starts after `next_after`; None on the last page."""
 
     vms: tuple[Vm, ...]
     total_count: int
@@ -33,13 +33,13 @@ async def list_vms(
 ) -> VmPage:
     """VMs (no templates) whose name or path contains `text`, case ignored, ordered by path.
 
-    `after` is the `next_after` of the page before: the listing continues behind it even if VMs
-    came or went meanwhile. `page_size` 0 means 500. Raises InvalidQuery above 5,000.
+    `after` is the `next_after` of the page before: the listing continues after it, even if VMs were
+    added or removed meanwhile. `page_size` 0 means 500. Raises InvalidQuery above 5,000.
     """
     if not 0 <= page_size <= LARGEST_PAGE_SIZE:
         raise InvalidQuery(
             message=f"page_size {page_size} is not between 0 and {LARGEST_PAGE_SIZE}",
-            hint="ask for smaller pages and follow next_page_token",
+            hint="request smaller pages and follow next_page_token",
         )
     wanted = _fold(text)
     matching = sorted(
@@ -56,12 +56,11 @@ async def list_vms(
 async def find_vm(
     vcenter: VCenter, *, moref: str = "", name: str = "", instance_uuid: str = ""
 ) -> Vm:
-    """The one VM meant; what is given must fit together.
+    """The one VM that matches all the given values.
 
-    `name` is a name as people write it or as vCenter escapes it, or a path starting with "/".
-    Names are compared exactly first and, if none fits, without case. Raises InvalidQuery,
-    VmNotFound (with the nearest names), AmbiguousVmName (with the candidates) and
-    VmIdentityMismatch.
+    `name` is a name, unescaped or escaped as in vCenter, or a path starting with "/". Names are
+    compared exactly first and, if none is equal, without case. Raises InvalidQuery, VmNotFound
+    (with the nearest names), AmbiguousVmName (with the candidates) and VmIdentityMismatch.
     """
     if moref:
         vm = await vcenter.get_vm(moref)
@@ -81,12 +80,12 @@ async def find_vm(
 
 
 def _sort_key(entry: VmEntry) -> str:
-    """A sort key that is unique: VMs of one folder may not share a name, those of a vApp may."""
+    """A unique sort key. The path alone is not one: VMs of a vApp may have the same name."""
     return f"{entry.path}\0{entry.moref}"
 
 
 def _normal(text: str) -> str:
-    """One form for the several ways of writing é: keyboards and file systems differ."""
+    """The Unicode normal form: é, for example, can be one code point or two."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -99,14 +98,14 @@ def _same_uuid(entry: VmEntry, instance_uuid: str) -> bool:
 
 
 def _named(entries: Sequence[VmEntry], name: str) -> list[VmEntry]:
-    """Entries of that name or path: exact ones, else those that differ in case only."""
+    """Entries with this name or path: exact matches, else those that differ in case only."""
     for form in (_normal, _fold):
         if name.startswith("/"):
             found = [e for e in entries if form(e.path) == form(name.rstrip("/"))]
         else:
             wanted = {form(name), form(unescape_name(name))}
             found = [e for e in entries if form(e.name) in wanted]
-        # A template cannot be migrated, so it never makes a VM's name ambiguous.
+        # A template cannot be migrated, so a template with a VM's name does not make it ambiguous.
         machines = [e for e in found if not e.template]
         if machines:
             return machines
@@ -139,7 +138,7 @@ def _not_found(entries: Sequence[VmEntry], name: str, instance_uuid: str) -> VmN
 
 
 def _check_identity(vm: Vm, name: str, instance_uuid: str) -> None:
-    """Two descriptions that mean different VMs: migrating either would be a guess."""
+    """Raise VmIdentityMismatch unless the VM also has the given name and instance UUID."""
     entry = VmEntry(vm.moref, vm.instance_uuid, vm.name, vm.path, vm.template)
     if instance_uuid and not _same_uuid(entry, instance_uuid):
         raise VmIdentityMismatch(
@@ -147,7 +146,7 @@ def _check_identity(vm: Vm, name: str, instance_uuid: str) -> None:
             f"not {instance_uuid}",
             metadata={"moref": vm.moref, "name": vm.name},
         )
-    # A template is found by its moref; preflight then reports it as one.
+    # A template's name is not compared, so that preflight can report that it is a template.
     if name and not vm.template and not _named([entry], name):
         raise VmIdentityMismatch(
             message=f"VM {vm.moref} is named {vm.name!r} ({vm.path}), not {name!r}",

@@ -7,7 +7,7 @@ _LONGEST_PAUSE_SECONDS = 15.0
 
 
 class Deadline:
-    """A moment after which nothing is begun any more."""
+    """A moment after which no further attempt is begun."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock = clock
@@ -22,8 +22,8 @@ class Deadline:
 class Backoff:
     """Pauses that double from half a second to fifteen seconds.
 
-    vCenter ends most tasks within seconds; a consolidation under writes takes minutes, and asking
-    four times a minute is no load.
+    Most tasks of vCenter end within seconds; a consolidation while the guest writes takes minutes,
+    and polling it four times a minute is no load.
     """
 
     def __init__(self, clock: Clock, deadline: Deadline) -> None:
@@ -32,7 +32,7 @@ class Backoff:
         self._next_seconds = _FIRST_PAUSE_SECONDS
 
     async def pause(self) -> bool:
-        """Sleep; False, at once, when the deadline would pass before another try."""
+        """Sleep, then return True; return False at once if the deadline would pass meanwhile."""
         seconds = self._next_seconds
         if seconds >= self._deadline.remaining_seconds:
             return False

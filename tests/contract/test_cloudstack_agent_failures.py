@@ -1,4 +1,4 @@
-"""The agent when CloudStack refuses, forgets, stalls or dies, and when requests make no sense."""
+"""The agent when CloudStack refuses, loses a job, is slow or down, and with invalid requests."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def agent(
         yield stub
 
 
-async def test_a_lost_answer_is_found_again_without_a_second_machine(
+async def test_a_call_repeated_after_a_lost_answer_makes_no_second_machine(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     lab.control.call("fault", command="importVm", kind="drop_after")
@@ -63,7 +63,7 @@ async def test_a_lost_answer_is_found_again_without_a_second_machine(
     assert [machine["id"] for machine in machines] == [job.resource_id]
 
 
-async def test_a_lost_request_is_sent_again(
+async def test_a_request_that_was_lost_is_sent_again(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     lab.control.call("fault", command="importVm", kind="drop_before")
@@ -71,7 +71,7 @@ async def test_a_lost_request_is_sent_again(
 
 
 @pytest.mark.parametrize("kind", ["no_placement", "no_free_ip"])
-async def test_half_an_import_is_removed_before_the_next_try(
+async def test_a_half_imported_machine_is_removed_before_the_next_attempt(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab, kind: str
 ) -> None:
     lab.control.call("fault", command="importVm", kind=kind)
@@ -85,7 +85,7 @@ async def test_half_an_import_is_removed_before_the_next_try(
     assert (lab.pool / "root.qcow2").exists()
 
 
-async def test_half_an_import_is_left_alone_while_imports_run(
+async def test_a_half_imported_machine_is_not_removed_while_imports_run(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     lab.control.call("fault", command="importVm", kind="no_placement")

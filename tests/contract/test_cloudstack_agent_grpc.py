@@ -121,7 +121,7 @@ async def test_a_machine_arrives_with_disks_adapters_and_settings(
     }
 
 
-async def test_an_offering_with_an_open_speed_gets_one(
+async def test_an_offering_without_a_speed_is_given_one(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     job = await imported(agent, service_offering_id=IDS["serviceofferingid_open"])
@@ -129,7 +129,7 @@ async def test_an_offering_with_an_open_speed_gets_one(
     assert vm.details["cpuSpeed"] == "1000"
 
 
-async def test_a_fixed_offering_gets_no_sizes(
+async def test_no_sizes_are_sent_for_a_fixed_offering(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     job = await imported(agent, service_offering_id=IDS["serviceofferingid_small"])
@@ -197,7 +197,7 @@ async def test_rollback_unmanages_and_keeps_every_file(
     assert (lab.pool / "root.qcow2").exists()
 
 
-async def test_what_never_ran_on_a_zone_wide_pool_is_unmanaged(
+async def test_a_machine_that_never_ran_on_a_zone_wide_pool_is_unmanaged(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     image = create_image(lab.directory / "pool-nfs" / "root.qcow2")
@@ -283,7 +283,7 @@ async def test_placements_are_listed_and_filtered(
     assert refused.value.reason == "REQUEST_INVALID"
 
 
-async def test_pools_say_what_to_mount(
+async def test_pools_have_a_source_and_mount_options(
     agent: pb_grpc.CloudstackServiceAsyncStub, lab: CloudStackLab
 ) -> None:
     async def resolved(pool_id: str) -> pb.StoragePool:

@@ -1,4 +1,4 @@
-"""The HTTP adapter against servers that are no CloudStack, or none that is trusted."""
+"""The HTTP adapter against servers that are not CloudStack or not trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACCOUNT = Account("key", "secret")
 
 
 class Elsewhere(BaseHTTPRequestHandler):
-    """Sends everybody to https."""
+    """Redirects every request to https."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -29,7 +29,7 @@ class Elsewhere(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def running_agent(config: Path, log: Path) -> Iterator[tuple[Readiness, subproce
             process.kill()
 
 
-def test_it_serves_what_its_config_names_and_keeps_secrets_to_itself(
+def test_it_serves_the_configured_cloudstack_and_logs_no_secrets(
     lab: CloudStackLab, tmp_path: Path
 ) -> None:
     (tmp_path / "api.key").write_text(f"{lab.api_key}\n")

@@ -119,7 +119,7 @@ def test_a_job_is_forgotten_after_a_day(lab: CloudStackLab) -> None:
     assert lab.call("queryAsyncJobResult", jobid=job_id).status == 431
 
 
-def test_faults_strike_as_often_as_asked(lab: CloudStackLab) -> None:
+def test_faults_affect_the_requested_number_of_calls(lab: CloudStackLab) -> None:
     lab.control.call("fault", command="listZones", kind="error", code=530, text="boom", times=2)
     assert [lab.call("listZones").status for _ in range(3)] == [530, 530, 200]
     lab.control.call("fault", command="*", kind="drop_before", skip=1)

@@ -1,4 +1,4 @@
-"""What the lab's CloudStack accepts as a disk, and what a refusal leaves behind."""
+"""Which disks the lab's CloudStack imports, and what a failed import leaves behind."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_details_are_replaced_not_merged(lab: CloudStackLab) -> None:
     )
 
 
-def test_start_refuses_what_a_host_could_not_open(lab: CloudStackLab) -> None:
+def test_start_refuses_an_image_that_a_host_could_not_open(lab: CloudStackLab) -> None:
     path = create_image(lab.pool / "root.qcow2")
     vm = lab.import_vm()["jobresult"]["virtualmachine"]
     with _writer(path):
@@ -316,7 +316,9 @@ def test_unmanaging_keeps_files_and_destroying_does_not(lab: CloudStackLab) -> N
     assert not path.exists()
 
 
-def test_unmanaging_what_never_ran_on_a_zone_wide_pool_needs_a_host(lab: CloudStackLab) -> None:
+def test_unmanaging_a_vm_that_never_ran_on_a_zone_wide_pool_needs_a_host(
+    lab: CloudStackLab,
+) -> None:
     image = create_image(lab.directory / "pool-nfs" / "root.qcow2")
     vm = lab.import_vm(storageid=IDS["storageid_nfs"])["jobresult"]["virtualmachine"]
     assert "No available host" in _refusal(lab.job("unmanageVirtualMachine", id=vm["id"]))[1]

@@ -25,7 +25,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DiskStore]
             yield esxi.client
 
 
-def test_a_snapshot_takes_the_file_and_gives_it_back(store: DiskStore) -> None:
+def test_a_snapshot_adds_a_file_and_its_removal_restores_the_name(store: DiskStore) -> None:
     store.add_disk("vm-1", 2000, _BASE, 8 * MIB)
     frozen = store.create_snapshot("vm-1", "snapshot-1", [2000])
     assert frozen[2000].path == _BASE
@@ -37,7 +37,7 @@ def test_a_snapshot_takes_the_file_and_gives_it_back(store: DiskStore) -> None:
     assert store.current_path("vm-1", 2000) == _BASE
 
 
-def test_change_ids_live_and_die_with_tracking(store: DiskStore) -> None:
+def test_change_ids_are_valid_only_while_tracking_lasts(store: DiskStore) -> None:
     store.add_disk("vm-1", 2000, _BASE, 8 * MIB)
     store.set_tracking("vm-1", 2000, True)
     first = store.create_snapshot("vm-1", "snapshot-1", [2000])[2000].change_id
@@ -88,7 +88,7 @@ def test_a_disk_grows_only_without_snapshots(store: DiskStore) -> None:
     assert refused.value.kind == "invalid_state"
 
 
-def test_what_is_not_there_is_not_found(store: DiskStore) -> None:
+def test_unknown_disks_and_snapshots_are_not_found(store: DiskStore) -> None:
     for call in (
         lambda: store.remove_disk("vm-1", 2000),
         lambda: store.current_path("vm-1", 2000),

@@ -18,7 +18,7 @@ from tests.rigs.lab.vcenter import PC, Simulator, disks, find, retrieve, running
 
 
 def without_content(scenario: Scenario) -> Scenario:
-    """The same VMs, but with disks that need no ESXi side."""
+    """The same VMs with disks without content, which need no ESXi side."""
     return replace(
         scenario,
         datacenters=tuple(

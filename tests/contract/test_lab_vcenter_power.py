@@ -73,12 +73,12 @@ def test_a_guest_shuts_down_by_itself(instance: Any) -> None:
     wait(machine.PowerOnVM_Task())
 
 
-def test_without_tools_nobody_listens(instance: Any) -> None:
+def test_without_tools_the_guest_cannot_be_shut_down(instance: Any) -> None:
     with pytest.raises(vim.fault.ToolsUnavailable):
         find(instance, "no-tools").ShutdownGuest()
 
 
-def test_a_guest_can_ignore_the_order(simulator: Simulator, instance: Any) -> None:
+def test_a_guest_can_ignore_its_shutdown(simulator: Simulator, instance: Any) -> None:
     machine = find(instance, "stubborn")
     simulator.control.call("set", vm="stubborn", shutdown="ignore")
     machine.ShutdownGuest()

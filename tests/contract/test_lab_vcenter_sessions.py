@@ -19,7 +19,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
         yield simulator
 
 
-def test_the_service_says_what_it_is(simulator: Simulator) -> None:
+def test_the_service_reports_its_product_and_version(simulator: Simulator) -> None:
     with simulator.client() as instance:
         about = instance.content.about
         assert about.apiType == "VirtualCenter"
@@ -74,7 +74,7 @@ def test_an_expired_session_shows_in_the_missing_set(simulator: Simulator) -> No
         assert all(isinstance(m.fault, vim.fault.NotAuthenticated) for m in item.missingSet)
 
 
-def test_views_and_pages_die_with_their_session(simulator: Simulator) -> None:
+def test_views_and_pages_end_with_their_session(simulator: Simulator) -> None:
     user = DEFAULT_USERS[0]
     with simulator.client() as instance:
         content = instance.content

@@ -44,7 +44,7 @@ SCENARIO = Scenario(
 
 
 class ScriptedDisks(MemoryDisks):
-    """Answers what the test says changed; the rest is the lab's own bookkeeping."""
+    """Reports the changed areas that the test sets; otherwise the lab's own disks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ async def areas(vcenter: VmomiVCenter, moref: str, snapshot: str, change_id: str
         {"cbt_page_bytes": BLOCK, "cbt_empty_pages": True},
     ],
 )
-async def test_every_way_of_paging_tells_the_same(
+async def test_every_way_of_paging_reports_the_same_areas(
     lab: LabVCenter, vcenter: VmomiVCenter, disks: ScriptedDisks, paging: dict[str, int]
 ) -> None:
     moref = lab.vm("db").moref
@@ -208,7 +208,7 @@ async def test_a_session_that_expires_between_two_pages(
     assert reported == [Area(0, BLOCK), Area(CAPACITY - BLOCK, BLOCK)]
 
 
-async def test_one_disk_switched_off_has_no_change_id_and_says_so(
+async def test_a_disk_whose_tracking_is_off_is_reported_as_having_no_change_id(
     lab: LabVCenter, vcenter: VmomiVCenter
 ) -> None:
     record = lab.vm("db")

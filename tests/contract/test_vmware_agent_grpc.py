@@ -83,7 +83,7 @@ async def test_listing_by_pages(lab: LabVCenter, stub: "VmwareServiceAsyncStub")
         (pb.GetVmRequest(), Code.INVALID_ARGUMENT, "INVALID_QUERY"),
     ],
 )
-async def test_errors_say_what_to_do(
+async def test_errors_have_a_hint(
     stub: "VmwareServiceAsyncStub", request_: pb.GetVmRequest, code: Code, reason: str
 ) -> None:
     with pytest.raises(RemoteError) as caught, remote_errors("vmware"):

@@ -94,7 +94,7 @@ async def test_a_wrong_thumbprint_never_sees_the_password(lab: LabVCenter) -> No
         (Trust(ca_file=Path("/nonexistent/ca.pem")), "/nonexistent/ca.pem cannot be used"),
     ],
 )
-async def test_what_cannot_be_trusted_is_refused(
+async def test_an_untrusted_certificate_is_refused(
     lab: LabVCenter, trust: Trust, expected: str
 ) -> None:
     async with connected(lab.endpoint(trust=trust)) as vcenter:
@@ -124,7 +124,7 @@ async def test_a_wrong_password_is_tried_once_and_not_again_at_once(lab: LabVCen
     assert not error.retryable
 
 
-async def test_nobody_listening_is_unavailable_and_retryable() -> None:
+async def test_a_port_without_a_listener_is_unavailable_and_retryable() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         endpoint = Endpoint("127.0.0.1", "u", "p", bound.getsockname()[1], Trust(insecure=True))

@@ -128,7 +128,7 @@ async def test_a_deleted_vm_is_left_out_of_a_batch_and_not_found_alone(
         await vcenter.get_vm(gone.moref)
 
 
-async def test_a_vm_that_shows_no_configuration_is_no_unknown_vm(
+async def test_a_vm_without_a_readable_configuration_is_not_reported_as_unknown(
     lab: LabVCenter, vcenter: VmomiVCenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orphan = lab.vm("linux-bios").moref
@@ -146,7 +146,7 @@ async def test_a_vm_that_shows_no_configuration_is_no_unknown_vm(
     assert len(page.vms) == len(lab.world.vms) - 1
 
 
-async def test_a_vm_with_everything_awkward(vcenter: VmomiVCenter) -> None:
+async def test_every_property_of_a_vm_is_read(vcenter: VmomiVCenter) -> None:
     windows = await find_vm(vcenter, name="windows uefi")
     assert windows.firmware is Firmware.EFI
     assert windows.secure_boot
@@ -206,7 +206,9 @@ async def test_tracking_takes_effect_for_the_next_snapshot(vcenter: VmomiVCenter
     assert all(one.path.endswith(".vmdk") for one in created.view.disks)
 
 
-async def test_a_disk_left_out_by_somebody_gets_its_change_id(vcenter: VmomiVCenter) -> None:
+async def test_a_disk_whose_tracking_was_switched_off_gets_a_change_id(
+    vcenter: VmomiVCenter,
+) -> None:
     vm = await find_vm(vcenter, name="one-disk-untracked")
     assert vm.tracking_enabled
     assert [one.tracking_enabled for one in vm.disks] == [None, False]
@@ -287,7 +289,9 @@ async def test_a_guest_that_cannot_be_quiesced(
     assert not created.view.snapshot.quiesced
 
 
-async def test_a_quiesced_snapshot_says_so(vcenter: VmomiVCenter, moref: str) -> None:
+async def test_a_quiesced_snapshot_is_reported_as_quiesced(
+    vcenter: VmomiVCenter, moref: str
+) -> None:
     created = await create_snapshot(vcenter, CLOCK, moref, "v2c-1", timeout_seconds=10)
     assert created.view.snapshot.quiesced
 
@@ -379,7 +383,9 @@ async def test_the_guest_shuts_down_when_asked(
 
 
 @pytest.mark.parametrize("name", ["no tools", "tools-stopped"])
-async def test_without_tools_nobody_can_be_asked(vcenter: VmomiVCenter, name: str) -> None:
+async def test_without_tools_the_guest_cannot_be_asked_to_shut_down(
+    vcenter: VmomiVCenter, name: str
+) -> None:
     vm = await find_vm(vcenter, name=name)
     assert "TOOLS_NOT_RUNNING" in {one.kind.name for one in check_vm(vm)}
     with pytest.raises(ToolsNotRunning):

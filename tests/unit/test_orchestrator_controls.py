@@ -1,4 +1,4 @@
-"""What an operator may ask for, where, and what comes of it."""
+"""Operators' controls: at which stages they are possible, and their effects."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def _check_untouched(rig: Rig, vm: MemoryVm) -> None:
 
 
 @pytest.mark.parametrize("stage", _UNTIL_IMPORT)
-def test_cancel_takes_back_everything_at_every_stage_before_the_import(stage: Stage) -> None:
+def test_cancel_undoes_everything_at_every_stage_before_the_import(stage: Stage) -> None:
     with new_rig() as rig:
         id_ = _course(rig, stage)
         (vm,) = rig.vcenter.vms.values()
@@ -65,7 +65,7 @@ def test_rollback_brings_the_source_back(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("kind", ["import_vm", "import_volume", "attach_volume"])
-def test_rollback_waits_for_the_job_under_way_and_takes_its_result_back(kind: str) -> None:
+def test_rollback_waits_for_a_running_job_and_undoes_its_result(kind: str) -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         rig.cloudstack.polls = 5
@@ -103,7 +103,7 @@ def test_rollback_stops_the_target_before_the_source_starts() -> None:
         assert len(rig.storage.images) == 2
 
 
-def test_an_undo_that_fails_half_way_goes_on_where_it_was() -> None:
+def test_an_undo_that_fails_half_way_continues_where_it_stopped() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         rig.submit_spec(spec_text())
@@ -174,7 +174,7 @@ def test_cancel_of_a_migration_that_never_started() -> None:
 
 
 @pytest.mark.parametrize("stage", [s for s in Stage if Control.PAUSE in STAGE_TABLE[s].controls])
-def test_pause_holds_and_resume_goes_on(stage: Stage) -> None:
+def test_pause_stops_the_migration_and_resume_continues_it(stage: Stage) -> None:
     with new_rig(verify=False) as rig:
         id_ = _course(rig, stage)
         (vm,) = rig.vcenter.vms.values()
@@ -220,7 +220,7 @@ def test_pause_in_the_middle_of_a_copy_keeps_what_was_copied() -> None:
         assert read < 1.5 * sum(d.block_count for d in vm.disks)
 
 
-def test_a_pause_that_comes_with_the_cutover_holds_before_the_downtime() -> None:
+def test_a_pause_requested_just_before_the_cutover_prevents_the_downtime() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         id_ = rig.submit_spec(spec_text())
@@ -254,7 +254,7 @@ def test_what_the_table_does_not_allow_is_refused_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize("state", [State.CANCELLED, State.ROLLED_BACK, State.DONE])
-def test_a_migration_that_ended_is_left_alone(state: State) -> None:
+def test_a_migration_that_has_ended_refuses_controls(state: State) -> None:
     refused = {c for c in Control if allowed(c, Stage.DONE, state)}
     own = {State.CANCELLED: {Control.CANCEL}}.get(state, {Control.ROLLBACK})
     assert refused == set(Control) - own

@@ -16,7 +16,7 @@ _WHOLE: dict[str, Any] = {"run_virt_v2v": "true", "start_vm_after_import": "true
 
 
 @pytest.mark.parametrize(("verify", "convert"), [(True, True), (False, False)])
-def test_a_migration_ends_with_what_the_source_held(verify: bool, convert: bool) -> None:
+def test_the_images_of_a_finished_migration_equal_the_source(verify: bool, convert: bool) -> None:
     with new_rig(verify=verify) as rig:
         # Each tick runs twice: the second time nothing may happen.
         rig.twice = True
@@ -147,7 +147,7 @@ def test_a_chunk_map_that_is_lost_leads_to_a_comparison_of_that_disk() -> None:
 
 
 @pytest.mark.parametrize("stage", [Stage.BASE_COPY, Stage.DELTA, Stage.FINAL_SYNC])
-def test_a_pass_whose_snapshot_is_lost_goes_on_with_a_new_one(stage: Stage) -> None:
+def test_a_pass_whose_snapshot_is_lost_continues_with_a_new_one(stage: Stage) -> None:
     with new_rig(memory_agents(pace=1), verify=False) as rig:
         vm = rig.add()
         rig.submit_spec(spec_text())
@@ -228,7 +228,7 @@ def test_a_snapshot_lost_before_its_areas_were_read_is_replaced_too() -> None:
         rig.check_done(vm)
 
 
-def test_a_disk_that_grew_takes_its_image_with_it() -> None:
+def test_the_image_of_a_disk_that_grew_is_resized() -> None:
     with new_rig() as rig:
         vm = rig.add()
         rig.submit_spec(spec_text())
@@ -312,7 +312,7 @@ def test_old_passes_are_forgotten_and_still_counted(monkeypatch: pytest.MonkeyPa
         rig.check_done(vm)
 
 
-def test_a_pool_that_is_none_is_corrected_in_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_pool_can_be_corrected_in_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     with new_rig() as rig:
         rig.add()
         resolve = rig.cloudstack.resolve_pool

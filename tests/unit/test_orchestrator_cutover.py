@@ -1,4 +1,4 @@
-"""When cutover comes, how the source is shut down, and what happens if it comes back."""
+"""When the cutover begins, how the source is shut down, and what happens if it is started."""
 
 from datetime import timedelta
 
@@ -104,7 +104,7 @@ def test_windows_gets_longer_to_settle(guest: str, seconds: int) -> None:
         assert settled == pytest.approx(seconds, abs=2)
 
 
-def test_force_pulls_the_plug() -> None:
+def test_force_powers_the_machine_off() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         rig.submit_spec(spec_text(shutdown_mode="force"))
@@ -249,7 +249,7 @@ def test_verification_that_finds_a_difference_stops_the_migration() -> None:
         assert view.error.reason == "CONTENT_MISMATCH"
 
 
-def test_verification_opens_the_disks_themselves_and_tells_how_much_it_compared() -> None:
+def test_verification_opens_the_live_disks_and_reports_how_much_it_compared() -> None:
     with new_rig() as rig:
         rig.add()
         rig.submit_spec(spec_text())
@@ -310,7 +310,7 @@ def test_a_job_that_failed_is_submitted_again_under_another_id() -> None:
         rig.check_done(vm)
 
 
-def test_an_agent_that_is_away_for_a_while_is_waited_for() -> None:
+def test_calls_to_an_agent_that_is_unavailable_for_a_while_are_retried() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         rig.world.faults["cloudstack.resolve_pool"] = [failure("AWAY", retryable=True)] * 4
@@ -326,7 +326,7 @@ def test_an_agent_that_is_away_for_a_while_is_waited_for() -> None:
         rig.check_done(vm)
 
 
-def test_what_cannot_be_retried_fails_at_once_and_keeps_its_stage() -> None:
+def test_an_error_that_is_not_retryable_fails_the_migration_at_its_stage() -> None:
     with new_rig() as rig:
         rig.add()
         rig.world.faults["vmware.enable_tracking"] = [failure("CBT_UNSUPPORTED", message="no CBT")]
@@ -338,7 +338,7 @@ def test_what_cannot_be_retried_fails_at_once_and_keeps_its_stage() -> None:
         assert rig.queue == []
 
 
-def test_retries_end_and_an_operator_takes_over() -> None:
+def test_after_the_last_retry_the_migration_fails() -> None:
     with new_rig() as rig:
         rig.add()
         rig.world.faults["vmware.check_vm"] = [failure("AWAY", retryable=True)] * 11
@@ -359,7 +359,7 @@ def test_a_wrong_address_is_reported_within_seconds() -> None:
         assert (rig.clock.now - begin).total_seconds() < 15
 
 
-def test_a_failed_pass_leaves_no_snapshot_to_grow() -> None:
+def test_a_failed_pass_leaves_no_snapshot() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         rig.submit_spec(spec_text())
@@ -383,7 +383,7 @@ def test_errors_days_apart_are_not_added_up() -> None:
         assert rig.view().state is State.WAITING
 
 
-def test_a_bug_ends_in_failed_and_tells_nothing_but_a_log_id() -> None:
+def test_a_bug_fails_the_migration_and_reports_only_a_log_id() -> None:
     with new_rig() as rig:
         rig.add()
         rig.world.faults["vmware.get_vm"] = [RuntimeError("password is hunter2")]

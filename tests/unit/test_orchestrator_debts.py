@@ -1,4 +1,4 @@
-"""Debts as an operator sees them: what is to be undone, and for how long already."""
+"""Debts as operators see them: what must be undone, and since when."""
 
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ from tests.rigs.orchestrator.agents import failure
 from tests.rigs.orchestrator.rig import new_rig, spec_text
 
 
-def test_a_snapshot_that_stays_is_listed_since_before_it_was_made() -> None:
+def test_a_snapshot_that_cannot_be_removed_is_listed_with_the_age_of_its_debt() -> None:
     with new_rig(verify=False) as rig:
         vm = rig.add()
         rig.world.faults["vmware.remove_snapshot"] = [failure("BROKEN") for _ in range(9)]
@@ -34,7 +34,7 @@ def test_a_snapshot_that_stays_is_listed_since_before_it_was_made() -> None:
         assert [debt.kind for debt in rig.to_waiting_delta().debts] == ["image", "image"]
 
 
-def test_a_dropped_debt_that_is_added_again_is_as_old_as_its_second_life() -> None:
+def test_the_age_of_a_debt_that_is_added_again_begins_anew() -> None:
     with new_rig(verify=False) as rig:
         rig.add()
         rig.submit_spec(spec_text())

@@ -1,4 +1,4 @@
-"""What an agent reports of a failure reaches operators whole, and reasons mean what agents mean."""
+"""Agents' failures reach operators with all fields, and reasons are those of the agents."""
 
 import importlib
 import json
@@ -125,7 +125,7 @@ def test_an_error_that_an_older_version_wrote_is_still_shown() -> None:
         assert view.error_time == rig.clock.now.replace(microsecond=0)
 
 
-def test_every_reason_decided_by_is_one_that_an_agent_declares() -> None:
+def test_every_reason_the_orchestrator_compares_is_declared_by_an_agent() -> None:
     declared: set[str] = set()
     for agent in _AGENTS:
         root = Path(importlib.import_module(f"services.{agent}").__file__ or "").parent

@@ -30,7 +30,7 @@ def test_a_marker_file_is_a_request(marker: str, kinds: int) -> None:
         rig.check_done(vm)
 
 
-def test_shutdown_markers_answer_the_question() -> None:
+def test_shutdown_markers_decide_the_shutdown() -> None:
     with new_rig(verify=False) as rig:
         rig.add().tools = False
         rig.submit_spec(spec_text())
@@ -42,7 +42,7 @@ def test_shutdown_markers_answer_the_question() -> None:
         rig.to_state(State.DONE)
 
 
-def test_a_marker_out_of_place_is_removed_and_changes_nothing() -> None:
+def test_a_marker_that_its_stage_does_not_allow_is_removed_and_changes_nothing() -> None:
     with new_rig(verify=False) as rig:
         rig.add()
         rig.submit_spec(spec_text())
@@ -71,7 +71,7 @@ def test_a_marker_left_from_an_earlier_migration_does_not_finalize_the_next() ->
 # -- several machines
 
 
-def test_no_more_machines_copy_at_once_than_there_are_places() -> None:
+def test_no_more_machines_copy_at_once_than_there_are_slots() -> None:
     with new_rig(memory_agents(pace=40), verify=False, parallel_vms=2) as rig:
         for number in range(5):
             rig.add(machine(f"vm{number}", f"vm-{number}", disks=(8,)))
@@ -110,7 +110,7 @@ def test_starting_twice_is_starting_once() -> None:
         assert len(rig.events("operator.start")) == 1
 
 
-def test_a_failed_machine_gives_its_place_away() -> None:
+def test_a_failed_machine_frees_its_slot() -> None:
     with new_rig(verify=False, parallel_vms=1) as rig:
         rig.add()
         rig.add(machine("web-2", "vm-2"))

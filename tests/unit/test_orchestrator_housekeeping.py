@@ -1,4 +1,4 @@
-"""What ended work leaves behind goes, and nothing that a migration under way still needs."""
+"""Housekeeping removes records of ended work, but none that a migration still needs."""
 
 import threading
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ _RETENTION = timedelta(days=30)
 
 
 class Ticks:
-    """Instead of the engine: when what finished before was forgotten."""
+    """Replaces the engine: records the times before which finished ticks were to be removed."""
 
     def __init__(self) -> None:
         self.before: list[datetime] = []
@@ -33,7 +33,7 @@ def housekeeping(rig: Rig, ticks: Ticks | None = None) -> Housekeeping:
 
 
 def asked(rig: Rig) -> list[tuple[set[str], set[str], datetime]]:
-    """From now on: the images and range sets in use and the time, as the storage host gets them."""
+    """The images, range sets and times of all later prune_records calls."""
     given: list[tuple[set[str], set[str], datetime]] = []
 
     def note(name: str, args: tuple[Any, ...]) -> None:
@@ -45,8 +45,8 @@ def asked(rig: Rig) -> list[tuple[set[str], set[str], datetime]]:
 
 
 @pytest.mark.parametrize("crash_every", [0, 29])
-def test_tidying_up_at_every_moment_costs_a_migration_nothing(crash_every: int) -> None:
-    # The storage host of the tests forgets all it may, however young.
+def test_tidying_at_any_moment_removes_nothing_that_a_migration_needs(crash_every: int) -> None:
+    # The tests' storage host removes all records that are not in use, whatever their age.
     with new_rig(memory_agents(pace=3)) as rig:
         vm = rig.add()
 
@@ -80,7 +80,7 @@ def test_a_range_set_is_in_use_before_its_transfer_starts() -> None:
         assert given[0][1] >= rig.storage.ranges.keys()
 
 
-def test_what_an_ended_migration_left_is_in_use_no_more() -> None:
+def test_the_records_of_an_ended_migration_are_no_longer_in_use() -> None:
     with new_rig(verify=False) as rig:
         rig.add()
         rig.submit_spec(spec_text(run_virt_v2v="true"))
@@ -141,7 +141,7 @@ def test_a_storage_host_that_cannot_be_reached_is_asked_again() -> None:
         assert len(given) == 1
 
 
-def test_it_is_at_work_as_soon_as_it_is_started_and_survives_a_failure() -> None:
+def test_it_tidies_as_soon_as_it_is_started_and_survives_a_failure() -> None:
     with new_rig() as rig:
         ticks = Ticks()
         rig.world.faults["disk.prune_records"] = [RuntimeError("a defect")]

@@ -105,7 +105,7 @@ def test_an_image_of_a_migration_without_a_debt_keeps_the_pool_too() -> None:
         assert (rig.storage.mounted, rig.world.count("disk.release_pool")) == ({"pool-1"}, 0)
 
 
-def test_what_somebody_else_mounted_is_no_debt() -> None:
+def test_a_mount_that_others_made_is_no_debt() -> None:
     with new_rig(verify=False, unmount=True) as rig:
         vm = rig.add()
         rig.storage.mounted_by_others.add("pool-1")

@@ -1,4 +1,4 @@
-"""An image that a verification found to differ: what retry makes of it."""
+"""Retry after a verification that found a difference."""
 
 import pytest
 

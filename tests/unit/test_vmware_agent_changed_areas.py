@@ -97,10 +97,10 @@ async def test_pages_are_asked_for_only_as_the_caller_reads() -> None:
     [
         (ChangedAreaPage(BLOCK, 4 * BLOCK, ()), "starts at byte"),
         (ChangedAreaPage(0, 0, ()), "covers 0 bytes"),
-        (ChangedAreaPage(0, 5 * BLOCK, ()), "behind the disk's"),
+        (ChangedAreaPage(0, 5 * BLOCK, ()), "after the disk's end"),
         (ChangedAreaPage(0, 4 * BLOCK, (Area(BLOCK, BLOCK), Area(0, BLOCK))), "out of order"),
         (ChangedAreaPage(0, 4 * BLOCK, (Area(0, 2 * BLOCK), Area(BLOCK, BLOCK))), "overlaps"),
-        (ChangedAreaPage(0, 2 * BLOCK, (Area(0, 3 * BLOCK),)), "behind the answer's"),
+        (ChangedAreaPage(0, 2 * BLOCK, (Area(0, 3 * BLOCK),)), "after the answer's end"),
         (ChangedAreaPage(0, 4 * BLOCK, (Area(0, 0),)), "has 0 bytes"),
     ],
 )

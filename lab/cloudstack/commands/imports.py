@@ -1,8 +1,8 @@
 """Import and its reverse: importVm, importVolume, unmanage.
 
-The order of the steps and the texts follow CloudStack 4.22's
-``UnmanagedVMsManagerImpl`` and ``VolumeImportUnmanageManagerImpl``, because what a
-failure leaves behind depends on the step at which it happens.
+The order of the steps and the texts are those of CloudStack 4.22's
+``UnmanagedVMsManagerImpl`` and ``VolumeImportUnmanageManagerImpl``, because the step at
+which an import fails decides what is left behind.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _HOSTNAME: Final = re.compile(r"^(?![0-9-])[A-Za-z0-9-]{1,63}(?<!-)$")
 _GIB: Final = 1 << 30
 _VM_POOL_TYPES: Final = frozenset({"NetworkFilesystem", "Filesystem"})
 _MOUNT_POINT_SINCE: Final = (4, 22, 1, 0)
-# From then on a stopped VM is described to a host's libvirt before it is forgotten.
+# Since this version a stopped VM is defined in a host's libvirt before it is unmanaged.
 _DOMAIN_KEPT_SINCE: Final = (4, 22)
 _VOLUME_POOL_TYPES: Final = _VM_POOL_TYPES | {"RBD"}
 
 
 def import_vm(world: World, request: Request) -> Row:
-    """``importVm`` from a disk of a shared or local pool."""
+    """``importVm`` with a disk in a shared or local pool."""
     owner = world.owner(request)
     host_name = _host_name(request)
     pool = _source_pool(world, request)
@@ -57,7 +57,7 @@ def import_vm(world: World, request: Request) -> Row:
 
 
 def _source_pool(world: World, request: Request) -> Row:
-    """The pool that the disk is in, after the parameters and the disk have been checked."""
+    """Check the parameters and the disk; returns the disk's pool."""
     if request.text("hypervisor").lower() != "kvm":
         raise parameter_error(
             f"VM import is currently not supported for hypervisor: {request.text('hypervisor')}"
@@ -104,7 +104,7 @@ def _place_and_attach(world: World, vm: Row, root: Row, pool: Row, network: Row,
         world.store.put("volume", root)
         vm["pooltype"] = pool["type"]
         world.store.put("virtualmachine", vm)
-    # From here on a failure leaves VM and volume behind, and the path counts as in use.
+    # From here on a failure leaves the VM and the volume behind, and the path is in use.
     if no_address:
         raise ApiError(533, f"Insufficient address capacity in network {network['id']}")
     with world.store.transaction():
@@ -114,7 +114,7 @@ def _place_and_attach(world: World, vm: Row, root: Row, pool: Row, network: Row,
 
 
 def import_volume(world: World, request: Request) -> Row:
-    """``importVolume``: a QCOW2 file of a pool becomes a data volume."""
+    """``importVolume``: import a QCOW2 file of a pool as a data volume."""
     pool = world.get("storagepool", request.text("storageid"))
     owner = world.owner(request)
     path = request.text("path")
@@ -123,7 +123,7 @@ def import_volume(world: World, request: Request) -> Row:
         raise internal_error(f"Volume is already managed by CloudStack: {path}")
     image = _image_for_import(world, pool, path)
     offering = _disk_offering(world, request, pool)
-    # Without an offering the server uses a customized one of its own.
+    # Without an offering the server uses its default custom offering.
     if offering is None or offering["iscustomized"]:
         _check_custom_size(world, image)
     with world.store.transaction():
@@ -190,7 +190,7 @@ def list_volumes_for_import(world: World, request: Request) -> Row:
 
 
 def unmanage_volume(world: World, request: Request) -> Row:
-    """``unmanageVolume``: forget a detached volume, leave its file."""
+    """``unmanageVolume``: remove a detached volume, keep its file."""
     volume = world.get("volume", request.text("id"))
     if volume.get("virtualmachineid"):
         raise internal_error(f"Volume is attached to a VM: {volume['id']}")
@@ -201,7 +201,7 @@ def unmanage_volume(world: World, request: Request) -> Row:
 
 
 def unmanage_vm(world: World, request: Request) -> Row:
-    """``unmanageVirtualMachine``: forget a VM and its volumes, leave the files."""
+    """``unmanageVirtualMachine``: remove a VM and its volumes, keep the files."""
     vm = world.get("virtualmachine", request.text("id"))
     if vm["state"] not in ("Running", "Stopped"):
         raise parameter_error(f"VM with id = {vm['id']} must be running or stopped to be unmanaged")
@@ -216,7 +216,7 @@ def unmanage_vm(world: World, request: Request) -> Row:
 
 
 def _host_of_volumes(world: World, vm: Row) -> str:
-    """A host of the cluster that a ready volume's pool belongs to; zone-wide pools have none."""
+    """A host of the cluster of a ready volume's pool, "" if all pools are zone-wide."""
     for volume in world.volumes_of(vm["id"]):
         pool = world.store.find("storagepool", volume.get("storageid", ""))
         if volume["state"] == "Ready" and pool is not None and pool.get("clusterid"):
@@ -258,7 +258,7 @@ def _check_local(request: Request, pool: Row) -> None:
 
 
 def _check_volume(world: World, pool: Row, path: str) -> Inspection:
-    """The agent's CheckVolumeCommand."""
+    """The checks of the KVM agent's CheckVolumeCommand."""
     supported = _VM_POOL_TYPES
     if world.version() >= _MOUNT_POINT_SINCE:
         supported |= {"SharedMountPoint"}
@@ -297,7 +297,7 @@ def _check_image(image: Inspection) -> None:
 def _check_pool_for_volumes(pool: Row) -> None:
     if pool["state"] != "Up":
         raise internal_error(f"Storage pool {pool['name']} is not Up: {pool['state']}")
-    # RBD pools are supported by the real command; this server has no Ceph behind it.
+    # The real command supports RBD pools; this server has no Ceph.
     if pool["type"] not in _VOLUME_POOL_TYPES | {"SharedMountPoint"} or pool["type"] == "RBD":
         raise internal_error(
             "Importing and unmanaging volume are not supported for pool type"

@@ -20,8 +20,8 @@ from lab.cloudstack.world import (
 
 PAGE_LIMIT: Final = 500
 
-# Parameters that are compared with the field of the same name, by command; `name`
-# is a substring in listVirtualMachines and exact elsewhere, as the real server has it.
+# Parameters that are compared with the field of the same name, by command. As on the
+# real server, `name` matches substrings in listVirtualMachines and exactly elsewhere.
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "listzones": ("id", "name", "networktype"),
     "listclusters": ("id", "name", "zoneid", "podid", "allocationstate", "managedstate"),
@@ -71,7 +71,7 @@ _TABLES: Final[Mapping[str, str]] = {
     "listvolumes": "volume",
     "listasyncjobs": "job",
 }
-# Without listall these show only what the caller's own account has.
+# Commands that, without listall, list only what the caller's account owns.
 _OWNED: Final = frozenset({"listvirtualmachines", "listvolumes", "listasyncjobs"})
 _KEYWORD_FIELDS: Final = ("name", "displayname", "displaytext", "description", "state")
 
@@ -90,9 +90,9 @@ def run_list(world: World, request: Request) -> Row:
 def answer(
     request: Request, rows: list[Row], expand: Callable[[Row], Row] = lambda row: row
 ) -> Row:
-    """The page of ``rows`` that was asked for; an empty list is an empty object.
+    """The requested page of ``rows``; the answer for an empty list is an empty object.
 
-    ``expand`` completes a row that is shown.
+    ``expand`` adds computed fields to each row of the page.
     """
     size = request.number("pagesize")
     page = request.number("page") or 1
@@ -121,7 +121,7 @@ def list_nics(world: World, request: Request) -> Row:
 
 
 def list_capabilities(world: World, request: Request) -> Row:
-    """The version and switches of this server."""
+    """The server's version and feature flags."""
     del request
     low, high = world.custom_disk_limits_gib()
     return {
@@ -139,7 +139,7 @@ def list_capabilities(world: World, request: Request) -> Row:
 
 
 def list_apis(world: World, request: Request) -> Row:
-    """The commands that the caller may use: all, except what a test took away."""
+    """The commands that the caller may use: all, except those a test has removed."""
     denied = world.get("setting", "denied.commands")["value"].lower().split(",")
     wanted = request.text("name").lower()
     rows = [
@@ -177,14 +177,14 @@ def _special(world: World, request: Request, name: str, row: Row) -> bool:
 
 
 def _pool_selected(world: World, request: Request, row: Row) -> bool:
-    # Seen on real systems: a pool that is in the full list is missing when asked for by id.
+    # Seen on real systems: a list by id lacks a pool that the full list has.
     if request.text("id") and row.get("hidden_by_id"):
         return False
     cluster = request.text("clusterid")
     host = request.text("hostid")
     if host and row.get("hostid", host) != host:
         return False
-    # A zone-wide pool belongs to no cluster, and is not listed for one.
+    # A zone-wide pool belongs to no cluster, so a list by cluster does not have it.
     return not cluster or row.get("clusterid") == cluster
 
 

@@ -1,4 +1,4 @@
-"""NICs: addresses of a network, adding, removing, the default one."""
+"""NICs: their addresses; adding and removing them; choosing the default NIC."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MAC: Final = re.compile(r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")
 def make_nic(
     world: World, vm: Row, network: Row, *, mac: str = "", ip: str = "", default: bool = False
 ) -> Row:
-    """A NIC of ``vm`` on ``network``, with generated addresses where none is given.
+    """Create a NIC of ``vm`` on ``network``, with generated addresses where none is given.
 
     Raises:
-        ApiError: 533 when the network has no free address, 431 for a bad one.
+        ApiError: 533 when the network has no free address, 431 for an invalid one.
     """
     nic: Row = {
         "id": new_id(),
@@ -69,7 +69,7 @@ def add_nic(world: World, request: Request) -> Row:
 
 
 def remove_nic(world: World, request: Request) -> Row:
-    """``removeNicFromVirtualMachine``: any NIC but the default one."""
+    """``removeNicFromVirtualMachine``: remove a NIC that is not the default one."""
     with world.store.transaction():
         vm, nic = _vm_and_nic(world, request)
         if nic["isdefault"]:
@@ -93,7 +93,7 @@ def update_default_nic(world: World, request: Request) -> Row:
 
 
 def update_nic_ip(world: World, request: Request) -> Row:
-    """``updateVmNicIp``: another address for a NIC of a stopped VM."""
+    """``updateVmNicIp``: change the address of a stopped VM's NIC."""
     with world.store.transaction():
         for vm in world.store.rows("virtualmachine"):
             for nic in vm["nic"]:

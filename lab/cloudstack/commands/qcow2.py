@@ -1,4 +1,4 @@
-"""What CloudStack's KVM agent checks of a QCOW2 file before it is imported.
+"""The checks that CloudStack's KVM agent makes of a QCOW2 file before its import.
 
 The header's layout is QEMU's ``docs/interop/qcow2.txt``; the rules are those of
 CloudStack's ``KVMPhysicalDisk.checkQcow2File`` and ``LibvirtCheckVolumeCommandWrapper``.
@@ -23,7 +23,7 @@ _KNOWN_INCOMPATIBLE: Final = _DIRTY | _CORRUPT | _EXTERNAL_DATA | _COMPRESSION
 
 @dataclass(frozen=True)
 class Inspection:
-    """A QCOW2 file as the importer sees it; sizes in bytes."""
+    """The fields of a QCOW2 file that the importer checks; sizes in bytes."""
 
     virtual_size_bytes: int
     file_size_bytes: int
@@ -45,7 +45,7 @@ class NotQcow2Error(Exception):
 
 
 def inspect(path: Path) -> Inspection:
-    """Read the header of ``path`` and try its lock.
+    """Read the header of ``path`` and check whether it is locked.
 
     Raises:
         NotQcow2Error: there is no QCOW2 image at ``path``.
@@ -78,8 +78,8 @@ def inspect(path: Path) -> Inspection:
 def _is_locked(path: Path) -> bool:
     """Whether another process writes the image.
 
-    ``qemu-img info`` without ``-U`` takes a shared lock, which a writer refuses. It is
-    the probe of the real agent as well, hence any failure of it counts as a lock there.
+    ``qemu-img info`` without ``-U`` takes a shared lock, which fails while there is a
+    writer. The real agent does the same, and treats every failure of it as a lock.
     """
     probe = subprocess.run(
         ["qemu-img", "info", "--output=json", str(path)],

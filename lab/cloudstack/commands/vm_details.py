@@ -21,10 +21,10 @@ _EXACT: Final = {key.lower(): key for key in (*_VALUES, *_SIZES)}
 
 
 def check_details(details: Mapping[str, str]) -> None:
-    """Refuse what the real server would store and then not understand at start.
+    """Refuse keys and values that the real server stores but ignores at start.
 
-    Keys are case-sensitive there: ``uefi`` is kept and never read, and the guest
-    boots with a BIOS. This server's strict mode refuses that at once.
+    Keys are case-sensitive there: ``uefi`` is stored and never read, and the guest
+    boots with a BIOS. This server's strict mode refuses such a key at once.
     """
     for key, value in details.items():
         exact = _EXACT.get(key.lower(), key)

@@ -1,4 +1,4 @@
-"""A VM's own commands: update, start, stop, destroy, expunge."""
+"""Commands on a VM: update, start, stop, destroy, expunge."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lab.cloudstack.world import World, vm_response
 
 
 def update_vm(world: World, request: Request) -> Row:
-    """``updateVirtualMachine``: given details replace all details the VM had.
+    """``updateVirtualMachine``: the given details replace all present details.
 
     The real server accepts details of a running VM and applies them at its next
-    start. Strict mode refuses them, as a migration sets them before the first start.
+    start. Strict mode refuses them: a migration has to set them before the first start.
     """
     with world.store.transaction():
         vm = world.get("virtualmachine", request.text("id"))
@@ -45,7 +45,7 @@ def update_vm(world: World, request: Request) -> Row:
 
 
 def start_vm(world: World, request: Request) -> Row:
-    """``startVirtualMachine``: refuses what a host could not boot."""
+    """``startVirtualMachine``: refuses a VM that a host could not boot."""
     with world.store.transaction():
         vm = world.get("virtualmachine", request.text("id"))
         if vm["state"] == "Running":
@@ -74,7 +74,7 @@ def stop_vm(world: World, request: Request) -> Row:
 
 
 def destroy_vm(world: World, request: Request) -> Row:
-    """``destroyVirtualMachine``: with ``expunge`` the root disk's file goes too."""
+    """``destroyVirtualMachine``: with ``expunge`` the root disk's file is deleted too."""
     with world.store.transaction():
         vm = world.get("virtualmachine", request.text("id"))
         vm["state"] = "Destroyed"

@@ -14,7 +14,7 @@ _LAST_DEVICE: Final = 64
 
 
 def attach_volume(world: World, request: Request) -> Row:
-    """Give a data volume the next free device of a VM, or the one asked for."""
+    """Attach a data volume to a VM, at the next free device number or the requested one."""
     with world.store.transaction():
         volume = world.get("volume", request.text("id"))
         vm = world.get("virtualmachine", request.text("virtualmachineid"))
@@ -34,7 +34,7 @@ def attach_volume(world: World, request: Request) -> Row:
 
 
 def detach_volume(world: World, request: Request) -> Row:
-    """Take a data volume from its VM, by its id or by VM and device."""
+    """Detach a data volume, named by its id or by VM and device number."""
     with world.store.transaction():
         volume = _named_volume(world, request)
         if not volume.get("virtualmachineid"):
@@ -56,7 +56,7 @@ def delete_volume(world: World, request: Request) -> Row:
 
 
 def erase(world: World, volume: Row) -> None:
-    """Forget a volume and delete its image file."""
+    """Remove a volume and delete its image file."""
     path = volume.get("path")
     if path:
         world.image_path(volume["storageid"], path).unlink(missing_ok=True)

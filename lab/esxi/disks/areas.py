@@ -10,9 +10,9 @@ from typing import Self
 from lab.esxi.model import BLOCK_BYTES, ChangedAreas, EsxiError
 
 Runs = Iterator[tuple[int, int, bool]]
-"""Runs of blocks: first, end, whether they belong to the answer."""
+"""Runs of blocks: first block, end, and whether the run is part of the answer."""
 
-_WINDOW_BLOCKS = 16384  # 1 GiB a step, so that a page of a huge disk stops early
+_WINDOW_BLOCKS = 16384  # 1 GiB per step: a page of a huge disk is complete early
 
 _CHANGE_ID = re.compile(r"((?:[0-9a-f]{2} ){7}[0-9a-f]{2}-(?:[0-9a-f]{2} ){7}[0-9a-f]{2})/(\d+)")
 
@@ -45,7 +45,7 @@ def page(
     """Collect up to ``max_areas`` areas from ``start_offset`` on.
 
     ``runs(first, end)`` yields the runs of those blocks, complete and in order. Raises EsxiError
-    (``invalid_argument``) for a start outside the disk or a page of nothing.
+    (``invalid_argument``) for a start outside the disk or a page size of zero.
     """
     if not 0 <= start_offset < capacity_bytes:
         raise EsxiError("invalid_argument", f"startOffset {start_offset} is outside the disk")

@@ -1,5 +1,5 @@
-"""Per-block numbers in a memory-mapped file: a store lands in the page cache at once, so it
-survives SIGKILL of the process (not of the machine) and costs no system call."""
+"""Per-block numbers in a memory-mapped file. An assignment is in the page cache at once, without
+a system call, so it survives SIGKILL of the process, but not a failure of the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 
 class BlockMap:
-    """A fixed-length array of unsigned numbers, one a block, all 0 in a new file.
+    """A fixed-length array of unsigned numbers, one per block, all 0 in a new file.
 
     ``width`` is "B" (8 bits) or "I" (32 bits). Not thread-safe: the owning disk's lock guards it.
     """

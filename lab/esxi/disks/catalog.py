@@ -1,4 +1,4 @@
-"""What is on record about the disks: names, snapshots, tracking, power; and its file."""
+"""The disks' records (names, snapshots, tracking, power), and the file they are stored in."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class SnapshotRecord:
 
 @dataclass
 class DiskRecord:
-    """One disk. ``generation`` marks the changes made now; a snapshot closes it.
+    """One disk. Changed blocks are marked with ``generation``, which each snapshot increments.
 
     ``file_numbers`` is the chain of files: the first is the base (0), each snapshot adds one, the
-    last is live: snapshot i is held by file i. ``tracking_uuid`` changes when tracking is
-    switched on or reset; 32 hexadecimal digits.
+    last is live. File i has the content of snapshot i. ``tracking_uuid``, 32 hexadecimal digits,
+    changes when tracking is switched on or reset.
     """
 
     vm: str
@@ -40,7 +40,7 @@ class DiskRecord:
 
     @property
     def id(self) -> str:
-        """Export name of the live disk, and its key in dictionaries."""
+        """The export name of the live disk, also used as its key in dictionaries."""
         return f"{self.vm}/{self.key}"
 
     @property
@@ -69,7 +69,7 @@ class DiskRecord:
         return [self._file(number) for number in self.file_numbers]
 
     def push_snapshot(self, moref: str) -> None:
-        """Close the generation, name it by a changeId if tracked, and continue in a new file."""
+        """Add a snapshot: end the generation, which gets a changeId if tracked, and add a file."""
         uuid = self.tracking_uuid
         change_id = None if uuid is None else str(ChangeId(uuid, self.generation))
         self.snapshots.append(SnapshotRecord(moref, change_id))
@@ -77,7 +77,7 @@ class DiskRecord:
         self.generation += 1
 
     def drop_snapshot(self, moref: str) -> None:
-        """The next file's content is committed into the snapshot's, so the next one vanishes."""
+        """Remove a snapshot: the next file is committed into the snapshot's and removed."""
         position = self._position(moref)
         del self.snapshots[position]
         del self.file_numbers[position + 1]

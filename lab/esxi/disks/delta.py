@@ -1,5 +1,5 @@
-"""The copy-on-write side of one snapshot of one disk: what the disk held, and since which
-generation, in those blocks that were changed after the snapshot."""
+"""The copy-on-write data of one disk's snapshot: of the blocks that changed after the snapshot,
+their content at the snapshot and the generation in which they had changed last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.esxi.disks.sparse import copy_range
 from lab.esxi.model import BLOCK_BYTES
 
 FALL_THROUGH = 0
-"""The block was not changed since: look in the next newer snapshot, then in the live disk."""
+"""Not changed since the snapshot: the content is in a newer snapshot or in the live disk."""
 DATA = 1
 """The block was allocated; its content is in this delta."""
 HOLE = 2
@@ -23,8 +23,8 @@ HOLE = 2
 class Delta:
     """Copy-on-write store of a snapshot. The owning disk's lock guards it.
 
-    A block is preserved in the order content, generation, state: after SIGKILL in between, the
-    state still says FALL_THROUGH, and the live block has not been written yet.
+    A block is preserved in the order content, generation, state: after a SIGKILL in between, the
+    state is still FALL_THROUGH, and the live block has not been written yet.
     """
 
     def __init__(self, directory: Path, name: str, capacity_bytes: int) -> None:
@@ -40,7 +40,7 @@ class Delta:
     def preserve(
         self, first: int, end: int, source: int, allocated: BlockMap, generations: BlockMap
     ) -> None:
-        """Keep the blocks [first, end), as the file ``source`` holds them, unless kept already."""
+        """Copy the blocks [first, end) from the file ``source``, unless they are copied already."""
         for run_first, run_end, state in runs(self.states, first, min(end, self.blocks)):
             if state != FALL_THROUGH:
                 continue
@@ -51,9 +51,9 @@ class Delta:
                 self.states.fill(part_first, part_end, DATA if used else HOLE)
 
     def absorb(self, newer: Delta) -> None:
-        """Copy what a newer snapshot, which is being removed, kept and this one relied on.
+        """Copy the blocks that this snapshot needs from a newer one that is being removed.
 
-        Repeating it after an interruption is harmless.
+        May be repeated after an interruption.
         """
         for first, end, state in runs(newer.states, 0, min(self.blocks, newer.blocks)):
             if state == FALL_THROUGH:
@@ -71,7 +71,7 @@ class Delta:
         copy_range(source, self.fd, offset, min(end * BLOCK_BYTES, self.capacity_bytes) - offset)
 
     def close(self) -> None:
-        """Close the files; everything stays on disk."""
+        """Close the files; they stay on disk."""
         self.states.close()
         self.generations.close()
         os.close(self.fd)

@@ -1,9 +1,10 @@
 """One virtual disk: live content, snapshots on top of each other, and change generations.
 
-The live content is one sparse raw file. A snapshot owns nothing at first; whatever is overwritten
-later is preserved in the newest snapshot's delta. Reading a snapshot looks into its own delta,
-then into each newer one, then into the live file. Generations follow the same chain, so a
-snapshot knows for each block the generation in which it had last been changed *at that time*.
+The live content is one sparse raw file. A snapshot's delta is empty at first; before a block is
+overwritten, it is copied to the newest snapshot's delta. A block of a snapshot is read from its own
+delta, or else from the next newer one that has it, or else from the live file. Generations are
+kept in the same way, so a snapshot has for each block the generation in which it had last been
+changed *at the time of the snapshot*.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Buffer = bytearray | memoryview
 class Disk:
     """Content of a disk in a directory of its own. Thread-safe.
 
-    ``lock`` is public so that a snapshot over several disks can hold all of them at once; it is
+    ``lock`` is public so that a snapshot of several disks can hold all their locks at once; it is
     re-entrant. The caller keeps the chain (names of the snapshots, oldest first) and the current
     ``generation`` across restarts.
     """
@@ -49,7 +50,7 @@ class Disk:
         self._generations = BlockMap(self.directory / "live.generation", blocks, "I")
 
     def close(self) -> None:
-        """Close all files; everything stays on disk."""
+        """Close all files; they stay on disk."""
         with self.lock:
             for delta in self._chain:
                 delta.close()
@@ -138,8 +139,8 @@ class Disk:
             self._open_maps()
 
     def _before_change(self, offset: int, length: int, *, allocate: bool) -> None:
-        """Preserve what the newest snapshot needs and mark the blocks before they change: dying in
-        between reports a block too much as changed, never one too few."""
+        """Preserve blocks for the newest snapshot and mark them as changed before they are written:
+        after a crash in between, a block too many is reported as changed, never one too few."""
         first, end = offset // BLOCK_BYTES, _blocks(offset + length)
         if self._chain:
             self._chain[-1].preserve(first, end, self._fd, self._allocated, self._generations)
@@ -150,14 +151,14 @@ class Disk:
     # -- snapshots
 
     def push_snapshot(self, name: str) -> None:
-        """Freeze the present state as the newest snapshot."""
+        """Take a snapshot of the present state."""
         with self.lock:
             self._chain.append(Delta(self.directory, name, self.capacity_bytes))
 
     def take_out_snapshot(self, name: str) -> Delta:
-        """Remove a snapshot from the chain; what an older one needs moves there first.
+        """Remove a snapshot from the chain, after copying to the older one the blocks it needs.
 
-        The caller deletes the returned delta once the removal is on record.
+        The caller deletes the returned delta after it has stored the removal.
         """
         with self.lock:
             delta = self._seen_by(name)[0]
@@ -168,13 +169,13 @@ class Disk:
             return delta
 
     def _seen_by(self, view: str | None) -> list[Delta]:
-        """The deltas through which a view looks before it falls through to the live content."""
+        """The deltas in which a view's blocks are looked for before the live content."""
         if view is None:
             return []
         for position, delta in enumerate(self._chain):
             if delta.name == view:
                 return self._chain[position:]
-        # The one NBD error that means "not any more"; a reader loses its connection by it.
+        # The NBD error for a server that shuts down; a reader then closes its connection.
         raise OSError(errno.ESHUTDOWN, f"snapshot {view} is gone")
 
     # -- what is used, what changed
@@ -211,13 +212,13 @@ class Disk:
             return bytes(self._allocated.values).count(1) * BLOCK_BYTES
 
 
-# A chain has at most 32 snapshots, so these two are free as level numbers.
+# A chain has at most 32 snapshots, so these two numbers are never indices of deltas.
 _LIVE_LEVEL = 255
 _HOLE_LEVEL = 254
 
 
 def _levels(deltas: list[Delta], first: int, end: int) -> bytes:
-    """For each block of [first, end) where a view finds it: an index into ``deltas``,
+    """For each block of [first, end) the place of its content: an index into ``deltas``,
     _LIVE_LEVEL, or _HOLE_LEVEL."""
     levels = bytearray([_LIVE_LEVEL]) * (end - first)
     for level, delta in reversed(list(enumerate(deltas))):

@@ -1,4 +1,4 @@
-"""Sparse files: punching holes and copying only what is there."""
+"""Sparse files: punching holes, and copying only the data between them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
-    """Make [offset, offset + length) read as zeroes and give its space back.
+    """Make [offset, offset + length) a hole, which frees its space. Raises OSError.
 
-    Python has no fallocate with flags. Raises OSError.
+    Calls libc, because Python has no fallocate with flags.
     """
     mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
     if _libc.fallocate(fd, mode, offset, length):

@@ -1,7 +1,7 @@
 """All disks of the lab's ESXi side: names, snapshots over several disks, change tracking, power.
 
-Content lives in lab.esxi.disks.disk; this module keeps what is on record about it in
-``store.json``, written atomically after each change. Thread-safe, standard library only.
+lab.esxi.disks.disk keeps the content; this module keeps the disks' records in ``store.json``,
+written atomically after each change. Thread-safe, standard library only.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from lab.esxi.model import (
 )
 
 MAX_SNAPSHOTS = 32
-"""vSphere's limit of a chain (KB 1025279)."""
+"""vSphere's limit for a chain of snapshots (KB 1025279)."""
 
 
 class Store:
-    """The disks under ``directory``; opening it again finds everything as it was."""
+    """The disks under ``directory``, which keeps their whole state."""
 
     def __init__(self, directory: Path, new_uuid: Callable[[], uuid.UUID] = uuid.uuid4) -> None:
         self.directory = directory
@@ -72,7 +72,8 @@ class Store:
             record = DiskRecord(vm, key, path, capacity_bytes)
             disk = self._open(record)
             if image is not None:
-                # Under the store's lock: adding is rare, and a half-filled disk must not be seen.
+                # Under the store's lock, so that nobody reads a half-filled disk; disks are rarely
+                # added.
                 disk.adopt(image)
             self._records.append(record)
             self._disks[record.id] = disk
@@ -178,7 +179,7 @@ class Store:
             if any(len(record.snapshots) >= MAX_SNAPSHOTS for record in records):
                 raise EsxiError("invalid_state", f"{vm} has {MAX_SNAPSHOTS} snapshots already")
             for record in records:
-                # No write can be between two disks' frozen states: that makes it one instant.
+                # With all locks held no write can happen between the snapshots of two disks.
                 frozen.enter_context(self._disks[record.id].lock)
             for record in records:
                 disk = self._disks[record.id]
@@ -199,8 +200,8 @@ class Store:
                 for record in records:
                     vanishing.append(self._disks[record.id].take_out_snapshot(snapshot))
                     record.drop_snapshot(snapshot)
-                # Written before a writer continues: its changes are preserved for older snapshots
-                # only, and a restart must not bring this one back.
+                # Stored before a writer continues: from now on its changes are not preserved for
+                # this snapshot, so it must not exist again after a restart.
                 self._save()
             for delta in vanishing:
                 delta.delete()
@@ -291,7 +292,7 @@ class Store:
         return vm not in self._powered_off
 
     def claim_writer(self, vm: str, key: int, session: object) -> bool:
-        """Make ``session`` the disk's only writer; False while another one is."""
+        """Make ``session`` the disk's only writer; False if another session is."""
         return self._writers.setdefault(f"{vm}/{key}", session) is session
 
     def release_writer(self, vm: str, key: int, session: object) -> None:
@@ -332,7 +333,7 @@ class Store:
         save_catalog(self.directory / "store.json", self._records, self._powered_off)
 
     def _remove_leftovers(self) -> None:
-        """Drop what a killed process left between making files and putting them on record."""
+        """Delete files that a killed process created but did not record."""
         wanted = {record.directory: record for record in self._records}
         for directory in self.directory.iterdir():
             if directory.is_dir() and directory.name not in wanted:

@@ -1,4 +1,4 @@
-"""From a managed object reference to its property values and its serialised properties."""
+"""Reads the property values of managed objects, and serialises them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SESSION_OBJECTS = (
     vim.view.View,
     vmodl.query.PropertyCollector.Filter,
 )
-"""Types whose objects live and die with the session that made them."""
+"""Types whose objects belong to a session and are removed with it."""
 
 
 class Objects:
-    """Reads properties for one request: what a session may see, cached XML for VMs."""
+    """Reads properties that a session may read; the XML of VMs' properties is cached."""
 
     def __init__(self, world: World, tasks: Tasks) -> None:
         self._world = world
@@ -33,7 +33,7 @@ class Objects:
         self._cache: dict[tuple[str, str, str], tuple[int, str]] = {}
 
     def exists(self, reference: ManagedObject, session: Session | None) -> None:
-        """Raises ManagedObjectNotFound, or NotAuthenticated for what a session would own."""
+        """Raises ManagedObjectNotFound, or NotAuthenticated for a type that sessions own."""
         self._item(reference, session)
 
     def value(self, reference: ManagedObject, path: str, session: Session | None) -> object:
@@ -44,7 +44,7 @@ class Objects:
         return properties.value(self._world, item, path)
 
     def names(self, reference: ManagedObject, session: Session | None) -> list[str]:
-        """All top-level properties that have values here."""
+        """All top-level properties that the simulator has values for."""
         properties, _item = self._item(reference, session)
         return list(properties.names())
 
@@ -125,7 +125,7 @@ def owned(reference: ManagedObject, session: Session | None) -> object:
 
 
 def readable(reference: ManagedObject, path: str, session: Session | None) -> Exception | None:
-    """None if the session may read the property, otherwise the fault that names why not."""
+    """None if the session may read the property, otherwise the fault with the reason."""
     kind: Any = type(reference)
     privilege = property_privilege(kind, path)
     if privilege == "System.Anonymous":
@@ -148,7 +148,7 @@ def no_permission(reference: ManagedObject, privilege: str) -> vim.fault.NoPermi
 
 def as_declared(kind: type, path: str, value: object) -> object:
     """Turn Python's lists and strings into the arrays and enums that the type tables declare,
-    because an ``anyType`` on the wire carries its type's name."""
+    because the XML of an ``anyType`` has its type's name."""
     current: Any = kind
     for name in path.split("."):
         current = current._GetPropertyInfo(name).type

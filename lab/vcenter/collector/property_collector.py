@@ -35,7 +35,7 @@ class _Page:
 class _Filter:
     specs: list[_PC.FilterSpec]
     known: dict[str, dict[str, str]] = field(default_factory=dict)
-    """What was reported to the client: object, then property, then XML."""
+    """The state reported to the client: XML by property by object."""
 
 
 def collector_methods(objects: Objects) -> Methods:
@@ -72,7 +72,7 @@ class _Collector:
         return self._page(call, selected, size)
 
     def retrieve(self, call: Call) -> RawXml:
-        """The old call knows no pages."""
+        """The older call, which has no pages."""
         with call.world.changed:
             selected = Selector(self._objects, call.session).select(call.params.specSet)
             return RawXml("".join(self._content(call, item, "returnval") for item in selected))
@@ -95,7 +95,7 @@ class _Collector:
             return RawXml("")
         token = ""
         rest = selected[size:]
-        # Without a session there is nowhere to keep the rest; missingSet has the reason.
+        # Without a session the remaining objects cannot be kept; missingSet has the reason.
         if rest and call.session is not None:
             name = call.login.name("page")
             call.login.objects[name] = _Page(rest, size)
@@ -129,7 +129,7 @@ class _Collector:
     # -- single properties
 
     def fetch(self, call: Call) -> RawXml:
-        """What ``object.property`` of pyVmomi sends."""
+        """The call that pyVmomi makes for ``object.property``."""
         path = call.params.prop
         fault = readable_or_invalid(call, path)
         if fault is not None:
@@ -158,13 +158,13 @@ class _Collector:
         return _PC(call.login.name("collector"))
 
     def destroy_collector(self, _call: Call) -> None:
-        """Filters belong to the session here, so a collector of its own holds nothing."""
+        """Does nothing: in the simulator filters belong to the session, not to a collector."""
 
     def cancel_wait(self, call: Call) -> None:
         call.world.notify()
 
     def wait(self, call: Call) -> RawXml | None:
-        """Block until a filtered property differs from what this session got last."""
+        """Block until a filtered property differs from its value last sent to this session."""
         world, session = call.world, call.login
         seconds = _wait_seconds(call)
         if not call.params.version:
@@ -185,7 +185,7 @@ class _Collector:
                 left = deadline - world.clock()
                 if left <= 0:
                     return None
-                # A bound on each wait, because an expired session is not announced.
+                # Waits are short, because the end of a session does not notify this condition.
                 world.changed.wait(min(left, 1.0))
 
     def _updates(self, call: Call) -> str:

@@ -17,7 +17,7 @@ _PC = vmodl.query.PropertyCollector
 
 @dataclass(frozen=True)
 class Selected:
-    """One object and the property paths wanted of it."""
+    """One object and the property paths to read from it."""
 
     reference: ManagedObject
     paths: tuple[str, ...]
@@ -108,7 +108,7 @@ def _traversals(selections: list[_PC.SelectionSpec]) -> Iterator[_PC.TraversalSp
 
 
 def _paths(spec: _PC.FilterSpec, kind: type) -> tuple[str, ...] | None:
-    """Paths wanted of a type: None if no propSet is about it, () if all are wanted."""
+    """The paths to read from a type: None if no propSet has the type, () for all paths."""
     about = [prop for prop in spec.propSet if issubclass(kind, prop.type)]
     if not about:
         return None

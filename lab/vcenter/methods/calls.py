@@ -1,4 +1,4 @@
-"""How methods of the API are registered and what a handler gets."""
+"""The registry of the API's methods, and the calls that handlers receive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.vcenter.world.world import World
 
 @dataclass
 class Call:
-    """One request on its way through the simulator."""
+    """One request, with its session and the simulator's parts, as a handler receives it."""
 
     world: World
     tasks: Tasks

@@ -69,7 +69,7 @@ def power_on(world: World, record: VmRecord) -> None:
 
 
 def start(world: World, record: VmRecord) -> None:
-    """What powering on does, without asking for the state before."""
+    """Power on without checking the present state."""
     world.disks.set_power(record.moref, True)
     apply_tracking(world, record)
     with world.change(record):
@@ -85,7 +85,7 @@ def power_off(world: World, record: VmRecord) -> None:
 
 
 def shut_down(world: World, record: VmRecord) -> None:
-    """The guest's own shutdown: its last writes reach the disks, then the power goes off."""
+    """Shut the guest down: its last writes are on the disks before the power is off."""
     behaviour = record.settings.get("shutdown", "normal")
     if behaviour == "ignore":
         return
@@ -97,8 +97,8 @@ def shut_down(world: World, record: VmRecord) -> None:
 
 
 def lose_power(world: World, record: VmRecord) -> None:
-    """The host dies: nothing is flushed, and tracking of all disks begins anew, because the
-    bitmap that a host keeps in memory is only saved by an orderly stop."""
+    """The host fails: nothing is flushed, and tracking of all disks is reset, because a host
+    saves the bitmap that it keeps in memory only when a VM stops normally."""
     world.guests.kill(record.moref)
     world.disks.set_power(record.moref, False)
     for disk in record.disks:

@@ -1,4 +1,4 @@
-"""ReconfigVM and the few other calls that change what a VM is."""
+"""ReconfigVM, and the calls that rename, delete or unregister a VM."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def reconfigure(world: World, record: VmRecord, spec: vim.vm.ConfigSpec) -> None
     """Apply a ConfigSpec. Raises NotSupported for what the lab does not simulate.
 
     Switching CBT on sets ``ctkEnabled`` for the VM and, as vCenter does, for each disk that the
-    spec does not name; it takes effect later (see lab.vcenter.methods.tracking).
+    spec does not name. It takes effect later (see lab.vcenter.methods.tracking).
     """
     unknown = [
         p.name
@@ -80,7 +80,7 @@ def _set_tracking(record: VmRecord, spec: vim.vm.ConfigSpec) -> None:
 
 
 def _set_extra_config(record: VmRecord, options: list[vim.option.OptionValue]) -> None:
-    """Set, or with an empty value remove, VMX keys; they compare without case."""
+    """Set VMX keys, or with an empty value remove them; the case of keys is ignored."""
     for option in options:
         same = [key for key in record.extra_config if key.lower() == option.key.lower()]
         for key in same:

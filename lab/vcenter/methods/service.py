@@ -21,7 +21,7 @@ BUILD = "24022515"
 
 
 def about(world: World) -> vim.AboutInfo:
-    """What the vCenter reports about itself."""
+    """The vCenter's AboutInfo."""
     return vim.AboutInfo(
         name="VMware vCenter Server",
         fullName=f"VMware vCenter Server {VERSION} build-{BUILD} (simulated)",
@@ -41,7 +41,7 @@ def about(world: World) -> vim.AboutInfo:
 
 
 def service_content(world: World) -> vim.ServiceInstanceContent:
-    """The well-known objects."""
+    """The vCenter's root objects."""
     return vim.ServiceInstanceContent(
         rootFolder=reference(world.inventory.root),
         propertyCollector=vmodl.query.PropertyCollector("propertyCollector"),

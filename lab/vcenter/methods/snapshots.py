@@ -132,7 +132,7 @@ def _remove_snapshot(call: Call) -> vim.Task:
     children, merge = bool(call.params.removeChildren), call.params.consolidate is not False
 
     def effect() -> None:
-        # Found again: while the task waited another one may have removed it.
+        # Looked up again, because another task may have removed it while this one waited.
         _record, present = world.snapshot(call.this)
         first = record.snapshots.index(present)
         doomed = record.snapshots[first:] if children else [present]
@@ -169,7 +169,7 @@ def _start_removal(call: Call, record: VmRecord, effect: Callable[[], None]) -> 
 
 
 def remove(world: World, record: VmRecord, doomed: list[SnapshotRecord], *, merge: bool) -> None:
-    """Take snapshots out of the tree, newest first, and merge their files unless asked not to."""
+    """Remove snapshots from the tree, newest first; with ``merge`` merge their files."""
     for snapshot in reversed(doomed):
         with world.change(record):
             record.snapshots.remove(snapshot)
@@ -181,7 +181,7 @@ def remove(world: World, record: VmRecord, doomed: list[SnapshotRecord], *, merg
 
 
 def consolidate(world: World, record: VmRecord) -> None:
-    """Merge the files that removed snapshots left. Raises FileLocked where the VM is set so."""
+    """Merge files left by removed snapshots. Raises FileLocked if the VM's setting asks for it."""
     if record.unconsolidated and record.settings.get("consolidation") == "fails":
         raise vim.fault.FileLocked(
             file=record.disks[0].path,
@@ -193,7 +193,7 @@ def consolidate(world: World, record: VmRecord) -> None:
         except EsxiError as error:
             if error.kind != "not_found":
                 raise
-            # Merged already, by an attempt that died before it could note so.
+            # An earlier attempt merged the files and was killed before it recorded that.
         with world.change(record):
             record.unconsolidated.remove(moref)
     refresh_paths(world, record)

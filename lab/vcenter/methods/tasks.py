@@ -71,7 +71,7 @@ class TaskRecord:
 
 
 class Tasks:
-    """Starts tasks and remembers the newest ones."""
+    """Starts tasks and keeps the newest ones."""
 
     def __init__(self, world: World, injector: Injector) -> None:
         self._world = world
@@ -81,11 +81,11 @@ class Tasks:
         self._threads: set[threading.Thread] = set()
 
     def get(self, moref: str) -> TaskRecord | None:
-        """The task, or None if it never was or is too old."""
+        """The task, or None if it never existed or is no longer kept."""
         return self._records.get(moref)
 
     def recent(self, vm: str | None = None) -> list[TaskRecord]:
-        """The tasks still remembered, oldest first, of one VM or all."""
+        """The tasks that are still kept, oldest first, of one VM or of all."""
         with self._world.changed:
             return [t for t in self._records.values() if vm is None or t.entity == vm]
 
@@ -97,10 +97,10 @@ class Tasks:
         effect: Callable[[], object],
         seconds: float | None = None,
     ) -> vim.Task:
-        """Start ``effect`` as a task that has the VM to itself.
+        """Start ``effect`` as a task that locks the VM.
 
-        If another task has it, the new task fails with TaskInProgress. ``seconds`` of progress
-        pass before the effect (default: the setting task_seconds).
+        If another task has locked it, the new task fails with TaskInProgress. The task shows
+        progress for ``seconds`` (default: the setting task_seconds) before the effect.
         """
         world = self._world
         with world.changed:
@@ -135,7 +135,7 @@ class Tasks:
         return task.reference
 
     def drain(self, timeout_seconds: float) -> None:
-        """Wait for the tasks under way, so that a stop loses no effect half-way."""
+        """Wait for running tasks, so that a stop interrupts none of them."""
         for thread in tuple(self._threads):
             thread.join(timeout_seconds)
 
@@ -195,12 +195,12 @@ class Tasks:
 
 
 def _not_a_drop(rule: Rule) -> bool:
-    """Dropped connections concern the call that starts the task, not the task."""
+    """Whether the rule concerns the task: a dropped connection concerns the call that starts it."""
     return rule.fault != DROP
 
 
 def fault_of(refused: EsxiError, record: VmRecord) -> vmodl.MethodFault:
-    """What vCenter answers when a host refuses."""
+    """vCenter's fault for a refusal by a host."""
     if refused.kind == "file_fault":
         name = next((d.path for d in record.disks if d.path in refused.message), None)
         return vim.fault.FileFault(

@@ -15,10 +15,10 @@ METHODS = Methods()
 
 
 def apply_tracking(world: World, record: VmRecord) -> None:
-    """Bring the disks in line with the configuration, as a stun of the VM does.
+    """Switch the disks' tracking as the configuration says, as a stun of the VM does.
 
-    Called at power-on, resume, and when a snapshot is created or deleted: the moments that the
-    vSphere API reference names for changeTrackingEnabled.
+    Called at power-on, at resume, and when a snapshot is created or deleted, as the vSphere API
+    reference documents for changeTrackingEnabled.
     """
     for disk in record.disks:
         wanted = record.wants_tracking(disk)
@@ -70,7 +70,7 @@ def _query_changed_disk_areas(call: Call) -> vim.VirtualMachine.DiskChangeInfo:
 def _snapshot(
     record: VmRecord, reference: vim.vm.Snapshot | None, disk: DiskRecord
 ) -> SnapshotRecord:
-    """The snapshot to ask about. Raises FileFault where CBT has no answer."""
+    """The snapshot of a query. Raises FileFault if CBT has no data for it."""
     path = disk.path
     if reference is None:
         # Without a snapshot vCenter opens the live disk, which the running VM holds locked.
@@ -91,7 +91,7 @@ def _file_fault(path: str, reason: str) -> vim.fault.FileFault:
 
 
 def shaped(page: ChangedAreas, settings: Settings) -> ChangedAreas:
-    """The page cut as the settings ask: fewer bytes, gaps as pages of their own."""
+    """The page, cut according to the settings: fewer bytes, gaps as separate pages."""
     end = page.start + page.length
     if settings.cbt_page_bytes:
         end = min(end, page.start + settings.cbt_page_bytes)

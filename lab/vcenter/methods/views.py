@@ -17,7 +17,7 @@ METHODS = Methods()
 
 
 class View(Protocol):
-    """A set of managed objects that a session named."""
+    """A set of managed objects that a session has defined."""
 
     def members(self, world: World) -> list[ManagedObject]:
         """The objects in the view at this moment."""
@@ -25,7 +25,7 @@ class View(Protocol):
 
 @dataclass
 class ContainerView:
-    """What lies in a container; the list follows the inventory."""
+    """The objects in a container; changes as the inventory changes."""
 
     container: Entity
     kinds: tuple[type, ...]
@@ -33,7 +33,7 @@ class ContainerView:
     _cached: tuple[int, list[ManagedObject]] = field(default=(-1, []), init=False)
 
     def members(self, world: World) -> list[ManagedObject]:
-        """The container's children, or everything below it, of the wanted types."""
+        """The container's children, or all its descendants, of the view's types."""
         with world.changed:
             nodes = self.container.descendants() if self.recursive else _contents(self.container)
             return [
@@ -45,7 +45,7 @@ class ContainerView:
 
 @dataclass
 class ListView:
-    """A list that the client gave."""
+    """A list of objects that the client has given."""
 
     objects: list[ManagedObject]
 

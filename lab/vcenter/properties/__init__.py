@@ -1,1 +1,1 @@
-"""Properties of managed objects, each built only when somebody asks for it."""
+"""Properties of managed objects, each built only when it is read."""

@@ -54,7 +54,7 @@ def disk_backing_paths(record: VmRecord, disk: DiskRecord) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _fixed_devices() -> tuple[vim.vm.device.VirtualDevice, ...]:
-    """What every VM has."""
+    """The devices that every VM has."""
     fixed = (
         vim.vm.device.VirtualIDEController(key=200, busNumber=0, deviceInfo=_label("IDE 0")),
         vim.vm.device.VirtualIDEController(key=201, busNumber=1, deviceInfo=_label("IDE 1")),

@@ -170,7 +170,7 @@ def _host_summary(world: World, entity: Entity) -> vim.host.Summary:
 
 
 def host_product() -> vim.AboutInfo:
-    """What a host reports about itself."""
+    """A host's AboutInfo."""
     return vim.AboutInfo(
         name="VMware ESXi",
         fullName="VMware ESXi 8.0.3 build-24022510 (simulated)",
@@ -258,7 +258,7 @@ def _url(entity: Entity) -> str:
 
 
 def _free_bytes(entity: Entity, spec: DatastoreSpec) -> int:
-    """What is left if every disk on it were fully allocated, never below a tenth."""
+    """Free space if every disk were fully allocated, but at least a tenth of the capacity."""
     used = sum(
         disk.capacity_bytes for vm in entity.links["vm"] for disk in vm.spec_as(VmSpec).disks
     )

@@ -1,4 +1,4 @@
-"""A registry of property builders, so that nothing is built that nobody asked for."""
+"""A registry of functions that build properties, so that only those that are read are built."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Builder = Callable[["World", T], Any]
 
 
 class Properties(Generic[T]):
-    """Builders of one managed object type's properties, by property path.
+    """The builders of one managed object type's properties, by property path.
 
-    A path without a builder of its own is taken from the nearest shorter one that has.
+    The value of a path without a builder is taken from that of the longest prefix with one.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def check_path(kind: Any, path: str) -> None:
                 name=path, msg=f"{kind.__name__} has no property {path!r}"
             ) from None
         if not issubclass(current, DataObject):
-            # Nothing below a scalar, a list or a reference can be named.
+            # A scalar, a list or a reference has no properties below it.
             current = _Leaf
 
 

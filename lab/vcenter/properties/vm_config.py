@@ -1,4 +1,4 @@
-"""The ``config`` properties of a VM and of its snapshots, each built only when asked for."""
+"""The ``config`` properties of a VM and of its snapshots."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _hardware_of(
 
 
 def config(world: World, record: VmRecord, snapshot: SnapshotRecord | None) -> vim.vm.ConfigInfo:
-    """The configuration now, or with the disks as a snapshot froze them."""
+    """The present configuration, or that of a snapshot, with the disks at its time."""
     spec = record.spec
     entity = world.place(record)
     store = entity.link("datastore")

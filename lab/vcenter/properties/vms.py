@@ -1,4 +1,4 @@
-"""Properties of VirtualMachine and VirtualMachineSnapshot, each built only when asked for."""
+"""The properties of VirtualMachine and VirtualMachineSnapshot."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def _root_snapshot(_world: World, record: VmRecord) -> list[vim.vm.Snapshot]:
 
 
 def _allocated(world: World, record: VmRecord) -> dict[int, int]:
-    """Bytes in use by disk key; nothing is known while the host does not answer."""
+    """Allocated bytes by disk key; empty while the ESXi side does not answer."""
     try:
         return {d.key: d.allocated_bytes for d in world.disks.disks() if d.vm == record.moref}
     except EsxiError:
@@ -274,7 +274,7 @@ def _layout(world: World, record: VmRecord) -> vim.vm.FileLayoutEx:
 
     def chain(disk: DiskRecord) -> vim.vm.FileLayoutEx.DiskLayout:
         units = []
-        # The base file stands for the whole chain: how it is spread matters to nobody.
+        # The base file is reported with the size of the whole chain; no client needs the parts.
         size = allocated.get(disk.key, 0) if disk.spec.thin else disk.capacity_bytes
         for path in reversed(disk_backing_paths(record, disk)):
             extent = f"{path.removesuffix('.vmdk')}-flat.vmdk"

@@ -1,1 +1,1 @@
-"""What one simulated vCenter knows: inventory, machines, sessions, settings, faults, disks."""
+"""The state of a simulated vCenter: inventory, VMs, sessions, settings, faults, disks."""

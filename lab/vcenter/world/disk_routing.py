@@ -1,4 +1,4 @@
-"""One DiskStore over two: real disks for VMs with content, pretended ones for the others."""
+"""A DiskStore over two others: one for VMs with content, one for VMs without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content of a new lab's disks, and the disks' registration with their store."""
+"""Creates the disks of a new lab's VMs with their content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_disks(record: VmRecord, disks: DiskStore, scratch: Path) -> None:
         except EsxiError as error:
             if error.kind != "already_exists":
                 raise
-            # A start that died before it had noted this VM: begin again with the same content.
+            # An earlier start was killed before it saved this VM: create the same content again.
             disks.remove_disk(record.moref, disk.key)
             disks.add_disk(record.moref, disk.key, disk.path, disk.capacity_bytes, image)
         if image is not None:
@@ -31,14 +31,14 @@ def add_disks(record: VmRecord, disks: DiskStore, scratch: Path) -> None:
 
 
 def _image(record: VmRecord, disk: DiskRecord, scratch: Path) -> Path | None:
-    """Raw content in a file of ``scratch``, and where the writer may write."""
+    """Write a disk's raw content to a file in ``scratch``; also sets the writer's area."""
     path = scratch / f"{record.moref}-{disk.key}.raw"
     content = disk.spec.content
     if content is Content.GUEST:
         firmware: Firmware = "uefi" if record.spec.firmware == "efi" else "bios"
         guest = build_micro_guest(path, firmware)
         disk.write_area = guest.scratch_area
-        # The image decides: a guest's partition table must fit its disk exactly.
+        # At least the image's size: a guest's partition table must fit its disk exactly.
         disk.capacity_bytes = max(disk.capacity_bytes, path.stat().st_size)
         return path
     if content is Content.PATTERN:
@@ -51,14 +51,14 @@ def _image(record: VmRecord, disk: DiskRecord, scratch: Path) -> Path | None:
 
 
 def write_pattern(path: Path, size_bytes: int, seed: str) -> None:
-    """A sparse file: per 4 MiB one of random data, and in turn, holes and written zeroes."""
+    """Write a sparse file of random data, holes and written zeroes in turn."""
     source = random.Random(seed)
     step = min(MIB, size_bytes)
     with path.open("wb") as stream:
         stream.truncate(size_bytes)
         for index, offset in enumerate(range(0, size_bytes, step)):
             length = min(step, size_bytes - offset)
-            # data, data, hole, zeroes: a quarter of each awkward kind, at least half of data.
+            # data, data, hole, zeroes: half data, a quarter holes, a quarter zeroes.
             kind = index % 4
             if kind != 2:
                 stream.seek(offset)

@@ -1,4 +1,4 @@
-"""Faults on demand: rules that make chosen calls fail, come late or stay without an answer."""
+"""Faults on demand: rules that make chosen calls fail, late or unanswered."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pyVmomi.VmomiSupport import (
 from lab.vcenter.world.settings import unknown
 
 DROP = "ConnectionDropped"
-"""Pseudo fault: the connection is closed instead of an answer."""
+"""Not a vSphere fault: the connection is closed without an answer."""
 
 
 class RuleError(ValueError):
-    """A rule names what does not exist; the message has the nearest valid name."""
+    """A rule has an unknown method, fault or option; the message has the nearest valid name."""
 
 
 class DropConnection(Exception):
@@ -35,11 +35,11 @@ class DropConnection(Exception):
 
 @dataclass(frozen=True)
 class Rule:
-    """Make calls of ``method`` (WSDL name) misbehave.
+    """Make calls of ``method`` (WSDL name) fail or late.
 
-    ``fault`` empty means only late. ``vm`` empty means every VM. ``count`` is how many calls are
-    still to be hit, 0 = until cleared; ``skip`` how many go through before. ``after`` lets the
-    operation take effect and then fails, as when an answer is lost.
+    An empty ``fault`` means late only. An empty ``vm`` means every VM. ``count`` is the number of
+    calls still affected, 0 = until cleared; ``skip`` the number of calls that succeed before. With
+    ``after`` the operation takes effect and then fails, as when an answer is lost.
     """
 
     number: int
@@ -55,7 +55,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Injected:
-    """What a matching rule asks for one call."""
+    """A matching rule, applied to one call."""
 
     rule: Rule
 
@@ -90,7 +90,7 @@ class Injected:
 
 
 class Injector:
-    """The rules in force. Thread-safe."""
+    """The active rules. Thread-safe."""
 
     def __init__(self) -> None:
         self._rules: list[Rule] = []
@@ -105,7 +105,7 @@ class Injector:
         if not fault and not options.get("delay_seconds"):
             raise RuleError("a rule needs a fault, delay_seconds, or both")
         if fault == DROP and method.endswith("_Task"):
-            # The task keeps running whether or not its starter gets the answer.
+            # The task runs even if the client does not receive the answer.
             options["after"] = True
         with self._lock:
             rule = Rule(next(self._numbers), method, fault, **options)
@@ -117,7 +117,10 @@ class Injector:
     def take(
         self, method: str, vm: str, accept: Callable[[Rule], bool] = lambda _rule: True
     ) -> Injected | None:
-        """Use up the first rule that matches and is accepted; None if there is none."""
+        """Apply and count down the first rule that matches and is accepted.
+
+        None if there is none.
+        """
         with self._lock:
             for index, rule in enumerate(self._rules):
                 if rule.method != method or rule.vm not in ("", vm) or not accept(rule):
@@ -133,7 +136,7 @@ class Injector:
         return None
 
     def clear(self, number: int | None = None) -> int:
-        """Remove one rule or all; how many went. Raises RuleError for an unknown number."""
+        """Remove one rule or all; returns how many. Raises RuleError for an unknown number."""
         with self._lock:
             kept = [r for r in self._rules if number is not None and r.number != number]
             gone = len(self._rules) - len(kept)
@@ -143,7 +146,7 @@ class Injector:
             return gone
 
     def all(self) -> list[Rule]:
-        """The rules in force, oldest first."""
+        """The active rules, oldest first."""
         with self._lock:
             return list(self._rules)
 
@@ -159,7 +162,7 @@ def check_method(name: str) -> str:
 
 
 def method_privilege(method: str) -> str | None:
-    """The privilege that pyVmomi's tables give for the method."""
+    """The method's privilege, from pyVmomi's tables."""
     try:
         privilege: str | None = GuessWsdlMethod(method).info.privId
     except KeyError:
@@ -169,7 +172,7 @@ def method_privilege(method: str) -> str | None:
 
 @lru_cache
 def _method_names() -> dict[str, str]:
-    """Short names (CreateSnapshot) and WSDL names (CreateSnapshot_Task) of what can fail."""
+    """The methods that can fail, by short name (CreateSnapshot) and WSDL name."""
     owners: tuple[Any, ...] = (
         vim.VirtualMachine,
         vim.vm.Snapshot,
@@ -192,7 +195,7 @@ def _method_names() -> dict[str, str]:
 @lru_cache
 def _fault_types() -> dict[str, type]:
     """Faults by their short names, e.g. TaskInProgress."""
-    # pyVmomi has no public list of its types; this table is what LazyModule reads too.
+    # pyVmomi has no public list of its types; its LazyModule reads this table, too.
     prefixes = ("vim.fault.", "vmodl.fault.", "vmodl.query.")
     found = {}
     for name in VmomiSupport._dataDefMap:

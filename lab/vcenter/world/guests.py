@@ -1,4 +1,4 @@
-"""Guests of powered-on VMs: writer processes, which outlive a restart of the vCenter."""
+"""Guests of powered-on VMs: writer processes, which run on when vCenter restarts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROGRAM = "lab.esxi.writer"
 class WriterGuests:
     """One ``python -m lab.esxi.writer`` per powered-on VM that has a writer and an area to write.
 
-    ``directory`` gets, per VM, a pid file, the writer's error output and the log of what it wrote.
+    ``directory`` has each VM's pid file, the writer's stderr and the log of its writes.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class WriterGuests:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def write_log(self, vm: str) -> Path:
-        """Where the writer logs, one JSON object a write."""
+        """The writer's log, with one JSON object per write."""
         return self._directory / f"{vm}.writes.jsonl"
 
     def pid(self, vm: str) -> int | None:
@@ -72,7 +72,7 @@ class WriterGuests:
 
 
 class NoGuests:
-    """Guests of VMs that have nothing inside."""
+    """Guests that do nothing."""
 
     def start(self, vm: str) -> None:
         """See Guests."""

@@ -1,6 +1,6 @@
 """The inventory tree: managed entities other than VMs' own state, built from a scenario.
 
-Managed object ids are given out in the scenario's order, so they are the same after a restart.
+Morefs are assigned in the scenario's order, so that they are the same after a restart.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Entity:
         return self.links[name][0]
 
     def spec_as(self, kind: type[T]) -> T:
-        """The description that the scenario gives of it. Raises TypeError if it is no ``kind``."""
+        """The entity's description in the scenario. Raises TypeError if it is not a ``kind``."""
         if not isinstance(self.spec, kind):
             raise TypeError(f"{self.moref} is not described by a {kind.__name__}")
         return self.spec
@@ -89,7 +89,7 @@ class Inventory:
         return [entity for entity in self._by_moref.values() if issubclass(entity.kind, kind)]
 
     def remove(self, entity: Entity) -> None:
-        """Take a leaf out of the tree and of every list that refers to it."""
+        """Remove a leaf from the tree and from every list that refers to it."""
         del self._by_moref[entity.moref]
         if entity.parent is not None:
             entity.parent.children.remove(entity)
@@ -168,7 +168,7 @@ class Inventory:
         networks: list[Entity],
     ) -> list[Entity]:
         cluster = self._add("domain-c", vim.ClusterComputeResource, spec.name, folder, spec)
-        # The pool hangs below the cluster as a property, not as a child in a folder's sense.
+        # The pool is a property of the cluster, not one of its children.
         pool = self._add("resgroup-", vim.ResourcePool, "Resources", cluster)
         hosts = [self._add("host-", vim.HostSystem, name, cluster) for name in spec.hosts]
         shared = {"datastore": datastores, "network": networks}
@@ -216,5 +216,5 @@ def stable_uuid(*parts: str) -> str:
 
 
 def display_name(name: str) -> str:
-    """The name as a person wrote it: vSphere stores ``%``, ``/`` and ``\\`` escaped."""
+    """The unescaped name: vSphere stores ``%``, ``/`` and ``\\`` escaped."""
     return unquote(name)

@@ -1,4 +1,4 @@
-"""Disks without content, for VMs that exist only in the inventory (a fleet of thousands)."""
+"""Disks without content, for VMs that exist only in the inventory (fleets of thousands)."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class _Disk:
 
 
 class MemoryDisks:
-    """A DiskStore that keeps snapshots and changeIds and pretends a little was written.
+    """A DiskStore that keeps snapshots and changeIds, but no content.
 
-    Between two snapshots the first block of the disk counts as changed: enough for a caller to
-    see a delta. ``*`` gives the disk's first half, in one area. Nothing survives the process, so
-    the simulator replays tracking and snapshots of such VMs when it starts. Thread-safe.
+    Between two snapshots the first block of the disk is reported as changed, so that callers get a
+    delta. ``*`` gives the disk's first half, in one area. The state is lost with the process, so
+    the simulator creates tracking and snapshots of such VMs again when it starts. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class MemoryDisks:
         return ChangedAreas(start_offset, length, areas)
 
     def set_power(self, vm: str, on: bool) -> None:
-        """See DiskStore; nobody writes here anyway."""
+        """See DiskStore; does nothing, because these disks cannot be written."""
 
     def disks(self) -> list[DiskState]:
         """See DiskStore."""
@@ -200,7 +200,7 @@ def _live_path(disk: _Disk) -> str:
 
 
 def _changed_end(disk: _Disk, frozen: _Snapshot, change_id: str) -> int:
-    """Where the one changed area ends that begins at 0; 0 if nothing changed."""
+    """The end of the one changed area, which begins at 0; 0 if there is none."""
     if change_id == "*":
         return disk.capacity_bytes // 2 // BLOCK_BYTES * BLOCK_BYTES
     tracking, _, number = change_id.rpartition("/")

@@ -1,4 +1,4 @@
-"""What the vCenter simulator needs from others: disks on ESXi hosts and running guests."""
+"""The ports of the vCenter simulator: disks on ESXi hosts, and guests."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from lab.esxi.model import ChangedAreas, DiskState, SnapshotDisk
 class DiskStore(Protocol):
     """The disks of the hosts. Offsets and sizes are bytes; every method raises EsxiError.
 
-    ``lab.esxi.client.EsxiClient`` is the one with content,
-    ``lab.vcenter.world.memory_disks.MemoryDisks`` the one for VMs that only exist in the
-    inventory. One contract test holds for both.
+    ``lab.esxi.client.EsxiClient`` implements it for disks with content,
+    ``lab.vcenter.world.memory_disks.MemoryDisks`` for VMs that exist only in the inventory.
+    The same contract test checks both.
     """
 
     def add_disk(
         self, vm: str, key: int, path: str, capacity_bytes: int, image: Path | None = None
     ) -> None:
-        """Create a disk named ``path`` ("[datastore] dir/file.vmdk"), adopting ``image``."""
+        """Create a disk with the content of ``image``; ``path`` is "[datastore] dir/file.vmdk"."""
 
     def remove_disk(self, vm: str, key: int) -> None:
-        """Forget the disk and its snapshots."""
+        """Remove the disk and its snapshots."""
 
     def resize_disk(self, vm: str, key: int, capacity_bytes: int) -> None:
         """Grow a disk that has no snapshot."""
 
     def set_tracking(self, vm: str, key: int, enabled: bool) -> None:
-        """Switch CBT; effective for snapshots made after it."""
+        """Switch CBT on or off; this affects snapshots taken later."""
 
     def reset_tracking(self, vm: str, key: int) -> None:
-        """Start tracking anew: all earlier changeIds become stale."""
+        """Start new tracking: all earlier changeIds become stale."""
 
     def create_snapshot(self, vm: str, snapshot: str, keys: list[int]) -> dict[int, SnapshotDisk]:
-        """Freeze the disks ``keys`` at one instant."""
+        """Take a snapshot of the disks ``keys`` at one instant."""
 
     def remove_snapshot(self, vm: str, snapshot: str) -> None:
-        """Drop the snapshot and consolidate its files."""
+        """Remove the snapshot and consolidate its files."""
 
     def snapshot_disks(self, vm: str, snapshot: str) -> dict[int, SnapshotDisk]:
         """The snapshot's disks as they are now (removing an older one renames files)."""
@@ -54,10 +54,10 @@ class DiskStore(Protocol):
         start_offset: int,
         max_areas: int = ...,
     ) -> ChangedAreas:
-        """A page of what changed between ``change_id`` ("*": is in use) and the snapshot."""
+        """A page of the areas that changed between ``change_id`` and the snapshot ("*": in use)."""
 
     def set_power(self, vm: str, on: bool) -> None:
-        """Off: the live disks refuse writes."""
+        """Note the VM's power; when it is off the live disks refuse writes."""
 
     def disks(self) -> list[DiskState]:
         """Every disk of the store."""
@@ -67,10 +67,10 @@ class Guests(Protocol):
     """The operating systems inside powered-on VMs."""
 
     def start(self, vm: str) -> None:
-        """Let the VM's guest run; nothing if it runs already or the VM has none."""
+        """Start the VM's guest, if it has one that does not run."""
 
     def stop(self, vm: str, timeout_seconds: float) -> bool:
-        """Ask the guest to shut down and wait. False if it still ran at the time limit."""
+        """Ask the guest to shut down and wait; False if it still runs after the time limit."""
 
     def kill(self, vm: str) -> None:
-        """Cut the power."""
+        """End the guest at once, as a power-off does."""

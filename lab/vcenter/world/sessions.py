@@ -1,4 +1,4 @@
-"""Login sessions, known by their cookie."""
+"""Login sessions, identified by their cookie."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READ_ONLY_PRIVILEGES = frozenset({"System.Anonymous", "System.View", "System.Rea
 
 @dataclass
 class Session:
-    """A logged-in session. Views, filters and pages belong to it and vanish with it."""
+    """A logged-in session. Views, filters and pages belong to it and are removed with it."""
 
     key: str
     user: UserSpec
@@ -35,7 +35,7 @@ class Session:
     numbers: dict[str, int] = field(default_factory=dict)
 
     def allows(self, privilege: str) -> bool:
-        """Whether the user holds the privilege."""
+        """Whether the user has the privilege."""
         return not self.user.read_only or privilege in READ_ONLY_PRIVILEGES
 
     def name(self, prefix: str) -> str:
@@ -62,7 +62,7 @@ class Session:
 
 
 class Sessions:
-    """All sessions. ``idle_seconds`` is asked at each use, so that it can change."""
+    """All sessions. ``idle_seconds`` is called at each use, so that the limit can change."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Sessions:
         return session
 
     def use(self, key: str | None) -> Session | None:
-        """The living session with that key, its idle time starting again; None if there is none."""
+        """The session with this key, whose idle time starts again; None if there is none."""
         with self._lock:
             session = self._sessions.get(key) if key else None
             if session is None:
@@ -117,14 +117,14 @@ class Sessions:
             return self._sessions.pop(key, None) is not None
 
     def expire_all(self) -> int:
-        """End every session, as a restart of vCenter's services does; how many there were."""
+        """End every session, as a restart of vCenter's services does; returns how many."""
         with self._lock:
             count = len(self._sessions)
             self._sessions.clear()
             return count
 
     def all(self) -> list[Session]:
-        """The living sessions."""
+        """The sessions that have not ended."""
         with self._lock:
             return list(self._sessions.values())
 
@@ -132,7 +132,7 @@ class Sessions:
 def not_authenticated(
     reference: ManagedObject, privilege: str = "System.View"
 ) -> vim.fault.NotAuthenticated:
-    """The fault for a call without a living session."""
+    """The fault for a call without a session."""
     return vim.fault.NotAuthenticated(
         object=reference, privilegeId=privilege, msg="The session is not authenticated."
     )

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 
 class SettingError(ValueError):
-    """No such setting, or a value it cannot have; the message names what is possible."""
+    """An unknown setting or an invalid value; the message names valid ones."""
 
 
 @dataclass
@@ -17,23 +17,24 @@ class Settings:
     """Behaviour of the whole vCenter. Times are seconds."""
 
     task_seconds: float = 0.02
-    """How long a task shows progress before it takes effect."""
+    """Seconds for which a task shows progress before it takes effect."""
     remove_snapshot_seconds: float | None = None
-    """The same for the removal of snapshots, where it differs."""
+    """The same for removals of snapshots, if it differs."""
     call_seconds: float = 0.0
-    """How much later every call is answered, as on a busy vCenter far away."""
+    """Seconds by which every answer is delayed, as by a busy or distant vCenter."""
     session_idle_seconds: float = 1800.0
     """vCenter's default idle limit."""
     cbt_page_areas: int = 2000
-    """Most areas in one QueryChangedDiskAreas answer."""
+    """The maximum of areas in one QueryChangedDiskAreas answer."""
     cbt_page_bytes: int = 0
-    """Most bytes one such answer covers; 0 = to the end. Small values give empty pages."""
+    """The maximum of bytes that such an answer covers; 0 = to the end. Small values give empty
+    pages."""
     cbt_empty_pages: bool = False
     """Each gap before a changed area is answered as a page of its own, without areas."""
     max_page_objects: int = 100
-    """Most objects in one RetrievePropertiesEx page; callers may ask for fewer."""
+    """The maximum of objects in one RetrievePropertiesEx page; callers may request fewer."""
     guest_stop_seconds: float = 30.0
-    """How long a guest's processes may take to end before the power is cut."""
+    """Seconds a guest may take to shut down before it is powered off."""
 
 
 VM_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -60,7 +61,7 @@ def change(settings: Settings, name: str, value: object) -> None:
 
 
 def check_vm_setting(name: str, value: str) -> None:
-    """Raises SettingError unless ``value`` is possible for the VM setting ``name``."""
+    """Raises SettingError unless ``value`` is valid for the VM setting ``name``."""
     if name not in VM_SETTINGS:
         raise SettingError(unknown("setting of a VM", name, list(VM_SETTINGS)))
     if value not in VM_SETTINGS[name]:
@@ -73,7 +74,7 @@ def as_dict(settings: Settings) -> dict[str, object]:
 
 
 def unknown(what: str, name: str, valid: list[str]) -> str:
-    """A sentence that refuses ``name`` and helps with the nearest valid one."""
+    """The message for an unknown ``name``, with the nearest valid one."""
     near = get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(valid))}"
     return f"unknown {what} {name!r}: {hint}"

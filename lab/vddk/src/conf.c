@@ -1,4 +1,4 @@
-/* lab.conf: where the lab's ESXi side listens and whom it lets in. */
+/* lab.conf: the lab's ESXi side's socket, and the logins it accepts. */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -64,7 +64,7 @@ connect_to (const char *path)
   return -1;
 }
 
-/* The answer's line, or NULL when the ESXi side is not there. */
+/* The answer's line, or NULL when the ESXi side does not answer. */
 static char *
 ask (const LabConf *conf, const char *request, size_t size)
 {

@@ -49,7 +49,7 @@ struct Disk {
   bool lost;
 };
 
-/* Dead after an error, closed after a server that went away in order. */
+/* Dead after an error, closed after the server ended the connection normally. */
 static bool
 is_gone (Disk *disk)
 {
@@ -69,7 +69,7 @@ error_of (Disk *disk, int number)
   case ENOMEM:
     return VIX_E_OUT_OF_MEMORY;
   default:
-    /* The NFC connection does not come back: the disk must be opened again. */
+    /* The NFC connection cannot be used again: the disk must be opened again. */
     disk->lost = true;
     return VIX_E_CONNECTION_LOST;
   }
@@ -123,7 +123,7 @@ submit (Disk *disk, Request *request)
     ? nbd_aio_pread (disk->nbd, request->buffer, request->length, request->offset, done, 0)
     : nbd_aio_block_status (disk->nbd, request->length, request->offset, extents, done, 0);
   if (cookie == -1) {
-    /* On an ended connection libnbd speaks of an invalid state, not of the connection. */
+    /* On an ended connection libnbd reports an invalid state, not the connection's end. */
     int number = is_gone (disk) ? ENOTCONN : nbd_get_errno ();
     complete (request, &number);
   }
@@ -144,7 +144,7 @@ poll_once (Disk *disk)
   uint64_t value;
   if (fds[0].revents && read (disk->wake, &value, sizeof value) < 0)
     log_warn ("eventfd: %s", strerror (errno));
-  /* Read before write: a reply that waits may free the server to take our next request. */
+  /* Read before write: the server may accept the next request only after its reply is read. */
   if (fds[1].revents & (POLLIN | POLLHUP | POLLERR))
     nbd_aio_notify_read (disk->nbd);
   else if (fds[1].revents & POLLOUT)

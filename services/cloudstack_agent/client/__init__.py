@@ -1,1 +1,1 @@
-"""CloudStack's API over signed HTTP, and its refusals as our errors."""
+"""CloudStack's API over signed HTTP; its error codes are translated to this agent's errors."""

@@ -1,7 +1,7 @@
-"""The port to CloudStack's API, and how rows of its answers are read.
+"""The port to CloudStack's API, and functions that read values from its answers.
 
-A row is one JSON object whose values may be of any type; `text`, `number` and their like read one
-as the type that is needed.
+A row is a JSON object. CloudStack's types vary (a number may be text), so `text`, `number`, `flag`
+and `child` convert a value to the type that is needed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from services.cloudstack_agent.errors import CloudStackAnswerInvalid
 Row: TypeAlias = Mapping[str, object]
 Parameters: TypeAlias = Mapping[str, str]
 
-# CloudStack refuses more (431), unless its default.page.size was changed.
+# CloudStack refuses larger pages (431), unless its default.page.size was changed.
 PAGE_SIZE: Final = 500
 
 
 class CloudStackApi(Protocol):
-    """Calls one command. ``list…`` and ``query…`` may be repeated on a broken connection."""
+    """CloudStack's API. ``list…`` and ``query…`` commands are repeated on a broken connection."""
 
     @property
     def endpoint(self) -> str:
@@ -27,9 +27,9 @@ class CloudStackApi(Protocol):
         ...
 
     async def call(self, command: str, parameters: Parameters) -> Row:
-        """The object in the answer's envelope.
+        """Call one command; returns the object in the answer's envelope.
 
-        Raises a ServiceError of `errors`: what CloudStack refused, or why there is no answer.
+        Raises one of `errors`, for a refusal by CloudStack or for a call without an answer.
         """
         ...
 
@@ -62,7 +62,7 @@ def text(row: Row, key: str) -> str:
 
 
 def number(row: Row, key: str, default: int = 0) -> int:
-    """A whole number, given as number or text; `default` when it is missing or is none."""
+    """An integer, given as number or text; `default` if it is missing or is not an integer."""
     try:
         return int(text(row, key))
     except ValueError:
@@ -86,5 +86,7 @@ def children(row: Row, key: str) -> Sequence[Row]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
-        raise CloudStackAnswerInvalid(message=f"CloudStack answered no list of objects in {key!r}")
+        raise CloudStackAnswerInvalid(
+            message=f"CloudStack's answer has no list of objects in {key!r}"
+        )
     return value

@@ -1,7 +1,7 @@
 """The port to CloudStack over signed HTTP.
 
-``requests`` blocks, so that calls run in threads of their own: the event loop's default executor
-has only as many as the machine has cores and some, and a slow management server would fill it.
+``requests`` blocks, so calls run in a thread pool of their own: the event loop's default executor
+has few more threads than the host has cores, and a slow management server would occupy them all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from services.kit.failure import ServiceError
 
 _CONNECTIONS: Final = 16
 _CONNECT_SECONDS: Final = 10.0
-# Reading twice does no harm: a load balancer that changes servers is not the caller's concern.
+# Pauses before repeating a reading call, for example while a load balancer changes servers.
 _PAUSES_SECONDS: Final = (0.2, 1.0)
 _READING: Final = ("list", "query")
 _NEVER_SENT: Final = (
@@ -48,7 +48,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Account:
-    """Whose requests these are. The secret is not shown."""
+    """The keys with which requests are signed; `repr` does not show them."""
 
     api_key: str = field(repr=False)
     secret_key: str = field(repr=False)
@@ -99,10 +99,10 @@ class HttpApi:
             try:
                 return await self._once(command, parameters)
             except CloudStackTimeout:
-                raise  # a repeated request would only add to the load
+                raise  # repeating the request would only add to the load
             except (CloudStackUnreachable, CloudStackAnswerLost, CloudStackUnavailable) as error:
                 _log.warning(
-                    "asking again",
+                    "repeating the request",
                     action="cloudstack.repeat",
                     command=command,
                     reason=error.reason,
@@ -167,7 +167,8 @@ class HttpApi:
         if response.is_redirect:
             answered += f", which points to {response.headers.get('location')},"
         raise CloudStackAnswerInvalid(
-            message=f"{answered} to {command}, with nothing of CloudStack's API", metadata=metadata
+            message=f"{answered} to {command}, which is no answer of CloudStack's API",
+            metadata=metadata,
         )
 
 

@@ -1,8 +1,8 @@
-"""CloudStack's error codes and texts as errors of this agent.
+"""Translates CloudStack's error codes and texts to errors of this agent.
 
-Codes are those of CloudStack's ``ApiErrorCode``; the texts were read from the sources of
+Codes are those of CloudStack's ``ApiErrorCode``; the texts were taken from the sources of
 CloudStack 4.22 (``UnmanagedVMsManagerImpl``, ``VolumeImportUnmanageManagerImpl``,
-``AsyncJobManagerImpl``). A text that changes in a later version costs only precision.
+``AsyncJobManagerImpl``). If a later version changes a text, a less specific error is raised.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _PASSING_CODES: Final = frozenset({536, 537})
 
 
 def refusal(command: str, code: int, error_text: str) -> ServiceError:
-    """The error for what CloudStack answered to `command`, at submit or as a job's result."""
+    """The error for a code and text with which CloudStack refused `command` or ended its job."""
     lowered = error_text.lower()
     kind = next((error for part, error in _BY_TEXT if part in lowered), None)
     retryable = True if kind is None and code in _PASSING_CODES else None

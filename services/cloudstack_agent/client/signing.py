@@ -2,8 +2,8 @@
 
 The parameters are sorted by their raw, case-sensitive name; each value is encoded as Java's
 ``URLEncoder`` does, with ``%20`` for a space; the joined string is lowercased as a whole, after
-the sort, and signed with HMAC-SHA1, which the protocol prescribes. Lowercasing first would put
-``details[0].UEFI`` on the wrong side of ``details[0].cpuNumber``.
+the sort, and signed with HMAC-SHA1, which the protocol prescribes. If the names were lowercased
+before the sort, ``details[0].UEFI`` and ``details[0].cpuNumber`` would change places.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import quote
 
-# Long enough for clocks that differ by some minutes, short for a request that was recorded.
+# Long enough for clocks that differ by minutes; limits how long a recorded request can be replayed.
 LIFETIME: Final = timedelta(minutes=10)
 
 
 def encode(value: str) -> str:
-    """`value` as Java's URLEncoder leaves it: ``A-Za-z0-9.-*_`` stay, ``~`` does not."""
+    """`value` encoded like Java's URLEncoder: all but ``A-Za-z0-9.-*_`` is escaped, also ``~``."""
     return quote(value, safe="*").replace("~", "%7E")
 
 

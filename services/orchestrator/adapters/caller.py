@@ -1,4 +1,4 @@
-"""Blocking calls with a deadline, errors translated; ticks run in threads, not on a loop."""
+"""Blocking gRPC calls with a deadline and translated errors, for ticks, which run in threads."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +17,8 @@ _Request = TypeVar("_Request", contravariant=True)
 _Member = TypeVar("_Member", bound=StrEnum)
 _Response = TypeVar("_Response", covariant=True)
 
-# Snapshots of busy machines take minutes; the call is idempotent and asked again after that.
+# A snapshot of a busy machine takes minutes. A call that takes longer is repeated: it is
+# idempotent.
 SLOW_SECONDS = 600.0
 QUICK_SECONDS = 60.0
 
@@ -34,18 +35,18 @@ class Caller:
         self._peer = peer
 
     def quick(self, call: _Call[_Request, _Response], request: _Request) -> _Response:
-        """Call what answers in milliseconds. Raises RemoteError."""
+        """Make a call that is answered in milliseconds. Raises RemoteError."""
         with remote_errors(self._peer):
             return call(request, timeout=QUICK_SECONDS)
 
     def slow(self, call: _Call[_Request, _Response], request: _Request) -> _Response:
-        """Call what may take minutes. Raises RemoteError."""
+        """Make a call that may take minutes. Raises RemoteError."""
         with remote_errors(self._peer):
             return call(request, timeout=SLOW_SECONDS)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Translate the errors of streams read in the block."""
+        """Translate errors of a stream that is read inside the `with` block."""
         with remote_errors(self._peer):
             yield
 
@@ -74,7 +75,7 @@ class _FailureMessage(Protocol):
 def reported(message: _FailureMessage) -> Failure | None:
     """The failure in an agent's message, None when it is empty.
 
-    An agent of an older version names no code; what ends a piece of work early is ABORTED.
+    A message without a code, from an agent of an older version, becomes ABORTED.
     """
     if not message.reason:
         return None

@@ -28,7 +28,7 @@ class CloudstackAgent:
         return self._caller.quick(self._stub.GetEndpoint, pb.GetEndpointRequest()).version
 
     def placements(self, kind: PlacementKind, zone_id: str, text: str) -> tuple[Placement, ...]:
-        """What a machine can be placed on."""
+        """The placements of one kind: zones, clusters, pools, networks, offerings or OS types."""
         request = pb.ListPlacementsRequest(
             kind=pb.PlacementKind.Value(f"PLACEMENT_KIND_{kind.value.upper()}"),
             zone_id=zone_id,
@@ -41,7 +41,7 @@ class CloudstackAgent:
         )
 
     def resolve_pool(self, storage_id: str) -> Pool:
-        """What a storage host has to mount."""
+        """The pool's source, type and mount options, with which a storage host mounts it."""
         request = pb.ResolveStoragePoolRequest(id=storage_id)
         pool = self._caller.quick(self._stub.ResolveStoragePool, request).pool
         return Pool(pool.id, pool.name, pool.type, pool.source, pool.path, pool.options)
@@ -108,7 +108,7 @@ class CloudstackAgent:
         return _job(self._caller.quick(self._stub.StartVmStart, request).job)
 
     def stop_vm(self, job_id: str, vm_id: str) -> Job:
-        """Stop a machine for certain."""
+        """Power a machine off without asking its guest."""
         request = pb.StartVmStopRequest(job_id=job_id, vm_id=vm_id, forced=True)
         return _job(self._caller.quick(self._stub.StartVmStop, request).job)
 
@@ -123,11 +123,11 @@ class CloudstackAgent:
         return _job(self._caller.quick(self._stub.StartVolumeUnmanage, request).job)
 
     def get_job(self, job_id: str) -> Job:
-        """The job now."""
+        """The job's present state and result."""
         return _job(self._caller.quick(self._stub.GetJob, pb.GetJobRequest(job_id=job_id)).job)
 
     def update_vm(self, vm_id: str, os_type_id: str) -> None:
-        """Set the OS type; "" leaves what CloudStack chose."""
+        """Set the OS type; "" keeps the one that CloudStack chose."""
         request = pb.UpdateVmRequest(vm_id=vm_id, os_type_id=os_type_id)
         self._caller.quick(self._stub.UpdateVm, request)
 

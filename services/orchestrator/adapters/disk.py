@@ -31,7 +31,7 @@ _MODES = {
     TransferMode.VERIFY_TARGET: pb.TRANSFER_MODE_VERIFY_TARGET,
     TransferMode.REPAIR: pb.TRANSFER_MODE_REPAIR,
 }
-# About 100 KiB a message: large enough to be quick, far below gRPC's limits.
+# About 100 KiB per message: few messages per disk, each far below gRPC's size limit.
 _AREAS_PER_MESSAGE = 5000
 
 
@@ -64,7 +64,7 @@ class DiskAgent:
         self._caller.slow(self._stub.ReleasePool, pb.ReleasePoolRequest(id=pool_id))
 
     def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
-        """Create the image or find it with that size; its absolute path."""
+        """Create the image, or find it with that size; returns its absolute path."""
         request = pb.CreateImageRequest(
             pool_id=pool_id, name=name, size_bytes=size_bytes, expected_bytes=expected_bytes
         )
@@ -80,8 +80,11 @@ class DiskAgent:
         self._caller.quick(self._stub.DeleteImage, pb.DeleteImageRequest(path=path))
 
     def put_ranges(self, ranges_id: str, capacity_bytes: int, areas: Iterator[Area]) -> int:
-        """Store the areas; the bytes they cover. An error of `areas` itself passes through."""
-        # gRPC would swallow an error of the iterator: read it before the call.
+        """Store the areas; returns the bytes they cover.
+
+        An error raised by `areas` is not translated.
+        """
+        # gRPC would hide an error that the iterator raises: read all of it before the call.
         known = tuple(areas)
         with self._caller.errors():
             answer = self._stub.PutRanges(
@@ -110,7 +113,7 @@ class DiskAgent:
         return _transfer(self._caller.quick(self._stub.StartTransfer, request).transfer)
 
     def get_transfer(self, transfer_id: str) -> TransferSnapshot:
-        """The transfer now."""
+        """The transfer's present state and progress."""
         request = pb.GetTransferRequest(transfer_id=transfer_id)
         return _transfer(self._caller.quick(self._stub.GetTransfer, request).transfer)
 
@@ -129,7 +132,7 @@ class DiskAgent:
         return _conversion(self._caller.quick(self._stub.StartConversion, request).conversion)
 
     def get_conversion(self, conversion_id: str) -> ConversionSnapshot:
-        """The conversion now."""
+        """The conversion's present state and progress."""
         request = pb.GetConversionRequest(conversion_id=conversion_id)
         return _conversion(self._caller.quick(self._stub.GetConversion, request).conversion)
 
@@ -141,7 +144,10 @@ class DiskAgent:
     def prune_records(
         self, images_in_use: Sequence[str], ranges_in_use: Sequence[str], ended_before: datetime
     ) -> None:
-        """Forget transfers, chunk maps and conversions of images not in use, ended before then."""
+        """Remove records of transfers and conversions that ended before `ended_before`.
+
+        Records and chunk maps of images in use, and range sets in use, are kept.
+        """
         request = pb.PruneRecordsRequest(
             image_paths_in_use=images_in_use, ranges_ids_in_use=ranges_in_use
         )

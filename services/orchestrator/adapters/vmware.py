@@ -47,12 +47,12 @@ class VmwareAgent:
         return tuple(_vm(vm) for vm in answer.vms), answer.next_page_token
 
     def get_vm(self, *, moref: str = "", name: str = "") -> SourceVm:
-        """The one machine meant."""
+        """The one machine with this moref or this name."""
         request = pb.GetVmRequest(moref=moref, name=name)
         return _vm(self._caller.quick(self._stub.GetVm, request).vm)
 
     def check_vm(self, moref: str) -> tuple[Finding, ...]:
-        """What is in the way of a warm migration."""
+        """The findings that prevent or affect a migration."""
         answer = self._caller.quick(self._stub.CheckVm, pb.CheckVmRequest(moref=moref))
         return tuple(
             Finding(f.name, member(Severity, pb.Severity.Name(f.severity)), f.message, f.hint)
@@ -92,7 +92,7 @@ class VmwareAgent:
     def changed_areas(
         self, moref: str, snapshot_moref: str, disk_key: int, change_id: str
     ) -> Iterator[Area]:
-        """Areas that changed since `change_id`, as vCenter pages them."""
+        """Areas that changed since `change_id`, received page by page."""
         request = pb.StreamChangedAreasRequest(
             vm_moref=moref, snapshot_moref=snapshot_moref, disk_key=disk_key, change_id=change_id
         )
@@ -102,7 +102,7 @@ class VmwareAgent:
                     yield Area(area.offset_bytes, area.length_bytes)
 
     def power(self, moref: str) -> tuple[PowerState, bool]:
-        """Power state, and whether Tools run."""
+        """The power state, and whether VMware Tools run."""
         answer = self._caller.quick(self._stub.GetPower, pb.GetPowerRequest(moref=moref))
         return member(PowerState, pb.PowerState.Name(answer.power_state)), answer.tools_running
 

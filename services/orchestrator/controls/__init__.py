@@ -1,1 +1,1 @@
-"""What operators ask for: submission, controls, marker files, watching."""
+"""Operators' requests: submission, controls, marker files; and the streams of changes."""

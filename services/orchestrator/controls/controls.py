@@ -1,4 +1,4 @@
-"""What an operator asks for: checked against the state machine's table, recorded, acted on at once.
+"""Operators' requests: checked against the state machine's table, recorded, and acted on at once.
 
 Every control is idempotent. A waiting migration gets a new tick that is due now; a running one
 notices the request at its next safe point.
@@ -20,7 +20,7 @@ __all__ = ["Controls"]
 
 Submit = Callable[[NextTick], None]
 
-# A tick of these states is running in some thread now; the others only have one that is due.
+# In these states a thread runs a tick now; in the others a tick is at most queued.
 _BUSY = frozenset({State.RUNNING})
 
 
@@ -44,14 +44,14 @@ class Controls:
             migration.activity = "in the queue"
 
     def finalize(self, migration_id: str, actor: str, *, now: bool) -> None:
-        """Ask for cutover; `now` skips the delta pass that would keep the final one small."""
+        """Ask for the cutover; `now` skips the delta pass that makes the final sync shorter."""
         with self._request(migration_id, Control.FINALIZE, actor, "cutover") as migration:
             migration.finalize_requested = True
             migration.finalize_now_requested = migration.finalize_now_requested or now
             migration.finalize_time = migration.finalize_time or self._store.clock()
 
     def decide_shutdown(self, migration_id: str, actor: str, action: str) -> None:
-        """Answer a migration that waits for the shutdown; `action` is force or manual."""
+        """Decide how a machine that did not shut down is shut down; `action` is force or manual."""
         with self._request(
             migration_id, Control.SHUTDOWN, actor, f"shutdown {action}"
         ) as migration:
@@ -78,7 +78,7 @@ class Controls:
                 migration.epoch += 1
 
     def cancel(self, migration_id: str, actor: str) -> None:
-        """End a migration and clean up both sides."""
+        """End a migration; undo what it made on the source and the target."""
         with self._request(migration_id, Control.CANCEL, actor, "cancel") as migration:
             self._undo(migration, Control.CANCEL)
 
@@ -102,8 +102,10 @@ class Controls:
                 raise ValueError(f"unknown request {request!r}")
 
     def recover(self) -> tuple[NextTick, ...]:
-        """What is due after a start. Called before the engine starts, so that the ticks that it
-        recovers by itself are stale and do not run beside these.
+        """The ticks to queue after a start of the orchestrator.
+
+        Called before the engine starts: it makes stale the ticks that the engine recovers by
+        itself, so that they do not run beside these.
         """
         active = (State.QUEUED, State.RUNNING, State.WAITING)
         taken: list[NextTick] = []
@@ -111,7 +113,7 @@ class Controls:
             with self._store.change(snapshot.id) as (_, migration):
                 if not migration.started:
                     continue
-                # A fresh number: the old one's workflow may have ended with the old process.
+                # A new number: the old tick's workflow may have ended without a successor.
                 migration.tick += 1
                 number = migration.tick
             due = snapshot.wake_time
@@ -127,7 +129,7 @@ class Controls:
         migration.state = State.RUNNING
         migration.started = True
         migration.end_time = None
-        # The undoing has attempts of its own.
+        # Attempts are counted anew for the undo.
         migration.attempts = 0
 
     @contextmanager
@@ -154,7 +156,7 @@ class Controls:
                 f"{text} was asked for",
                 actor=actor,
             )
-            # A tick that runs now commits its successor itself; one that only waits is replaced.
+            # A running tick commits its successor itself; a tick that is only queued is replaced.
             if state not in _BUSY:
                 migration.tick += 1
             due = migration.started and State(migration.state) in {

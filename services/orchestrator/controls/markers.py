@@ -1,4 +1,4 @@
-"""Looks for marker files in the runtime directories and passes on the requests."""
+"""Polls the runtime directories for marker files and makes the requests they stand for."""
 
 import threading
 from pathlib import Path
@@ -19,7 +19,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class MarkerWatch:
-    """A thread of its own: looking at directories may block on a slow file system."""
+    """Polls in a thread of its own: listing directories may block on a slow file system."""
 
     def __init__(self, store: Store, controls: Controls) -> None:
         self._store = store
@@ -28,16 +28,16 @@ class MarkerWatch:
         self._thread = threading.Thread(target=self._run, name="markers", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; blocks until the thread has ended."""
+        """Stop the thread; blocks until it has ended."""
         self._stop.set()
         self._thread.join()
 
     def look(self) -> None:
-        """Look once at every directory of a migration that has not ended."""
+        """Poll once the directory of every migration that has not ended."""
         for migration_id, path in self._store.runtime_dirs():
             directory = RuntimeDir(Path(path))
             for request in directory.requests():

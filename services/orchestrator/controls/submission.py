@@ -1,4 +1,4 @@
-"""Specs become migrations."""
+"""Creates migrations from specs."""
 
 import functools
 import threading
@@ -22,25 +22,26 @@ from services.orchestrator.stages import State
 
 __all__ = ["Submission", "Submitted"]
 
-# Every tick of a migration reads its spec: those of the largest fleet are parsed once.
+# Every tick reads its migration's spec: the cache holds the specs of the largest fleet.
 _SPECS_KEPT = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of a spec: a migration per machine in its order, and what looks wrong in it."""
+    """The result of a submission: one migration per machine, in the spec's order, and warnings."""
 
     migrations: tuple[MigrationView, ...]
     warnings: tuple[Problem, ...]
 
 
 class Submission:
-    """Checks specs against this host's configuration and keeps them."""
+    """Checks specs against this host's configuration and stores them as migrations."""
 
     def __init__(self, store: Store, config: Config) -> None:
         self._store = store
         self._config = config
-        # Two callers with the same machine make one migration of it, not two.
+        # Of two callers that submit the same machine at once, the second finds the first's
+        # migration.
         self._submitting = threading.Lock()
         self._resolved = functools.lru_cache(maxsize=_SPECS_KEPT)(self._resolve)
 
@@ -51,7 +52,7 @@ class Submission:
         return specs
 
     def submit(self, text: str, source: str) -> Submitted:
-        """A migration per machine; nothing is kept if one is wrong.
+        """Create or find a migration per machine; nothing is stored if the spec has a mistake.
 
         Raises SpecInvalid naming every mistake.
         """
@@ -74,13 +75,13 @@ class Submission:
         return Submitted(migrations, tuple(item for spec in specs for item in spec.warnings))
 
     def open_migration(self, spec: VmSpec) -> str:
-        """The id of the migration that exists for a machine, "" when none does."""
+        """The id of the machine's migration that is under way or done, "" if there is none."""
         return self._store.open_for(spec.vm.name, spec.vm.moref or "") or ""
 
     def read(self, text: str, source: str) -> ResolvedVm:
-        """A stored spec against the present configuration.
+        """A stored spec, resolved against the present configuration.
 
-        Raises SpecInvalid, for a config.yaml that no longer gives what the spec relies on.
+        Raises SpecInvalid if config.yaml no longer has a value that the spec needs.
         """
         try:
             return self._resolved(text, source or "spec")

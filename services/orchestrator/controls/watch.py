@@ -1,4 +1,4 @@
-"""Hands changes made in ticks' threads to streams on the event loop."""
+"""Passes migrations' changes from the ticks' threads to streams on the event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ __all__ = ["Changes", "Watch"]
 
 
 class Changes:
-    """One stream's pending changes: the newest snapshot of each migration, in order of change.
+    """The changes one stream has not sent yet: the newest snapshot of each migration, oldest first.
 
     A slow reader loses intermediate snapshots, never the last one.
     """
@@ -21,14 +21,14 @@ class Changes:
         self._ready = asyncio.Event()
 
     def put(self, snapshot: MigrationView) -> None:
-        """Add a snapshot; on the loop's thread."""
+        """Add a snapshot. Called in the event loop's thread only."""
         known = self._pending.pop(snapshot.id, None)
         newest = known if known and known.revision > snapshot.revision else snapshot
         self._pending[snapshot.id] = newest
         self._ready.set()
 
     async def get(self) -> MigrationView:
-        """The oldest pending snapshot, as soon as there is one."""
+        """Wait for a snapshot and return the oldest."""
         while not self._pending:
             self._ready.clear()
             await self._ready.wait()
@@ -36,14 +36,14 @@ class Changes:
 
 
 class Watch:
-    """Fans the store's changes out to any number of streams."""
+    """Passes the store's changes to any number of streams."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[Changes]:
-        """Changes from now on."""
+        """Subscribe to all changes from now on."""
         loop = asyncio.get_running_loop()
         changes = Changes()
 

@@ -1,1 +1,1 @@
-"""The tables, their schema, and what is read from and written to them."""
+"""The tables, their schema versions, and the code that reads and writes them."""

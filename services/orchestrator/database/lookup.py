@@ -1,4 +1,4 @@
-"""Which migration a caller means by an id, a moref or a name."""
+"""Finds the migration that a caller names by id, moref or machine name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +14,19 @@ __all__ = ["find_by_any", "find_by_vm"]
 
 
 def find_by_vm(session: Session, vm_moref: str, vm_name: str) -> str:
-    """The id of the migration of the machine with this moref and this name, where given.
+    """The id of the migration of the machine with this moref and this name; either may be "".
 
-    Of several migrations of one machine the newest that has not ended is meant, or else the
-    newest. Raises MigrationNotFound, AmbiguousMigration.
+    Of several migrations of one machine it is the newest that has not ended, or if all have ended
+    the newest. Raises MigrationNotFound, AmbiguousMigration.
     """
     wanted = " ".join(filter(None, (vm_name, vm_moref)))
     if not wanted:
-        raise MigrationNotFound(message="there is no migration of no name")
+        raise MigrationNotFound(message="neither a moref nor a name of a machine is given")
     conditions = []
     if vm_moref:
         conditions.append(tables.Migration.vm_moref == vm_moref)
     if vm_name:
-        # People write the moref where a name is asked for.
+        # Callers may give the moref in the name's field.
         conditions.append(
             or_(tables.Migration.vm_name == vm_name, tables.Migration.vm_moref == vm_name)
         )
@@ -39,10 +39,10 @@ def find_by_vm(session: Session, vm_moref: str, vm_name: str) -> str:
 
 
 def find_by_any(session: Session, text: str) -> str:
-    """The id of the one migration that `text` means: its id, or its machine's moref or name.
+    """The id of the one migration whose id, or whose machine's moref or name, is `text`.
 
-    As a moref and as a name it means what `find_by_vm` says. Raises MigrationNotFound, and
-    AmbiguousMigration also when it is one migration's moref and another one's name.
+    Of several migrations of one machine `find_by_vm`'s rule chooses. Raises MigrationNotFound, and
+    AmbiguousMigration also when `text` is one machine's moref and another machine's name.
     """
     fits = or_(
         tables.Migration.id == text,
@@ -66,7 +66,7 @@ def find_by_any(session: Session, text: str) -> str:
 
 
 def _newest_first(session: Session, *conditions: Any) -> list[Candidate]:
-    """What is known of the migrations that fit, without their disks and passes."""
+    """The migrations that meet the conditions, newest first, without their disks and passes."""
     query = select(
         tables.Migration.id,
         tables.Migration.vm_name,
@@ -82,10 +82,10 @@ def _newest_first(session: Session, *conditions: Any) -> list[Candidate]:
 
 
 def _not_ended(found: Sequence[Candidate]) -> list[Candidate]:
-    """Those that have not ended; all of them when every one has."""
+    """The migrations that have not ended, or all if every one has ended."""
     return [each for each in found if each.state not in TERMINAL] or list(found)
 
 
 def _machines(found: Sequence[Candidate]) -> int:
-    """How many machines these migrations are of."""
+    """The number of different machines among these migrations."""
     return len({each.vm_moref or each.id for each in found})

@@ -27,7 +27,7 @@ _NAME_BYTES = 180
 
 
 def directory_name(vm_name: str, moref: str) -> str:
-    """``<vm>_<moref>``; characters that no path part can have become "_"."""
+    """``<vm>_<moref>``; characters that a file name cannot have become "_"."""
     safe = re.sub(r"[/\x00-\x1f]", "_", vm_name).strip() or "vm"
     if safe.startswith("."):
         safe = "_" + safe[1:]
@@ -42,7 +42,7 @@ class RuntimeDir:
     path: Path
 
     def create(self) -> None:
-        """Make the directory, only for this user: specs and logs name internal systems."""
+        """Create the directory for this user only: specs and logs name internal systems."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write_state(self, state: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ class RuntimeDir:
         self._write("spec.yaml", text)
 
     def requests(self) -> tuple[str, ...]:
-        """Requests for which a marker file lies here."""
+        """The requests whose marker files are in the directory."""
         return tuple(request for name, request in MARKERS.items() if (self.path / name).exists())
 
     def clear(self, request: str) -> None:

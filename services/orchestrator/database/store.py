@@ -37,7 +37,7 @@ __all__ = ["Listener", "Store", "add_event"]
 
 Listener = Callable[[MigrationView], None]
 ORCHESTRATOR = "orchestrator"
-# After these the machine is where it was, and may be migrated anew.
+# After these the machine is back at the source and may be migrated again.
 _UNDONE = (State.CANCELLED, State.ROLLED_BACK)
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -93,7 +93,10 @@ class Store:
         self._engine.dispose()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` (from any thread) after each change; returns what ends it."""
+        """Call `listener` (from any thread) after each change.
+
+        Returns a function that unsubscribes.
+        """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
@@ -112,10 +115,10 @@ class Store:
 
     @contextmanager
     def change(self, migration_id: str) -> Iterator[tuple[Session, tables.Migration]]:
-        """Change one migration; what is set on the row is a new revision when the block ends."""
+        """Change one migration; its row is committed as a new revision when the block ends."""
         with self._writer:
             with self.transaction() as session:
-                # What belongs to it is read when it is used; most changes use little of it.
+                # Disks, passes, jobs and debts are loaded on use; most changes use few of them.
                 row = session.get(
                     tables.Migration,
                     migration_id,
@@ -127,13 +130,16 @@ class Store:
                 yield session, row
                 row.revision += 1
                 session.flush()
-                # The relationships may have grown: read them as they are now.
+                # Rows may have been added to the relationships: load them again.
                 session.expire(row, ["disks", "passes", "jobs", "debts"])
                 snapshot = view(row, self.clock())
             self.publish(snapshot)
 
     def publish(self, snapshot: MigrationView) -> None:
-        """Write state.json and call the listeners; an export that fails never stops the work."""
+        """Write state.json and call the listeners.
+
+        A state.json that cannot be written is only logged.
+        """
         if snapshot.runtime_dir and not self._superseded(snapshot):
             try:
                 RuntimeDir(Path(snapshot.runtime_dir)).write_state(exported(snapshot))
@@ -148,7 +154,7 @@ class Store:
             listener(snapshot)
 
     def _superseded(self, snapshot: MigrationView) -> bool:
-        """Whether the runtime directory belongs to a later migration of the machine by now."""
+        """Whether the runtime directory now belongs to a later migration of the machine."""
         if snapshot.state not in _UNDONE:
             return False
         later = select(tables.Migration.id).where(
@@ -159,15 +165,15 @@ class Store:
             return session.execute(later.limit(1)).first() is not None
 
     def create(self, vm_name: str, vm_moref: str, spec: str, spec_source: str) -> MigrationView:
-        """A new migration in stage init, not started."""
+        """Create a migration in stage init, not started."""
         return self.create_all([(vm_name, vm_moref, spec)], spec_source)[0]
 
     def create_all(
         self, machines: Sequence[tuple[str, str, str]], spec_source: str
     ) -> tuple[MigrationView, ...]:
-        """New migrations of (name, moref, spec), all of them or none.
+        """Create migrations from (name, moref, spec) triples, all in one transaction.
 
-        A transaction for each would take longer for a thousand machines than callers wait.
+        A transaction per machine would, for a thousand machines, take longer than callers wait.
         """
         with self.transaction() as session:
             rows = [
@@ -179,7 +185,7 @@ class Store:
                     spec_source=spec_source,
                     create_time=self.clock(),
                     activity="submitted, not started",
-                    # Nothing belongs to it yet; unset, each of these would be asked for.
+                    # Set, because SQLAlchemy would otherwise query each relationship.
                     disks=[],
                     passes=[],
                     jobs=[],
@@ -212,7 +218,7 @@ class Store:
             return session.scalars(query.where(tables.Migration.id == migration_id)).one()
 
     def spec_of(self, migration_id: str) -> tuple[State, str]:
-        """A migration's state, and its spec as it was submitted last."""
+        """A migration's state, and its spec as last submitted."""
         with self.reading() as session:
             query = select(tables.Migration.state, tables.Migration.spec)
             row = session.execute(query.where(tables.Migration.id == migration_id)).one()
@@ -221,9 +227,9 @@ class Store:
     def find(
         self, *, migration_id: str = "", vm_moref: str = "", vm_name: str = "", any_of: str = ""
     ) -> str:
-        """The id of the one migration meant: by id, else by moref and name, else by any of them.
+        """The id of the one migration with this id, else of the machine with this moref and name.
 
-        Raises MigrationNotFound, AmbiguousMigration.
+        `any_of` is an id, a moref or a name. Raises MigrationNotFound, AmbiguousMigration.
         """
         if migration_id:
             return self.get(migration_id).id
@@ -264,7 +270,7 @@ class Store:
             return tuple((row.id, row.runtime_dir) for row in session.execute(query))
 
     def records_in_use(self) -> tuple[Sequence[str], Sequence[str]]:
-        """Image paths and ids of range sets of the migrations that have not ended."""
+        """The image paths and the range set ids of the migrations that have not ended."""
         open_ = select(tables.Migration.id).where(tables.Migration.state.not_in(TERMINAL))
         images = select(tables.Disk.image_path).where(
             tables.Disk.migration_id.in_(open_), tables.Disk.image_path != ""
@@ -311,19 +317,19 @@ class Store:
             return tuple(event_view(row) for row in rows)
 
     def setting(self, name: str, default: str) -> str:
-        """A value an operator set while running."""
+        """A value that an operator set at run time."""
         with self.reading() as session:
             row = session.get(tables.Setting, name)
             return row.value if row else default
 
     def set_setting(self, name: str, value: str) -> None:
-        """Keep a value an operator set."""
+        """Store a value that an operator set at run time."""
         with self.transaction() as session:
             session.merge(tables.Setting(name=name, value=value))
 
 
 def _engine(url: str) -> Engine:
-    """Connections to the database. Raises DatabaseUnusable for a URL that names none."""
+    """SQLAlchemy's engine for `url`. Raises DatabaseUnusable for a URL that is not usable."""
     try:
         # Raises for another dialect or a driver that is not installed, as create_engine does.
         parsed = make_url(url)
@@ -340,14 +346,15 @@ def _engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:
-        # With WAL readers work beside the writer; FULL keeps a commit over power loss.
+        # With WAL readers do not block on the writer; with FULL a commit survives a power loss.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
         connection.isolation_level = None
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
-        # The driver's own deferred BEGIN makes a reader-turned-writer fail at once with BUSY.
+        # Under the driver's own deferred BEGIN a transaction that writes after reading fails with
+        # BUSY.
         connection.exec_driver_sql("BEGIN")
 
     return engine

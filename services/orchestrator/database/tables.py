@@ -35,13 +35,13 @@ __all__ = [
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime; SQLite stores none of the zone, so it is put back on reading."""
+    """An aware UTC datetime; SQLite does not store the zone, so it is added again on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive times: they are a bug."""
+        """Refuse a naive datetime: passing one is a bug."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -49,14 +49,14 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give the zone back."""
+        """Add the zone."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Base(DeclarativeBase):
-    """All tables."""
+    """The base class of all tables."""
 
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own protocol
         datetime: UtcDateTime,
@@ -67,7 +67,7 @@ class Base(DeclarativeBase):
 
 
 class Migration(Base):
-    """One machine on its way."""
+    """One machine's migration."""
 
     __tablename__ = "migrations"
 
@@ -76,9 +76,9 @@ class Migration(Base):
     # The tick that may run now; any other is stale and does nothing.
     tick: Mapped[int] = mapped_column(default=0)
     due_time: Mapped[datetime | None] = mapped_column(default=None)
-    # Fences the agents against a command of an orchestrator that was replaced.
+    # Grows with each retry: agents refuse a command with an older epoch.
     epoch: Mapped[int] = mapped_column(default=1)
-    # Counts operators' requests, so that a tick about to wait notices one that came meanwhile.
+    # Counts operators' requests, so that a tick that is about to wait notices a new one.
     requests: Mapped[int] = mapped_column("wishes", default=0)
 
     spec: Mapped[str] = mapped_column(Text)
@@ -100,7 +100,7 @@ class Migration(Base):
     finalize_time: Mapped[datetime | None] = mapped_column(default=None)
     shutdown_action: Mapped[str] = mapped_column(String(10), default="")
     pause_requested: Mapped[bool] = mapped_column(default=False)
-    # "", or cancel or rollback (`Control`): what the next tick does instead of the stage's handler.
+    # "", cancel or rollback (`Control`): if set, ticks undo instead of running the stage's handler.
     undo: Mapped[str] = mapped_column(String(10), default="")
 
     pass_number: Mapped[int] = mapped_column(default=-1)
@@ -142,11 +142,12 @@ class Disk(Base):
     storage_id: Mapped[str] = mapped_column(String(64), default="")
     image_name: Mapped[str] = mapped_column(Text, default="")
     image_path: Mapped[str] = mapped_column(Text, default="")
-    # Advances only after a pass is durable on the target; without one, a pass is a re-sync.
+    # Advances only after a pass is durable on the target; while it is "", a pass is a re-sync.
     change_id: Mapped[str] = mapped_column(Text, default="")
-    # The first snapshot that a full copy lost: what was copied is as old as that one or newer.
+    # Of the first snapshot that a full copy lost: no copied data is older than that snapshot.
     lost_change_id: Mapped[str] = mapped_column(Text, default="", server_default="")
-    # The image's size; less than the capacity when the disk has grown since.
+    # The image's size; smaller than the capacity after the disk has grown, until the image is
+    # resized.
     image_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
     digest: Mapped[str] = mapped_column(Text, default="")
     volume_id: Mapped[str] = mapped_column(String(64), default="")
@@ -157,7 +158,7 @@ class Disk(Base):
 
 
 class PassKind(StrEnum):
-    """A full copy; what changed while the machine runs; what changed until it was off."""
+    """A full copy; changes while the machine runs; the last changes after it is off."""
 
     BASE = "base"
     DELTA = "delta"
@@ -197,7 +198,7 @@ class PassDisk(Base):
     path: Mapped[str] = mapped_column(Text)
     change_id: Mapped[str] = mapped_column(Text)
     transfer_id: Mapped[str] = mapped_column(Text)
-    # "" until it is known: full, ranges or resync; repair once the image was found to differ.
+    # "" until decided, then full, ranges or resync; repair after a verification found a difference.
     mode: Mapped[str] = mapped_column(String(10), default="")
     ranges_id: Mapped[str] = mapped_column(Text, default="")
     changed_bytes: Mapped[int] = mapped_column(default=0)
@@ -217,7 +218,10 @@ class Job(Base):
 
 
 class DebtKind(StrEnum):
-    """What has to be undone; its name is a snapshot's name, an image's path, a pool's id."""
+    """The kinds of debt.
+
+    A debt's name is the snapshot's name, the image's path or the pool's id.
+    """
 
     SNAPSHOT = "snapshot"
     IMAGE = "image"
@@ -225,9 +229,9 @@ class DebtKind(StrEnum):
 
 
 class Debt(Base):
-    """Something to be undone, recorded before it exists; `kind` is a `DebtKind`.
+    """Something that must be undone, recorded before it exists; `kind` is a `DebtKind`.
 
-    The row is removed when the thing is gone, or belongs to somebody else for good.
+    The row is removed when the debt is settled or dropped.
     """
 
     __tablename__ = "debts"
@@ -238,7 +242,7 @@ class Debt(Base):
     kind: Mapped[str] = mapped_column(String(20))
     name: Mapped[str] = mapped_column(Text)
     create_time: Mapped[datetime]
-    # How often undoing it failed, and why it did the last time.
+    # How often settling failed, and the message of the last failure.
     attempts: Mapped[int] = mapped_column(default=0)
     last_error: Mapped[str] = mapped_column(Text, default="")
 
@@ -259,7 +263,7 @@ class Event(Base):
 
 
 class Setting(Base):
-    """A value an operator changed while running, for example parallel_vms."""
+    """A value that an operator set at run time, for example parallel_vms."""
 
     __tablename__ = "settings"
 

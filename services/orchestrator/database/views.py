@@ -24,7 +24,7 @@ __all__ = [
     "view",
 ]
 
-# Where each stage begins on the way from 0 to 100; the copy stages fill their span by bytes.
+# The per cent at which each stage begins; stages counted in bytes advance up to the next stage's.
 _PROGRESS = {
     Stage.INIT: (0, 0),
     Stage.CONNECTING_VCENTER: (0, 1),
@@ -50,13 +50,13 @@ _DOWNTIME_PARTS = (
     Stage.IMPORT_ROOT_DISK,
     Stage.IMPORT_DATA_DISK,
 )
-# At most as many passes are kept and shown, besides the base copy.
+# The number of passes that are kept and shown, besides the base copy.
 PASSES_KEPT = 100
 
 
 @dataclass(frozen=True)
 class DiskView:
-    """One disk and its part of the present pass."""
+    """One disk and its progress in the present pass."""
 
     unit: int
     key: int
@@ -107,9 +107,9 @@ class Downtime:
 
 @dataclass(frozen=True)
 class DebtView:
-    """Something to be undone; `kind` is a `DebtKind`, its age counts from `create_time`.
+    """Something that must be undone; `kind` is a `DebtKind`, `create_time` is when it was added.
 
-    Undoing it has failed `attempts` times, the last time with the message `last_error`.
+    Settling it has failed `attempts` times, the last time with the message `last_error`.
     """
 
     kind: str
@@ -121,7 +121,10 @@ class DebtView:
 
 @dataclass(frozen=True)
 class MigrationView:
-    """One migration at one revision; `error` is why it failed, or what is being retried."""
+    """One migration at one revision.
+
+    `error` is why it failed, or why its stage is being retried.
+    """
 
     id: str
     revision: int
@@ -198,7 +201,7 @@ def view(m: tables.Migration, now: datetime) -> MigrationView:
         end_time=m.end_time,
         wake_time=m.due_time if state is State.WAITING else None,
         runtime_dir=m.runtime_dir,
-        # Deltas are numbered from 1, without a gap, and old ones are not kept.
+        # Counted by number: deltas have consecutive numbers from 1, and old ones are not kept.
         delta_passes=max(
             (p.number for p in m.passes if p.kind == PassKind.DELTA and p.end_time), default=0
         ),
@@ -224,7 +227,7 @@ def event_view(e: tables.Event) -> EventView:
 
 
 def exported(m: MigrationView) -> dict[str, Any]:
-    """The content of state.json: the snapshot with the names scripts of the reference tool read."""
+    """The content of state.json, with the names that the reference tool's scripts read."""
     data: dict[str, Any] = asdict(m)
     data["status"] = data.pop("state")
     time = data.pop("error_time")

@@ -1,4 +1,4 @@
-"""What happens at each stage: one function per stage, collected in `HANDLERS`."""
+"""The stages' handlers: one function per stage, collected in `HANDLERS`."""
 
 from collections.abc import Mapping
 

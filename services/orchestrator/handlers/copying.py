@@ -19,7 +19,7 @@ def base_snapshot(tick: Tick) -> Outcome:
 
 
 def base_copy(tick: Tick) -> Outcome:
-    """Copy every disk in full; a base copy that is durable already is not repeated."""
+    """Copy every disk in full, unless the base copy is durable already."""
     current = open_pass(tick.loaded)
     if current is not None:
         copy_pass(tick, take_snapshot(tick, PassKind.BASE))
@@ -53,8 +53,8 @@ def _run_pass(tick: Tick) -> Outcome:
 def _cutover_due(tick: Tick, migration: tables.Migration, now: datetime) -> bool:
     if migration.finalize_now_requested:
         return True
-    # One more delta keeps the final pass, which is downtime, small: also when the time came while
-    # the base copy ran, or the migration was paused.
+    # The cutover waits for one delta pass that began after the request (or in the finalize window),
+    # so that the final pass, which is downtime, is short even after a long base copy or a pause.
     asked, at = migration.finalize_time, tick.spec.finalize_at
     if migration.finalize_requested and asked is not None:
         return _delta_since(migration, asked)

@@ -1,4 +1,4 @@
-"""The cutover: shutdown, final sync, verification, conversion. From here on every second counts."""
+"""The cutover: shutdown, final sync, verification, conversion. All of it is downtime."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ _GIB = 1 << 30
 
 
 def await_shutdown(tick: Tick) -> Outcome:
-    """Wait until the machine is off, or an operator has it powered off."""
+    """Wait until the machine is off, or an operator requests that it be powered off."""
     power, _ = tick.agents.vmware.power(tick.loaded.vm_moref)
     if power is PowerState.OFF or tick.loaded.shutdown_action == "force":
         mark_shutdown(tick)
@@ -51,7 +51,7 @@ def final_sync(tick: Tick) -> Outcome:
         copy_pass(tick, take_snapshot(tick, PassKind.FINAL))
         require_off(tick)
     if not _synced(tick.fresh()):
-        # The pass had been begun before the source was started once more.
+        # The pass began before the source was started again: another pass is needed.
         return Wait(0, "")
     settle_snapshots(tick)
     if tick.config.disk.verify_target:
@@ -60,13 +60,13 @@ def final_sync(tick: Tick) -> Outcome:
 
 
 def verify(tick: Tick) -> Outcome:
-    """Read every image back and compare it with what was read from the source, or with it.
+    """Read every image back and compare it with the source's digests, or with the source itself.
 
     A difference fails the migration: an operator has to know that the storage does not keep what is
-    written to it. A retry then repairs.
+    written to it. A retry then repairs the images.
     """
     if tick.loaded.off_time is None:
-        # Somebody had started the source: what it wrote since then comes first.
+        # The source was started after the final sync: copy what it wrote before verifying.
         return Advance(Stage.FINAL_SYNC)
     require_off(tick)
     found = tick.agents.vmware.get_vm(moref=tick.loaded.vm_moref)
@@ -74,12 +74,13 @@ def verify(tick: Tick) -> Outcome:
     try:
         results = run_transfers(tick, verify_orders(tick, paths))
     except ServiceError as exc:
-        # A running machine's disk does not open; then it is the running machine that is reported.
+        # The disks of a running machine cannot be opened: report that it runs instead of that
+        # error.
         require_off(tick)
         if exc.reason == Reason.CONTENT_MISMATCH:
             expect_repair(tick)
         raise
-    # Only while it is off is what was read from its disks what the image must hold.
+    # The result is valid only if the source stayed off while its disks were read.
     require_off(tick)
     repaired = sum(result.repaired_bytes for result in results)
     if repaired:
@@ -89,7 +90,7 @@ def verify(tick: Tick) -> Outcome:
             repaired_bytes=repaired,
         )
     with tick.change() as (_, migration):
-        # A repair records what it found on the source.
+        # A repair computes new digests from the source.
         for disk, result in zip(migration.disks, results, strict=True):
             disk.digest = result.digest or disk.digest
     verified = sum(result.verified_bytes for result in results)
@@ -105,7 +106,7 @@ def verify(tick: Tick) -> Outcome:
 
 
 def convert(tick: Tick) -> Outcome:
-    """Convert the guest on an overlay; the images stay as they are unless that succeeds."""
+    """Convert the guest on an overlay; the images change only if the conversion succeeds."""
     images = [d.image_path for d in sorted(tick.loaded.disks, key=lambda d: not d.is_root)]
     id_ = conversion_id(tick)
     epoch = tick.loaded.epoch
@@ -142,7 +143,7 @@ def conversion_id(tick: Tick) -> str:
 
 
 def _synced(migration: tables.Migration) -> bool:
-    """Whether a durable pass began after the machine went off."""
+    """Whether a pass that began after the machine went off is durable."""
     off, passes = migration.off_time, migration.passes
     return any(
         off and p.end_time and p.kind == PassKind.FINAL and p.start_time >= off for p in passes

@@ -1,4 +1,4 @@
-"""From the queue to a machine whose disks and adapters are known."""
+"""The first stages: admission from the queue, connections, the machine, its disks and adapters."""
 
 from dataclasses import asdict
 
@@ -19,9 +19,9 @@ _ADMISSION_LONGEST_SECONDS = 60.0
 
 
 def admit(tick: Tick) -> Outcome:
-    """Take a slot among the full copies, in the order of submission.
+    """Wait for a slot for the full copy; slots are given in the order of submission.
 
-    Deltas and cutovers need no slot: they must not wait.
+    Delta passes and cutovers need no slot, because they must not wait.
     """
     limit = int(tick.store.setting("parallel_vms", str(tick.config.migration.parallel_vms)))
     with tick.change() as (session, migration):
@@ -39,13 +39,14 @@ def admit(tick: Tick) -> Outcome:
             migration.admitted = True
             return Advance(Stage.CONNECTING_VCENTER)
     activity = f"waits for one of {limit} slots (migration.parallel_vms)"
-    # Far back in the line nothing changes soon: a thousand machines that wait must cost little.
+    # The farther back in the queue, the longer the pause: a thousand waiting machines must cost
+    # little.
     seconds = min(_ADMISSION_POLL_SECONDS * (1 + ahead // limit), _ADMISSION_LONGEST_SECONDS)
     return Wait(seconds, activity, State.QUEUED)
 
 
 def _ahead(migration: tables.Migration) -> Select[int]:
-    """How many machines in the queue were submitted before this one."""
+    """A query that counts the machines in the queue that were submitted before this one."""
     other = tables.Migration
     same_time = (other.create_time == migration.create_time) & (other.id < migration.id)
     return (
@@ -61,7 +62,7 @@ def _ahead(migration: tables.Migration) -> Select[int]:
 
 
 def connect(tick: Tick) -> Outcome:
-    """See that vCenter, CloudStack and the storage host answer before anything is touched."""
+    """Check that vCenter, CloudStack and the storage host answer before anything is changed."""
     thumbprint = tick.agents.vmware.thumbprint()
     tick.agents.cloudstack.check()
     tick.agents.disk.check()
@@ -86,7 +87,7 @@ def find_vm(tick: Tick) -> Outcome:
     )
     directory.create()
     if not tick.loaded.runtime_dir:
-        # Requests to an earlier migration of this machine are not meant for this one.
+        # Marker files of an earlier migration of this machine are not requests to this one.
         for request in directory.requests():
             directory.clear(request)
     directory.write_spec(tick.loaded.spec)
@@ -107,7 +108,7 @@ def find_vm(tick: Tick) -> Outcome:
 
 
 def discover_disks(tick: Tick) -> Outcome:
-    """Read disks and adapters; refuse what cannot be migrated as the spec demands."""
+    """Read disks and adapters; refuse a machine that cannot be migrated as its spec asks."""
     found = tick.agents.vmware.get_vm(moref=tick.loaded.vm_moref)
     _check_migratable(tick, found)
     _check_spec(tick, found)
@@ -122,7 +123,7 @@ def discover_disks(tick: Tick) -> Outcome:
             "memory_bytes": found.memory_bytes,
             "nics": [asdict(nic) for nic in found.nics],
         }
-        # The boot disk: controllers are tried in the order of their units.
+        # The disk with the lowest unit is the boot disk: firmware tries disks in that order.
         root = min(found.disks, key=lambda d: d.unit)
         for disk in found.disks:
             session.merge(_row(tick, disk, is_root=disk is root))
@@ -168,7 +169,7 @@ def _check_migratable(tick: Tick, found: SourceVm) -> None:
 
 
 def _check_spec(tick: Tick, found: SourceVm) -> None:
-    """Every disk and adapter that the spec names must be there."""
+    """Raise SpecMismatch unless the machine has every disk and adapter that the spec names."""
     units = {str(d.unit) for d in found.disks}
     wrong_disks = sorted(set(tick.spec.disks) - units)
     if wrong_disks:
@@ -189,8 +190,8 @@ def _check_spec(tick: Tick, found: SourceVm) -> None:
     mapped = [network for network in networks if network]
     if len(mapped) != len(set(mapped)):
         raise SpecMismatch(
-            message=f"two adapters of {found.name} would be in one network; CloudStack allows one "
-            "adapter per network and machine",
+            message=f"two adapters of {found.name} are mapped to one network; CloudStack allows "
+            "one adapter per network and machine",
             hint="give them different networks in target.cloudstack.nic_mappings",
         )
     for nic, network in zip(found.nics, networks, strict=True):

@@ -18,7 +18,7 @@ __all__ = ["import_data", "import_root"]
 
 
 def import_root(tick: Tick) -> Outcome:
-    """Import the root disk as a new machine, or find the one an earlier try left."""
+    """Import the root disk as a new machine, or find the one that an earlier attempt imported."""
     require_off(tick)
     order = _vm_import(tick)
     tick.show("importing the root disk")
@@ -36,7 +36,7 @@ def import_root(tick: Tick) -> Outcome:
 
 
 def import_data(tick: Tick) -> Outcome:
-    """Add what the root disk's import leaves out, then start the machine if that is wanted."""
+    """Add data disks, adapters and settings, then start the machine if the spec asks for it."""
     vm_id = tick.loaded.target_vm_id
     for disk in tick.loaded.disks:
         if not disk.is_root:
@@ -45,7 +45,7 @@ def import_data(tick: Tick) -> Outcome:
     tick.show("applying settings")
     tick.agents.cloudstack.update_vm(vm_id, tick.spec.ostypeid or "")
     if tick.spec.start_vm_after_import:
-        # Two running copies of one machine corrupt what they talk to.
+        # If source and target both run, they corrupt the systems they share.
         require_off(tick)
         tick.show("starting the machine")
         run_job(tick, "start", lambda job_id: tick.agents.cloudstack.start_vm(job_id, vm_id))
@@ -79,7 +79,7 @@ def _import_disk(tick: Tick, disk: tables.Disk, vm_id: str) -> None:
 
 
 def _add_nics(tick: Tick, vm_id: str) -> None:
-    """The first mapped adapter came with the import; the others keep their MAC addresses."""
+    """Add all mapped adapters but the first, which the import created, with their MAC addresses."""
     for nic, network in _mapped_nics(tick)[1:]:
         tick.show(f"adding {nic['label']}")
         add = partial(_add_nic, tick, vm_id, network, str(nic["mac"]))
@@ -109,7 +109,7 @@ def _vm_import(tick: Tick) -> VmImport:
         cluster_id=spec.clusterid,
         storage_id=root.storage_id,
         disk_path=root.image_name,
-        # CloudStack gives every imported machine an adapter, also one that had none.
+        # CloudStack gives every imported machine an adapter, even if the source had none.
         network_id=mapped[0][1] if mapped else spec.networkid or "",
         service_offering_id=spec.serviceofferingid,
         cpu_count=int(source.get("cpu_count", 0)),

@@ -26,7 +26,7 @@ def prepare_storage(tick: Tick) -> Outcome:
 
 
 def _choose_pools(tick: Tick) -> None:
-    """Take them from the spec as it is now, for disks that have no image yet."""
+    """For disks that have no image yet, take the pools from the present spec."""
     with tick.change() as (_, migration):
         for disk in migration.disks:
             if not disk.image_path:
@@ -34,7 +34,7 @@ def _choose_pools(tick: Tick) -> None:
 
 
 def enable_cbt(tick: Tick) -> Outcome:
-    """Switch tracking on; it takes effect with the snapshot of the next stage."""
+    """Switch changed block tracking on; it takes effect at the next stage's snapshot."""
     if tick.agents.vmware.enable_tracking(tick.loaded.vm_moref):
         tick.event("cbt.enabled", "changed block tracking was off and is now on")
     return Advance(Stage.CREATING_BASE_SNAPSHOT)

@@ -1,4 +1,4 @@
-"""Cancel and rollback: what was made is undone, and only then the migration has ended."""
+"""Cancel and rollback: a migration ends only after everything it made is undone."""
 
 from services.kit.failure import ServiceError
 from services.orchestrator.database import tables
@@ -23,19 +23,19 @@ _UNMANAGE = "undo:unmanage"
 
 
 def undo(tick: Tick) -> Outcome:
-    """Undo what the migration has made; repeated until nothing of it is left."""
+    """Undo what the migration has made; run again until all of it is undone."""
     rollback = tick.loaded.undo == Control.ROLLBACK
     _stop_work(tick)
     imported = _unmanage(tick)
     if tick.loaded.vm_moref:
         settle_snapshots(tick)
     if imported:
-        # The target may have written to its disks: they stay for an operator to look at.
+        # The target may have written to its disks: the images are kept for an operator to examine.
         with tick.change() as (_, migration):
             drop_debts(migration, DebtKind.IMAGE)
     else:
         settle_images(tick)
-    # A machine that was off before the migration began stays off.
+    # A source that was off before the migration began is not started.
     was_on = tick.loaded.source.get("power") != PowerState.OFF
     if was_on and tick.loaded.shutdown_time is not None:
         tick.show("starting the source again")
@@ -48,7 +48,7 @@ def undo(tick: Tick) -> Outcome:
 
 
 def _stop_work(tick: Tick) -> None:
-    """Stop what an earlier tick may have left running on the storage host."""
+    """Stop transfers and conversions that an earlier tick may have left on the storage host."""
     disk, epoch = tick.agents.disk, tick.loaded.epoch
     current = open_pass(tick.loaded)
     transfers = [part.transfer_id for part in current.disks if part.mode] if current else []
@@ -64,7 +64,7 @@ def _stop_work(tick: Tick) -> None:
 
 
 def _unmanage(tick: Tick) -> bool:
-    """Make CloudStack forget machine and volumes; True when there was a machine."""
+    """Have CloudStack unmanage the machine and volumes; True if there was a machine."""
     settle_jobs(tick, {_STOP, _UNMANAGE, *map(_unmanage_purpose, tick.loaded.disks)})
     done = {job.purpose: job.resource_id for job in tick.fresh().jobs if job.done}
     vm_id = tick.loaded.target_vm_id or done.get("import_root", "")
@@ -73,7 +73,7 @@ def _unmanage(tick: Tick) -> bool:
     if _UNMANAGE not in done:
         _unmanage_vm(tick, vm_id)
     for disk in tick.loaded.disks:
-        # Attached volumes go with the machine; one that was imported but not attached does not.
+        # Attached volumes are unmanaged with the machine; one that is not attached is not.
         volume_id = done.get(f"import:{disk.key}", "")
         if volume_id and f"attach:{disk.key}" not in done:
             _unmanage_volume(tick, disk, volume_id)
@@ -81,10 +81,10 @@ def _unmanage(tick: Tick) -> bool:
 
 
 def _unmanage_vm(tick: Tick, vm_id: str) -> None:
-    """Stop the machine for certain, then unmanage it.
+    """Stop the machine, forcibly, then unmanage it.
 
-    Two running copies of one machine corrupt what they talk to, so the source starts only after
-    the target has stopped.
+    The source starts only after the target has stopped: if both ran, they would corrupt the systems
+    they share.
     """
     cloudstack = tick.agents.cloudstack
     try:

@@ -1,6 +1,6 @@
-"""What the state machine needs from the three agents, in its own terms.
+"""The ports: what the state machine needs from the three agents.
 
-The adapters in `adapters/` implement these over gRPC, tests in memory. Every method may raise
-`services.kit.failure.ServiceError`; `retryable` there decides whether a tick tries again by itself.
+The adapters in `adapters/` implement them over gRPC, tests in memory. Every method may raise
+`services.kit.failure.ServiceError`, whose `retryable` decides whether the stage is retried.
 Every method is idempotent. Sizes and offsets are bytes.
 """

@@ -1,4 +1,4 @@
-"""The three agents together."""
+"""The three agents' ports, bundled."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from services.orchestrator.ports.vmware import VmwarePort
 
 @dataclass(frozen=True)
 class Agents:
-    """The three agents."""
+    """One port per agent."""
 
     vmware: VmwarePort
     disk: DiskPort

@@ -10,7 +10,7 @@ from services.orchestrator.ports.disk import Pool
 
 
 class PlacementKind(StrEnum):
-    """What a machine can be placed on."""
+    """The kinds of placement that can be listed."""
 
     ZONE = "zone"
     CLUSTER = "cluster"
@@ -23,7 +23,7 @@ class PlacementKind(StrEnum):
 
 @dataclass(frozen=True)
 class Placement:
-    """One thing a machine can be placed on."""
+    """A zone, cluster, pool, network, offering or OS type that a spec can name."""
 
     id: str
     name: str
@@ -33,7 +33,7 @@ class Placement:
 
 
 class JobState(StrEnum):
-    """Where a CloudStack job stands."""
+    """The states of a CloudStack job."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -52,7 +52,7 @@ class Job:
 
 @dataclass(frozen=True)
 class VmImport:
-    """The machine to make from a root disk; see StartVmImportRequest for the values."""
+    """The machine to create from a root disk; its values are those of StartVmImportRequest."""
 
     display_name: str
     name_suffix: str
@@ -88,10 +88,10 @@ class CloudstackPort(Protocol):
         """CloudStack's version, after a signed call."""
 
     def placements(self, kind: PlacementKind, zone_id: str, text: str) -> tuple[Placement, ...]:
-        """What a machine can be placed on."""
+        """The placements of one kind: zones, clusters, pools, networks, offerings or OS types."""
 
     def resolve_pool(self, storage_id: str) -> Pool:
-        """What a storage host has to mount."""
+        """The pool's source, type and mount options, with which a storage host mounts it."""
 
     def get_vm(self, vm_id: str) -> TargetVm:
         """A machine by id."""
@@ -114,7 +114,7 @@ class CloudstackPort(Protocol):
         """Start a machine."""
 
     def stop_vm(self, job_id: str, vm_id: str) -> Job:
-        """Stop a machine for certain."""
+        """Power a machine off without asking its guest."""
 
     def unmanage_vm(self, job_id: str, vm_id: str) -> Job:
         """Unmanage a machine, keep its disks."""
@@ -123,7 +123,7 @@ class CloudstackPort(Protocol):
         """Unmanage a volume, keep its file."""
 
     def get_job(self, job_id: str) -> Job:
-        """The job now."""
+        """The job's present state and result."""
 
     def update_vm(self, vm_id: str, os_type_id: str) -> None:
-        """Set the OS type; "" leaves what CloudStack chose."""
+        """Set the OS type; "" keeps the one that CloudStack chose."""

@@ -12,7 +12,7 @@ from services.orchestrator.ports.vmware import Area
 
 @dataclass(frozen=True)
 class Pool:
-    """Primary storage as CloudStack describes it; `type` is CloudStack's word."""
+    """Primary storage as CloudStack describes it; `type` is CloudStack's name for the pool type."""
 
     id: str
     name: str
@@ -31,7 +31,7 @@ class ReachedPool:
 
 
 class TransferMode(StrEnum):
-    """What a transfer does."""
+    """How a transfer chooses what it reads and writes."""
 
     FULL = "full"
     RANGES = "ranges"
@@ -44,8 +44,8 @@ class TransferMode(StrEnum):
 class TransferOrder:
     """A transfer to start; `snapshot_moref` and `source_path` name what is read through VDDK.
 
-    Without a snapshot it is the disk itself, which opens only while the machine is off. `disk_key`
-    is vCenter's device key, `disk_id` names the disk on the storage host.
+    Without a snapshot the running disk is read, which VDDK opens only while the machine is off.
+    `disk_key` is vCenter's device key, `disk_id` names the disk on the storage host.
     """
 
     transfer_id: str
@@ -65,7 +65,7 @@ class TransferOrder:
 
 
 class WorkState(StrEnum):
-    """Where a transfer or a conversion stands."""
+    """The states of a transfer or a conversion."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -75,13 +75,13 @@ class WorkState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether it will not change by itself any more."""
+        """Whether this state is final."""
         return self not in {WorkState.QUEUED, WorkState.RUNNING}
 
 
 @dataclass(frozen=True)
 class TransferSnapshot:
-    """A transfer now; `failure` says why it failed."""
+    """A transfer's state and progress at one moment; `failure` is why it failed."""
 
     transfer_id: str
     state: WorkState
@@ -100,7 +100,7 @@ class TransferSnapshot:
 
 @dataclass(frozen=True)
 class ConversionSnapshot:
-    """A conversion now; `failure` says why it failed."""
+    """A conversion's state and progress at one moment; `failure` is why it failed."""
 
     state: WorkState
     step: str = ""
@@ -124,7 +124,7 @@ class DiskPort(Protocol):
         """Unmount the pool if the agent mounted it; an unknown pool is no error."""
 
     def create_image(self, pool_id: str, name: str, size_bytes: int, expected_bytes: int) -> str:
-        """Create the image or find it with that size; its absolute path."""
+        """Create the image, or find it with that size; returns its absolute path."""
 
     def resize_image(self, path: str, size_bytes: int) -> None:
         """Grow the image; the same size is no error."""
@@ -133,13 +133,13 @@ class DiskPort(Protocol):
         """Delete the image and its control data."""
 
     def put_ranges(self, ranges_id: str, capacity_bytes: int, areas: Iterator[Area]) -> int:
-        """Store the areas; the bytes they cover."""
+        """Store the areas; returns the bytes they cover."""
 
     def start_transfer(self, order: TransferOrder) -> TransferSnapshot:
         """Start the transfer, attach to it, or resume it if it failed."""
 
     def get_transfer(self, transfer_id: str) -> TransferSnapshot:
-        """The transfer now."""
+        """The transfer's present state and progress."""
 
     def cancel_transfer(self, transfer_id: str, epoch: int) -> None:
         """Stop the transfer."""
@@ -150,7 +150,7 @@ class DiskPort(Protocol):
         """Start the conversion, or attach to it."""
 
     def get_conversion(self, conversion_id: str) -> ConversionSnapshot:
-        """The conversion now."""
+        """The conversion's present state and progress."""
 
     def cancel_conversion(self, conversion_id: str, epoch: int) -> None:
         """Stop the conversion."""
@@ -158,4 +158,7 @@ class DiskPort(Protocol):
     def prune_records(
         self, images_in_use: Sequence[str], ranges_in_use: Sequence[str], ended_before: datetime
     ) -> None:
-        """Forget transfers, chunk maps and conversions of images not in use, ended before then."""
+        """Remove records of transfers and conversions that ended before `ended_before`.
+
+        Records and chunk maps of images in use, and range sets in use, are kept.
+        """

@@ -1,7 +1,7 @@
-"""The agents' reasons by which the state machine decides what to do next.
+"""The agents' reasons that the state machine reacts to.
 
-Shared with the agents by value only; a test checks that an agent declares each of them. All other
-reasons are passed on as they are.
+They are equal to the agents' strings, which a test checks; the agents' code is not imported. All
+other reasons are passed on unchanged.
 """
 
 from enum import StrEnum

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class PowerState(StrEnum):
-    """A machine's power; UNSPECIFIED when vCenter reports none that is known here."""
+    """A machine's power state; UNSPECIFIED when vCenter reports one that is not known here."""
 
     ON = "on"
     OFF = "off"
@@ -16,7 +16,7 @@ class PowerState(StrEnum):
 
 
 class Firmware(StrEnum):
-    """What a machine boots with; UNSPECIFIED when vCenter reports none that is known here."""
+    """A machine's firmware; UNSPECIFIED when vCenter reports one that is not known here."""
 
     BIOS = "bios"
     UEFI = "uefi"
@@ -24,7 +24,7 @@ class Firmware(StrEnum):
 
 
 class Quiesce(StrEnum):
-    """Whether the guest's file systems are frozen for a snapshot; the values are the specs'."""
+    """Whether the guest's file systems are frozen for a snapshot; values as they stand in specs."""
 
     AUTO = "auto"
     REQUIRED = "true"
@@ -32,7 +32,7 @@ class Quiesce(StrEnum):
 
 
 class Severity(StrEnum):
-    """How much a finding matters."""
+    """How serious a finding is; ERROR prevents the migration."""
 
     INFO = "info"
     WARNING = "warning"
@@ -130,10 +130,10 @@ class VmwarePort(Protocol):
         """A page of machines whose name or path contains `text`, and the next page's token."""
 
     def get_vm(self, *, moref: str = "", name: str = "") -> SourceVm:
-        """The one machine meant."""
+        """The one machine with this moref or this name."""
 
     def check_vm(self, moref: str) -> tuple[Finding, ...]:
-        """What is in the way of a warm migration."""
+        """The findings that prevent or affect a migration."""
 
     def enable_tracking(self, moref: str) -> bool:
         """Switch changed block tracking on; True when it was off."""
@@ -150,10 +150,13 @@ class VmwarePort(Protocol):
     def changed_areas(
         self, moref: str, snapshot_moref: str, disk_key: int, change_id: str
     ) -> Iterator[Area]:
-        """Areas that changed since `change_id`; reason CBT_RESET when vCenter has lost track."""
+        """Areas that changed since `change_id`.
+
+        Reason CBT_RESET when vCenter cannot report them.
+        """
 
     def power(self, moref: str) -> tuple[PowerState, bool]:
-        """Power state, and whether Tools run."""
+        """The power state, and whether VMware Tools run."""
 
     def shutdown_guest(self, moref: str) -> None:
         """Ask the guest to shut down; reason TOOLS_NOT_RUNNING when it cannot be asked."""

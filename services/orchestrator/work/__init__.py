@@ -1,1 +1,1 @@
-"""Pieces of stages: passes, transfers, verification, shutdown, CloudStack jobs, debts."""
+"""Building blocks of handlers: passes, transfers, verification, shutdown, jobs, pools, debts."""

@@ -1,7 +1,7 @@
-"""Debts: what has to be undone, recorded before it exists.
+"""Debts: records of what must be undone (snapshots, images, mounts).
 
-A debt is *added* before the thing exists, *settled* when the thing was undone, and *dropped* when
-the thing belongs to somebody else for good. Both ends remove the row.
+A debt is *added* before the thing exists, *settled* by undoing the thing, and *dropped* when the
+thing is no longer the migration's to undo. Settling and dropping remove the row.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _log = structlog.stdlib.get_logger(__name__)
 def add_debt(
     session: Session, clock: Clock, migration: tables.Migration, kind: DebtKind, name: str
 ) -> None:
-    """Record a debt; one that is open already stays as it is."""
+    """Record a debt, unless it is recorded already."""
     query = select(tables.Debt).where(
         tables.Debt.migration_id == migration.id,
         tables.Debt.kind == kind,
@@ -39,14 +39,14 @@ def add_debt(
 
 
 def drop_debts(migration: tables.Migration, kind: DebtKind, name: str = "") -> None:
-    """Remove all debts of a kind, or the one of a name, without undoing anything."""
+    """Remove all debts of a kind, or the one with this name, without undoing anything."""
     migration.debts = [
         debt for debt in migration.debts if debt.kind != kind or (name and debt.name != name)
     ]
 
 
 def settle_snapshots(tick: Tick, *, keep: str = "") -> None:
-    """Remove the migration's snapshots but `keep`. Raises ServiceError while one stays."""
+    """Remove the migration's snapshots but `keep`. Raises ServiceError if one cannot be removed."""
     moref = tick.loaded.vm_moref
     for debt in _open(tick, DebtKind.SNAPSHOT):
         if debt.name != keep:
@@ -55,13 +55,16 @@ def settle_snapshots(tick: Tick, *, keep: str = "") -> None:
 
 
 def settle_images(tick: Tick) -> None:
-    """Delete the migration's images. Raises ServiceError while one stays."""
+    """Delete the migration's images. Raises ServiceError if one cannot be deleted."""
     for debt in _open(tick, DebtKind.IMAGE):
         settle(tick.store, debt, partial(tick.agents.disk.delete_image, debt.name))
 
 
 def settle(store: Store, debt: tables.Debt, undo: Callable[[], object]) -> None:
-    """Undo the thing and remove its debt. Raises ServiceError, which the debt then records."""
+    """Call `undo` and remove the debt.
+
+    A ServiceError of `undo` is recorded in the debt and raised.
+    """
     try:
         undo()
     except ServiceError as exc:

@@ -1,26 +1,26 @@
-"""File names of images: what every pool and CloudStack take, unique, and recognisable."""
+"""File names of images: unique, recognisable, and accepted by every pool and by CloudStack."""
 
 import re
 import unicodedata
 
 __all__ = ["image_name"]
 
-# The disk agent takes no longer names. A file name has 255 bytes on Linux, as has the column
-# `path` of CloudStack's table `volumes`; what is left is for suffixes of other tools.
+# The disk agent refuses longer names. Linux allows 255 bytes, as does the column `path` of
+# CloudStack's table `volumes`; the difference is for suffixes that other tools add.
 _NAME_LIMIT = 200
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-# As much of a migration's id as keeps two migrations of one machine apart.
+# Enough of a migration's id to tell two migrations of one machine apart.
 _ID_DIGITS = 8
 
 
 def image_name(vm_name: str, moref: str, unit: int, migration_id: str) -> str:
     """The file name for a machine's disk: ``<vm>_<moref>_disk<unit>_<migration>.qcow2``.
 
-    The ending is what CloudStack's importer asks for. `moref` and `unit` make it unique in one
-    vCenter; the migration's id keeps a second migration of the machine away from the first one's
-    image, which may be a running machine's disk by then, and from a machine of another vCenter.
-    Letters lose their accents; what else CloudStack, a shell or a file system could stumble over
-    becomes ``-``. ``%2f`` is vCenter's way to write a slash in a name.
+    CloudStack's importer requires the suffix. `moref` and `unit` make the name unique in one
+    vCenter. The migration's id makes it differ from the image of the machine's earlier migration,
+    which may be a running machine's disk by then, and from images of another vCenter's machines.
+    Letters lose their accents; other characters outside a safe set become ``-``. vCenter writes a
+    slash in a name as ``%2f``.
 
     Raises ValueError without a moref or a migration, or with a negative unit.
     """

@@ -1,4 +1,4 @@
-"""CloudStack jobs: the id is committed before the job is submitted, so that none runs twice."""
+"""CloudStack jobs: the job's id is committed before it is submitted, so that none runs twice."""
 
 import uuid
 from collections.abc import Callable, Collection
@@ -16,15 +16,15 @@ from services.orchestrator.tick import Tick
 __all__ = ["run_job", "settle_jobs"]
 
 _POLL_SECONDS = 0.3
-# A job that failed is not submitted again under its id; CloudStack would answer with the failure.
+# A failed job is repeated under a new id: under the old one CloudStack returns the failure again.
 _Submit = Callable[[str], Job]
 
 
 def run_job(tick: Tick, purpose: str, submit: _Submit) -> str:
-    """Run the job for `purpose` once; the id of what it made or changed.
+    """Run the job for `purpose` once; returns the id of the resource it created or changed.
 
     A job that already succeeded is not submitted again. Raises ServiceError with CloudStack's own
-    text when it fails; the next call then submits a new one.
+    text if the job fails; the next call then submits a new job.
     """
     row = _intent(tick, purpose)
     if row.done:
@@ -36,9 +36,9 @@ def run_job(tick: Tick, purpose: str, submit: _Submit) -> str:
 
 
 def settle_jobs(tick: Tick, ignored: Collection[str]) -> None:
-    """Wait for jobs that an interrupted tick left running: what they make has to be known.
+    """Wait for jobs that an interrupted tick left running, so that what they create is known.
 
-    Jobs for the `ignored` purposes are those that the caller runs itself afterwards.
+    Jobs for the `ignored` purposes are not waited for: the caller runs them itself afterwards.
     """
     for row in tick.fresh().jobs:
         if row.done or row.purpose in ignored:

@@ -1,8 +1,8 @@
-"""One pass: snapshot, transfers of what changed, record, snapshot away.
+"""One pass: take a snapshot, transfer what changed, record the pass, remove the snapshot.
 
-The order makes every crash safe. The snapshot's debt is added before it exists; a disk's change id
-advances only in the transaction that records the pass as durable; the snapshot is removed before
-another one is made.
+The order makes a crash at any point safe. The snapshot's debt is added before the snapshot exists;
+a disk's change id advances only in the transaction that records the pass as durable; the snapshot
+is removed before another one is taken.
 """
 
 from collections.abc import Iterator
@@ -30,22 +30,22 @@ __all__ = [
     "take_snapshot",
 ]
 
-# Instead of the change id of a lost snapshot that had none.
+# Stored as the lost change id if the lost snapshot had none for the disk.
 _NEVER_TRACKED = "untracked"
 
 
 def open_pass(migration: tables.Migration) -> tables.Pass | None:
-    """The pass that is not yet durable, if there is one."""
+    """The pass that is not yet durable, or None."""
     return next((p for p in migration.passes if p.end_time is None), None)
 
 
 def take_snapshot(tick: Tick, kind: PassKind) -> tables.Pass:
-    """Begin a pass, or find the one begun: its snapshot exists and is recorded on return."""
+    """Begin a pass, or continue the open one; on return its snapshot exists and is recorded."""
     current = open_pass(tick.fresh())
     if current is None:
         current = _begin(tick, kind)
     elif not current.snapshot_moref:
-        # An earlier try may have settled it, when the snapshot could not be used.
+        # An earlier attempt may have settled the debt because the snapshot could not be used.
         with tick.change() as (session, migration):
             add_debt(session, tick.store.clock, migration, DebtKind.SNAPSHOT, current.snapshot_name)
     settle_snapshots(tick, keep=current.snapshot_name)
@@ -63,14 +63,14 @@ def take_snapshot(tick: Tick, kind: PassKind) -> tables.Pass:
 
 
 def copy_pass(tick: Tick, current: tables.Pass) -> None:
-    """Copy what the pass has to, make it durable, record it, remove its snapshot.
+    """Run the pass's transfers, record the pass as durable and remove its snapshot.
 
-    Raises SnapshotLost (retryable) when the snapshot is gone; the pass then has a new name, and
-    the next try takes a new snapshot. Raises ChunkMapLost (retryable) when a disk's chunk map
-    cannot be used; the next try compares that disk.
+    Raises SnapshotLost (retryable) when the snapshot is gone; the next attempt takes a new
+    snapshot under a new name. Raises ChunkMapLost (retryable) when a disk's chunk map cannot be
+    used; the next attempt compares that whole disk.
     """
     try:
-        # Read anew: one may have grown since the tick began.
+        # Not `loaded`: recording the snapshot may have changed a disk's capacity.
         orders = [order_for(tick, current, disk) for disk in tick.fresh().disks]
         results = run_transfers(tick, orders)
     except ServiceError as exc:
@@ -107,7 +107,7 @@ def copy_pass(tick: Tick, current: tables.Pass) -> None:
 
 
 def _forget_old(session: Session, migration: tables.Migration, number: int) -> None:
-    """Keep what is shown and needed, so that a tick costs the same after thousands of passes."""
+    """Delete old passes, so that a tick costs the same after thousands of passes."""
     for old in migration.passes:
         if 0 < old.number <= number - PASSES_KEPT:
             session.delete(old)
@@ -120,7 +120,7 @@ def _begin(tick: Tick, kind: PassKind) -> tables.Pass:
     with tick.change() as (session, migration):
         number = migration.pass_number = migration.pass_number + 1
         name = f"v2c-{migration.id[:12]}-p{number}"
-        # The debt comes first: a crash right after vCenter made the snapshot finds it by name.
+        # The debt comes first: after a crash the snapshot that vCenter made is found by this name.
         add_debt(session, tick.store.clock, migration, DebtKind.SNAPSHOT, name)
         row = tables.Pass(
             migration_id=migration.id,
@@ -191,8 +191,8 @@ def _note_growth(
         tick.store.clock,
         migration,
         "disk.grown",
-        f"{disk.label} grew from {disk.capacity_bytes} to {capacity_bytes} bytes; the image grows "
-        "with it",
+        f"{disk.label} grew from {disk.capacity_bytes} to {capacity_bytes} bytes; the image is "
+        "resized to match",
         unit=disk.unit,
         capacity_bytes=capacity_bytes,
     )
@@ -200,7 +200,7 @@ def _note_growth(
 
 
 def _grow_image(tick: Tick, disk: tables.Disk) -> None:
-    """Make the image as large as the disk, before anything is copied into it."""
+    """Resize the image to the disk's capacity, before this pass writes to it."""
     if disk.image_bytes == disk.capacity_bytes:
         return
     tick.agents.disk.resize_image(disk.image_path, disk.capacity_bytes)
@@ -209,7 +209,7 @@ def _grow_image(tick: Tick, disk: tables.Disk) -> None:
 
 
 def order_for(tick: Tick, current: tables.Pass, disk: tables.Disk) -> TransferOrder:
-    """The disk's transfer; its mode is decided once and recorded."""
+    """The transfer of this disk in this pass; its mode is decided once and recorded."""
     part = next(p for p in current.disks if p.key == disk.key)
     if not part.mode:
         _grow_image(tick, disk)
@@ -239,8 +239,8 @@ def _decide_mode(
     if current.kind != PassKind.BASE:
         mode, ranges_id, changed = _delta_mode(tick, current, disk, part, disk.change_id)
     elif disk.lost_change_id:
-        # Another snapshot had begun the copy: it continues with what is not copied yet, and what
-        # changed since then.
+        # The full copy began with a snapshot that is gone. It continues: chunks not copied yet, and
+        # those that changed since that snapshot.
         mode, ranges_id, _ = _delta_mode(tick, current, disk, part, disk.lost_change_id)
         mode = TransferMode.FULL if mode is TransferMode.RANGES else mode
     with tick.change() as (session, _):
@@ -280,7 +280,7 @@ def _untracked(before: str, now: str) -> str:
     if not before or not now or before == _NEVER_TRACKED:
         return "the disk has no change id"
     if before.partition("/")[0] != now.partition("/")[0]:
-        # Same disk, another tracking uuid: vCenter began to count anew (facts: CBT resets).
+        # The same disk with another tracking uuid: vCenter has reset CBT.
         return "tracking was reset"
     return ""
 
@@ -288,9 +288,9 @@ def _untracked(before: str, now: str) -> str:
 def release_snapshot(tick: Tick) -> None:
     """Remove the snapshots of a migration that is paused or has failed.
 
-    Nobody knows for how long, and a snapshot that is kept grows until its datastore is full. What
-    was copied stays: the pass continues with another snapshot and what changed since this one.
-    Raises ServiceError while a snapshot stays.
+    A migration may stay suspended for long, and a snapshot grows until its datastore is full. What
+    was copied is kept: the pass continues with another snapshot and the areas that changed since
+    this one. Raises ServiceError if a snapshot cannot be removed.
     """
     if not tick.loaded.vm_moref:
         return
@@ -303,7 +303,7 @@ def release_snapshot(tick: Tick) -> None:
 
 
 def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> None:
-    """Raise SnapshotLost if that is why a transfer failed, after renaming the pass's snapshot."""
+    """If the pass's snapshot no longer exists, choose a new name for it and raise SnapshotLost."""
     moref = tick.loaded.vm_moref
     if current.snapshot_name in tick.agents.vmware.snapshot_names(moref, "v2c-"):
         return
@@ -316,7 +316,10 @@ def _check_snapshot(tick: Tick, current: tables.Pass, cause: ServiceError) -> No
 
 
 def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> None:
-    """Raise ChunkMapLost if the transfer that failed was of changed areas, which need a map."""
+    """If the failed transfer read changed areas, have its whole disk compared; raise ChunkMapLost.
+
+    Only a transfer of changed areas needs the chunk map.
+    """
     failed = cause.metadata.get("transfer_id", "")
     with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, current.number))
@@ -326,7 +329,8 @@ def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> N
         disk = next(d for d in migration.disks if d.key == part.key)
         part.mode, part.ranges_id = TransferMode.RESYNC.value, ""
         part.changed_bytes = disk.capacity_bytes
-        # The failed transfer keeps its id and its order.
+        # The failed transfer cannot get another order under its id: the next attempt needs a new
+        # id.
         part.transfer_id = next_transfer_id(part.transfer_id)
         add_event(
             session,
@@ -344,7 +348,7 @@ def _compare_instead(tick: Tick, current: tables.Pass, cause: ServiceError) -> N
 
 
 def _forget_snapshot(tick: Tick, current: tables.Pass, action: str, text: str) -> None:
-    """Give the pass's next snapshot a name of its own; keep what to resume from."""
+    """Name the pass's next snapshot, and keep the change ids from which a full copy continues."""
     with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, current.number))
         row.snapshot_moref = ""
@@ -353,7 +357,8 @@ def _forget_snapshot(tick: Tick, current: tables.Pass, action: str, text: str) -
         lost = {part.key: part.change_id or _NEVER_TRACKED for part in row.disks}
         for disk in migration.disks:
             if row.kind == PassKind.BASE:
-                # The first one stays: what changed since a later one changed since it, too.
+                # The first lost change id is kept: it covers the changes since every later
+                # snapshot, too.
                 disk.lost_change_id = disk.lost_change_id or lost.get(disk.key, "")
         for part in list(row.disks):
             session.delete(part)

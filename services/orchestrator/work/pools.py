@@ -1,7 +1,7 @@
-"""Storage pools on the storage host: made reachable, and released when nobody needs the mount.
+"""Storage pools on the storage host: made reachable, and unmounted when no migration needs them.
 
-A mount that the disk agent made is a debt while `storage.unmount_when_done` is set. It is settled
-when the last migration that has not ended leaves the pool. Mounts of anybody else stay.
+A mount that the disk agent made is a debt if `storage.unmount_when_done` is set. The debt is
+settled when the last migration that needs the pool ends. Mounts that others made stay.
 """
 
 import threading
@@ -23,13 +23,13 @@ __all__ = ["leave_pools", "reach_pool", "settle_mounts"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
-# By pool: one migration must not count on a mount that another is just about to release. A
-# database has one orchestrator, whose ticks are threads.
+# One lock per pool: a migration must not rely on a mount that another one is about to release.
+# Locks of this process are enough, because a database has only one orchestrator.
 _locks: dict[str, threading.Lock] = {}
 
 
 def reach_pool(tick: Tick, pool: Pool) -> str:
-    """Make the pool reachable; its directory on the storage host."""
+    """Make the pool reachable; returns its directory on the storage host."""
     if not tick.config.storage.unmount_when_done:
         return tick.agents.disk.ensure_pool(pool).directory
     with _lock(pool.id):
@@ -43,14 +43,14 @@ def reach_pool(tick: Tick, pool: Pool) -> str:
 
 
 def leave_pools(tick: Tick) -> None:
-    """Release the pools that only this migration still needed; called where it ends.
+    """Release the pools that no other migration needs; called when the migration ends.
 
-    A pool that cannot be released keeps its debt, and does not keep the migration from its end:
+    A pool that cannot be released keeps its debt and does not prevent the migration's end;
     `settle_mounts` tries again.
     """
     mounts = [debt for debt in tick.fresh().debts if debt.kind == DebtKind.MOUNT]
     if mounts and not tick.config.storage.unmount_when_done:
-        # It was switched off since: the mounts stay.
+        # unmount_when_done was switched off after the debts were added: the mounts stay.
         with tick.change() as (_, migration):
             drop_debts(migration, DebtKind.MOUNT)
         return
@@ -59,7 +59,7 @@ def leave_pools(tick: Tick) -> None:
 
 
 def settle_mounts(store: Store, disk: DiskPort) -> None:
-    """Try again what could not be released when its migration ended."""
+    """Try again to release pools that could not be released when their migration ended."""
     ended = select(tables.Migration.id).where(tables.Migration.state.in_(TERMINAL))
     query = select(tables.Debt).where(
         tables.Debt.kind == DebtKind.MOUNT, tables.Debt.migration_id.in_(ended)
@@ -77,14 +77,14 @@ def _lock(pool_id: str) -> threading.Lock:
 def _leave(store: Store, disk: DiskPort, debt: tables.Debt) -> None:
     with _lock(debt.name):
         if _needed_by_others(store, debt):
-            # Whoever needs it has a debt of its own.
+            # The migration that needs the pool has a debt of its own.
             with store.change(debt.migration_id) as (session, _):
                 session.execute(delete(tables.Debt).where(tables.Debt.id == debt.id))
             return
         try:
             settle(store, debt, partial(disk.release_pool, debt.name))
         except ServiceError:
-            return  # Recorded with the debt, and logged.
+            return  # `settle` has recorded the failure in the debt and logged it.
     _log.info("the pool was released", action="pool.released", pool=debt.name)
 
 

@@ -1,4 +1,4 @@
-"""Getting the source off, and knowing that it stays off."""
+"""Shuts the source down, and checks that it stays off."""
 
 from datetime import timedelta
 
@@ -10,13 +10,13 @@ from services.orchestrator.tick import Tick
 
 __all__ = ["mark_shutdown", "require_off", "settle", "shut_down"]
 
-# A guest that has not shut down by then has a program that hangs, or asks a question.
+# In a guest that takes longer, some program hangs or waits for an answer.
 _SHUTDOWN_SECONDS = 300.0
 _POWER_POLL_SECONDS = 0.5
 
 
 def shut_down(tick: Tick) -> bool:
-    """True once the machine is off; False when an operator has to decide."""
+    """Shut the machine down; True once it is off, False when an operator has to decide."""
     vmware, moref = tick.agents.vmware, tick.loaded.vm_moref
     power, _ = vmware.power(moref)
     found_off = power is PowerState.OFF and tick.loaded.shutdown_time is None
@@ -33,7 +33,7 @@ def shut_down(tick: Tick) -> bool:
 
 
 def settle(tick: Tick) -> None:
-    """Give the storage its time after power-off; none when the machine was off before."""
+    """Wait after power-off until the storage has everything, unless the machine was off before."""
     now = tick.fresh()
     if now.off_time is None or now.off_time == now.shutdown_time:
         return
@@ -46,7 +46,7 @@ def settle(tick: Tick) -> None:
 
 
 def mark_shutdown(tick: Tick) -> None:
-    """Start the downtime clock, once."""
+    """Record when the downtime began, if it is not recorded yet."""
     with tick.change() as (_, migration):
         migration.shutdown_time = migration.shutdown_time or tick.store.clock()
 
@@ -54,11 +54,11 @@ def mark_shutdown(tick: Tick) -> None:
 def require_off(tick: Tick) -> None:
     """Raise SourcePoweredOn unless the source is off.
 
-    What was synced holds only while nobody starts the source; after that the final sync, which
-    begins with another shutdown, has to be repeated.
+    If the source was started after its shutdown, the target lacks what it wrote since: the final
+    sync, which begins with another shutdown, has to be repeated.
     """
     power, _ = tick.agents.vmware.power(tick.loaded.vm_moref)
-    # One that is off again was seen running: what it wrote meanwhile is not on the target.
+    # Without an off_time an earlier check found the source running, although it is off again now.
     if power is PowerState.OFF and tick.fresh().off_time is not None:
         return
     with tick.change() as (_, migration):
@@ -75,7 +75,7 @@ def _ask_guest(tick: Tick) -> bool:
     except ServiceError as exc:
         if exc.reason != Reason.TOOLS_NOT_RUNNING:
             raise
-        # Nobody was asked: the machine is up, and the downtime clock has not begun.
+        # The guest was not asked to shut down: the machine runs, the downtime has not begun.
         with tick.change() as (_, migration):
             migration.shutdown_time = None
         tick.event("shutdown.no_tools", "VMware Tools do not run: an operator has to decide")

@@ -1,4 +1,4 @@
-"""Runs a set of transfers on the storage host and keeps the progress in the database."""
+"""Runs a set of transfers on the storage host and writes their progress to the database."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,11 +25,12 @@ _Shown = tuple[int, int, int, int]
 
 
 def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferSnapshot]:
-    """Run `orders`, at most `parallel_disks` at once; their last snapshots in the same order.
+    """Run `orders`, at most `parallel_disks` at once; returns their last snapshots in that order.
 
-    One failure lets the others that run finish, so that their work is kept, and is raised then.
-    Raises ServiceError with the transfer's reason, Interrupted when the work is not wanted any
-    more: the transfers are cancelled then, unless it is only this process that ends.
+    After a failure no transfer is started, those that run are waited for, so that their work is
+    kept, and then the failure is raised as a ServiceError with the transfer's reason. Raises
+    Interrupted on a request, after cancelling the transfers, and when this process stops; then the
+    transfers continue.
     """
     waiting = list(orders)
     running: dict[int, TransferOrder] = {}
@@ -48,7 +49,7 @@ def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferS
                 failed = failed or snapshot.state is not WorkState.SUCCEEDED
         if running:
             _pause(tick, running)
-    # A difference comes first: what follows from it must not wait for another disk's trouble.
+    # A difference is raised before other failures, so that the repair it requires is not delayed.
     for snapshot in sorted(ended.values(), key=lambda each: not _differs(each)):
         if snapshot.state is not WorkState.SUCCEEDED:
             raise _error(snapshot)
@@ -56,7 +57,7 @@ def run_transfers(tick: Tick, orders: Sequence[TransferOrder]) -> list[TransferS
 
 
 def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
-    """Start it; under a new id when the old one was cancelled, by a pause for example."""
+    """Start a transfer, under a new id if it was cancelled before, by a pause for example."""
     while True:
         try:
             tick.agents.disk.start_transfer(order)
@@ -69,7 +70,7 @@ def _start(tick: Tick, order: TransferOrder) -> TransferOrder:
 
 
 def stop_transfers(tick: Tick, transfer_ids: Sequence[str]) -> None:
-    """End transfers that an earlier tick may have left running; unknown ones never started."""
+    """Cancel transfers that an earlier tick may have left running. Unknown ids are ignored."""
     for id_ in transfer_ids:
         try:
             tick.agents.disk.cancel_transfer(id_, tick.loaded.epoch)
@@ -79,7 +80,7 @@ def stop_transfers(tick: Tick, transfer_ids: Sequence[str]) -> None:
 
 
 def _pause(tick: Tick, running: Mapping[int, TransferOrder]) -> None:
-    # Pausing in mid-cutover would only make the downtime longer.
+    # A pause during the cutover would make the downtime longer.
     heed_pause = tick.loaded.shutdown_time is None
     try:
         tick.pause(_POLL_SECONDS, heed_pause=heed_pause)
@@ -91,7 +92,7 @@ def _pause(tick: Tick, running: Mapping[int, TransferOrder]) -> None:
 
 
 def _rename(tick: Tick, order: TransferOrder) -> TransferOrder:
-    """A cancelled transfer stays cancelled; the next try needs an id of its own."""
+    """Give the transfer a new id: one that was cancelled cannot be started again."""
     with tick.change() as (session, _):
         part = session.get_one(tables.PassDisk, (tick.id, order.pass_number, order.disk_key))
         part.transfer_id = next_transfer_id(part.transfer_id)
@@ -99,15 +100,15 @@ def _rename(tick: Tick, order: TransferOrder) -> TransferOrder:
 
 
 def transfer_id(part_id: str, mode: TransferMode) -> str:
-    """The id under which a part of a pass, known by `part_id`, is transferred in a mode.
+    """The id of the transfer that runs a disk's part of a pass, `part_id`, in this mode.
 
-    A verification or repair follows the transfer that copied, and needs an id of its own.
+    A verification or repair follows the transfer that copied, and needs a different id.
     """
     return part_id + _SUFFIXES.get(mode, "")
 
 
 def next_transfer_id(part_id: str) -> str:
-    """The id of the next try at the same: ``name``, ``name.2``, ``name.3``."""
+    """The id of the next attempt: ``name``, ``name.2``, ``name.3``."""
     base, _, count = part_id.partition(".")
     return f"{base}.{int(count or 1) + 1}"
 
@@ -128,7 +129,7 @@ def _differs(snapshot: TransferSnapshot) -> bool:
 
 
 def _show(tick: Tick, snapshots: Mapping[int, TransferSnapshot]) -> None:
-    """Keep the transfers' progress, by disk key; nothing is written when nothing moved."""
+    """Write the transfers' progress, by disk key, to the database if it has changed."""
     with tick.store.reading() as session:
         query = select(tables.Disk).where(tables.Disk.migration_id == tick.id)
         disks = session.scalars(query).all()
@@ -148,7 +149,7 @@ def _shown(disk: tables.Disk) -> _Shown:
 
 
 def _progress(snapshot: TransferSnapshot, capacity_bytes: int) -> _Shown:
-    """Total, done, rate and seconds left as they are shown."""
+    """Total bytes, bytes done, rate and remaining seconds, as shown to operators."""
     if snapshot.state is WorkState.SUCCEEDED:
         total = snapshot.total_bytes or capacity_bytes
         return (total, total, 0, 0)

@@ -16,9 +16,9 @@ __all__ = ["expect_repair", "verify_ids", "verify_orders"]
 def verify_orders(tick: Tick, paths: Mapping[int, str]) -> list[TransferOrder]:
     """Transfers that read every image back against the digests of the last pass.
 
-    `paths` are the files of the machine's disks now, by key: areas of which a delta pass wrote only
-    a part have no digest, and are compared with the source. It is off, so that its disks can be
-    read without a snapshot. After `expect_repair` the images are written again where they differ.
+    `paths` are the present files of the source's disks, by device key. Chunks of which a delta pass
+    wrote only a part have no digest and are compared with these files, which can be read without a
+    snapshot because the machine is off. After `expect_repair` chunks that differ are repaired.
     """
     current = tick.loaded.passes[-1]
     orders = [order_for(tick, current, disk) for disk in tick.loaded.disks]
@@ -29,7 +29,7 @@ def verify_orders(tick: Tick, paths: Mapping[int, str]) -> list[TransferOrder]:
 
 
 def expect_repair(tick: Tick) -> None:
-    """Have the next verification of this pass repair what differs."""
+    """Have the next verification of this pass repair chunks that differ."""
     with tick.change() as (session, migration):
         row = session.get_one(tables.Pass, (tick.id, migration.passes[-1].number))
         for part in row.disks:
@@ -60,7 +60,7 @@ def _path_now(tick: Tick, disk: tables.Disk, paths: Mapping[int, str]) -> str:
 
 
 def verify_ids(tick: Tick) -> list[str]:
-    """The ids of all transfers that `verify_orders` may have ordered."""
+    """The ids of all transfers that `verify_orders` may have returned for this pass."""
     parts = tick.loaded.passes[-1].disks
     modes = (TransferMode.VERIFY_TARGET, TransferMode.REPAIR)
     return [transfer_id(part.transfer_id, mode) for part in parts for mode in modes]

@@ -1,1 +1,1 @@
-"""vCenter over pyVmomi: session, properties, tasks, and its types as our values."""
+"""vCenter over pyVmomi: session, properties, tasks, and translation to the domain's types."""

@@ -17,11 +17,11 @@ from services.vmware_agent.vcenter.vmomi import snapshot as snapshot_ref
 from services.vmware_agent.vcenter.vmomi import virtual_machine
 from services.vmware_agent.vm import About, Area, ChangedAreaPage, SnapshotDisk, Vm, VmEntry
 
-# pyVmomi parses a batch for as long as vCenter needs to answer the next: two at once overlap that
-# (1,000 VMs of the lab in 1.2 to 1.5 s) and leave threads to others; more gained nothing.
+# Two batches are read at once, so that pyVmomi parses one while vCenter answers the other (1,000
+# VMs of the lab in 1.2 to 1.5 s). More at once were not faster and would occupy more threads.
 _BATCH_VMS = 100
 _BATCHES_AT_ONCE = 2
-# Folders, hosts and networks are read again for an unknown one, but not more often than this.
+# Folders, hosts and networks are read again if a VM refers to an unknown one, at most this often.
 _INVENTORY_KEPT_SECONDS = 10.0
 
 
@@ -42,15 +42,15 @@ class VmomiVCenter:
         await self._session.close()
 
     async def about(self) -> About:
-        """Which vCenter this is; logs in if need be."""
+        """vCenter's version and identity; logs in if there is no session."""
         return await self._session.run("asking vCenter for its version", _about)
 
     async def list_entries(self) -> Sequence[VmEntry]:
-        """All VMs and templates of all datacenters, one property collector call a page."""
+        """All VMs and templates of all datacenters, with one property collector call per page."""
         return (await self._read_inventory()).entries
 
     async def get_vms(self, vms: Sequence[str]) -> Sequence[Vm]:
-        """Those VMs in one property collector call a batch; gone ones are left out."""
+        """These VMs, with one property collector call per batch; missing VMs are left out."""
         batches = [vms[i : i + _BATCH_VMS] for i in range(0, len(vms), _BATCH_VMS)]
         results = await asyncio.gather(*map(self._read_batch, batches))
         read = [one for result in results for one in result]
@@ -65,7 +65,7 @@ class VmomiVCenter:
             return found[0]
         if any(entry.moref == vm for entry in await self.list_entries()):
             raise VCenterFault(
-                message=f"vCenter has VM {vm} but shows neither its hardware nor its power state",
+                message=f"vCenter has VM {vm} but reports neither its hardware nor its power state",
                 metadata={"moref": vm},
                 hint="check in vCenter that the VM is accessible and its host connected, and that "
                 "vcenter.user may read it",
@@ -73,7 +73,7 @@ class VmomiVCenter:
         raise VmNotFound(message=f"vCenter has no VM {vm}", metadata={"moref": vm})
 
     async def disk_usage(self, vm: str) -> Mapping[int, int]:
-        """Bytes that each thin disk's files take, from layoutEx (vSphere API, FileLayoutEx)."""
+        """Bytes that each thin disk's files occupy, from layoutEx (vSphere API, FileLayoutEx)."""
         return await self._session.run(
             f"reading the files of VM {vm}", lambda connection: _disk_usage(connection, vm)
         )
@@ -83,9 +83,9 @@ class VmomiVCenter:
             return await self._session.run("reading VMs", lambda connection: _read(connection, vms))
 
     async def _inventory_for(self, read: Sequence[VmProperties]) -> Inventory:
-        """Names of folders, hosts and networks: remembered until a VM refers to an unknown one.
+        """Names of folders, hosts and networks, cached until a VM refers to an unknown one.
 
-        What stays unknown (no permission, a deleted port group) is not asked for all the time.
+        Some stay unknown (no permission, a deleted port group); the cache is then kept for a while.
         """
         inventory = self._inventory
         if inventory is not None and (
@@ -127,7 +127,7 @@ class VmomiVCenter:
         )
 
     async def remove_snapshot(self, snapshot: str, timeout_seconds: float) -> None:
-        """RemoveSnapshot_Task without children, consolidating."""
+        """RemoveSnapshot_Task without children, with consolidation."""
         await self._tasks.run(
             f"removing snapshot {snapshot}",
             lambda connection: snapshot_ref(connection.stub, snapshot).RemoveSnapshot_Task(
@@ -145,7 +145,7 @@ class VmomiVCenter:
         )
 
     async def snapshot_disks(self, snapshot: str) -> tuple[SnapshotDisk, ...]:
-        """Read from the snapshot's own configuration: the VM's shows the running point."""
+        """Read from the snapshot's configuration, because the VM's shows its present disks."""
         return await self._session.run(
             f"reading snapshot {snapshot}",
             lambda connection: _snapshot_disks(connection, snapshot),
@@ -154,7 +154,7 @@ class VmomiVCenter:
     async def changed_areas(
         self, vm: str, snapshot: str, disk_key: int, change_id: str, start: int
     ) -> ChangedAreaPage:
-        """QueryChangedDiskAreas once."""
+        """One call of QueryChangedDiskAreas."""
         return await self._session.run(
             f"asking for changed areas of disk {disk_key} of VM {vm}",
             lambda connection: _changed_areas(connection, vm, snapshot, disk_key, change_id, start),
@@ -177,7 +177,7 @@ class VmomiVCenter:
         )
 
     async def shutdown_guest(self, vm: str) -> None:
-        """ShutdownGuest; returns once the request is with VMware Tools."""
+        """ShutdownGuest; returns once VMware Tools have the request."""
         await self._session.run(
             f"asking the guest of VM {vm} to shut down",
             lambda connection: virtual_machine(connection.stub, vm).ShutdownGuest(),
@@ -210,7 +210,7 @@ def _disk_usage(connection: Connection, vm: str) -> Mapping[int, int]:
         return {}
     if not isinstance(layout, vim.vm.FileLayoutEx):
         return {}
-    # A thick disk's file is as large as the disk, whatever the guest has written to it.
+    # A thick disk's file is always as large as the disk, so its size says nothing about use.
     thin = {d.key for d in hardware.device if getattr(d.backing, "thinProvisioned", None) is True}
     sizes = {file.key: file.size for file in layout.file or ()}
     return {

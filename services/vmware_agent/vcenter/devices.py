@@ -32,7 +32,7 @@ _NICS: tuple[tuple[type[vim.vm.device.VirtualEthernetCard], str], ...] = (
     (vim.vm.device.VirtualPCNet32, "pcnet32"),
     (vim.vm.device.VirtualSriovEthernetCard, "sriov"),
 )
-# The backings whose BackingInfo has a changeId and that a vSphere snapshot covers.
+# Backings that snapshots cover and whose BackingInfo has a changeId.
 _TRACKED_BACKINGS = (
     vim.vm.device.VirtualDisk.FlatVer2BackingInfo,
     vim.vm.device.VirtualDisk.SparseVer2BackingInfo,
@@ -49,15 +49,15 @@ Devices = Iterable[vim.vm.device.VirtualDevice]
 
 
 def read_extra_config(options: Iterable[vim.option.OptionValue]) -> ExtraConfig:
-    """Key to value, both as text and keys in lower case: vSphere compares them without case."""
+    """Keys, in lower case because vSphere ignores their case, and values, both as text."""
     return {option.key.lower(): str(option.value) for option in options}
 
 
 def read_disks(devices: Devices, extra: ExtraConfig) -> tuple[Disk, ...]:
     """The disks among `devices`, ordered by `Disk.unit`.
 
-    A disk without a controller or unit number cannot be addressed by anything and is left out;
-    vCenter has such only while a device is being added.
+    A disk without a controller or unit number, which has no address, is left out; vCenter reports
+    such a disk only while a device is being added.
     """
     controllers = {c.key: c for c in map(_controller, devices) if c is not None}
     placed = [
@@ -105,7 +105,7 @@ def _disk(
         controller=controller,
         unit_number=unit_number,
         path=getattr(backing, "fileName", None) or "",
-        # capacityInBytes came with API 5.5.
+        # capacityInBytes exists since API 5.5.
         capacity_bytes=int(device.capacityInBytes or device.capacityInKB * 1024),
         mode=str(getattr(backing, "diskMode", None) or ""),
         backing=backing_kind(backing),
@@ -131,17 +131,20 @@ def _obstacles(backing: object, *, shared_bus: bool) -> Iterable[DiskObstacle]:
 
 
 def backing_kind(backing: object) -> str:
-    """The backing's type in short: "FlatVer2" of vim.vm.device.VirtualDisk.FlatVer2BackingInfo."""
+    """The backing's short type: "FlatVer2" of vim.vm.device.VirtualDisk.FlatVer2BackingInfo."""
     return type(backing).__name__.rsplit(".", 1)[-1].removesuffix("BackingInfo")
 
 
 def is_true(value: str) -> bool:
-    """Whether an extra-configuration value means yes, as in "TRUE" and "true"."""
+    """Whether an extra-configuration value is true, in any case ("TRUE", "true")."""
     return value.strip().lower() in {"true", "1", "yes"}
 
 
 def read_nics(devices: Devices, networks: Mapping[str, str]) -> tuple[Nic, ...]:
-    """The network adapters by device key. `networks` names port groups by key and by moref."""
+    """The network adapters in the order of device keys.
+
+    `networks` has the port groups' names by key and by moref.
+    """
     cards = sorted(
         (device for device in devices if isinstance(device, vim.vm.device.VirtualEthernetCard)),
         key=lambda card: card.key,
@@ -161,7 +164,7 @@ def read_nics(devices: Devices, networks: Mapping[str, str]) -> tuple[Nic, ...]:
 
 
 def network_keys(devices: Devices) -> set[str]:
-    """Keys of the networks that adapters refer to by key instead of name."""
+    """Keys of the networks that adapters refer to by key instead of by name."""
     keys = {
         _network_key(card.backing)
         for card in devices
@@ -187,7 +190,7 @@ def _network(backing: object, networks: Mapping[str, str]) -> str:
 
 
 def read_passthrough(devices: Devices) -> tuple[str, ...]:
-    """Labels of the host's devices lent to the VM (PCI, vGPU, host USB)."""
+    """Labels of the host's devices that are passed through to the VM (PCI, vGPU, host USB)."""
     kinds = (vim.vm.device.VirtualPCIPassthrough, vim.vm.device.VirtualUSB)
     return tuple(_label(device) for device in devices if isinstance(device, kinds))
 

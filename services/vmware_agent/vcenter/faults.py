@@ -1,6 +1,6 @@
-"""vCenter's faults and the connection's failures as errors of this service.
+"""Translates vCenter's faults and failures of the connection to errors of this service.
 
-Sources: the fault lists of the vSphere Web Services API at each method, and what pyVmomi raises.
+Sources: the faults that the vSphere Web Services API lists for each method, and pyVmomi's errors.
 """
 
 import http.client
@@ -25,8 +25,8 @@ from services.vmware_agent.errors import (
     WrongPowerState,
 )
 
-# What http.client and ssl raise for a connection that could not be made or broke, and pyVmomi's
-# parser for an answer that ends in the middle.
+# Errors of http.client and ssl for a connection that failed or broke, and of pyVmomi's parser for
+# an answer that is incomplete.
 CONNECTION_ERRORS = (OSError, http.client.HTTPException, ExpatError)
 
 _TRANSIENT = (
@@ -35,7 +35,7 @@ _TRANSIENT = (
     vim.fault.Timedout,
     vim.fault.ConcurrentAccess,
     vim.fault.NoActiveHostInCluster,
-    # Mostly a lock that a backup, another host or a late NFC connection holds for minutes.
+    # Usually a lock that a backup, another host or an NFC connection holds for minutes.
     vim.fault.FileFault,
     vim.fault.GenericVmConfigFault,
     vim.fault.ResourceInUse,
@@ -48,18 +48,18 @@ def fault_name(fault: vmodl.MethodFault) -> str:
 
 
 def fault_text(fault: vmodl.MethodFault) -> str:
-    """vCenter's text: the message, else the texts of the fault's message list, else its type."""
-    # pyVmomi sets `msg` on what it deserialized; its type stubs do not know it.
+    """The fault's message, else the texts of its message list, else its type."""
+    # pyVmomi sets `msg` on deserialized faults; its type stubs do not declare it.
     parts = [getattr(fault, "msg", None), *(part.message for part in fault.faultMessage or [])]
     texts = dict.fromkeys(text.strip() for text in parts if text and text.strip())
     return "; ".join(texts) or fault_name(fault)
 
 
 def translate(fault: vmodl.MethodFault, action: str) -> ServiceError:
-    """The error for a fault met while doing `action` ("removing snapshot snapshot-7").
+    """The error for a fault raised during `action` ("removing snapshot snapshot-7").
 
-    The caller raises it ``from fault``. NotAuthenticated is not for this function: the session
-    handles it. A fault met on a disk's changed areas is not either: see `adapter`.
+    The caller raises it ``from fault``. Not for NotAuthenticated, which the session handles, nor
+    for faults of QueryChangedDiskAreas, which `adapter` handles.
     """
     message = f"{action}: {fault_text(fault)}"
     metadata = {"fault": fault_name(fault)}
@@ -67,7 +67,7 @@ def translate(fault: vmodl.MethodFault, action: str) -> ServiceError:
         case vmodl.fault.ManagedObjectNotFound():
             gone = str(fault.obj._GetMoId()) if fault.obj is not None else ""
             kind = SnapshotNotFound if gone.startswith("snapshot") else VmNotFound
-            return kind(message=f"{action}: {gone or 'the object'} does not exist (any more)")
+            return kind(message=f"{action}: {gone or 'the object'} does not exist")
         case vim.fault.NoPermission():
             metadata["privilege"] = fault.privilegeId or ""
             missing = f" (privilege {fault.privilegeId})" if fault.privilegeId else ""
@@ -92,7 +92,7 @@ def translate(fault: vmodl.MethodFault, action: str) -> ServiceError:
 
 
 def _is_about_quiescing(text: str) -> bool:
-    """Old hosts report a failed quiesce as a general fault with a telling message only."""
+    """Old hosts report a failed quiesce as a general fault; only its message shows the cause."""
     return "quiesc" in text.lower()
 
 

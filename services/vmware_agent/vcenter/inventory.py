@@ -1,4 +1,4 @@
-"""The inventory by name: one read of folders, hosts, networks and the VMs' names."""
+"""Reads the names of all folders, hosts, networks and VMs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ _PATHS: Mapping[type[ManagedObject], list[str]] = {
     vim.dvs.DistributedVirtualPortgroup: ["name", "key"],
     vim.VirtualMachine: ["name", "parent", "parentVApp", "config.instanceUuid", "config.template"],
 }
-# No inventory is nested that deep; a cycle in a broken one must not hang us.
+# No inventory is nested this deep; the limit ends a loop if parents form a cycle.
 _DEEPEST_FOLDER = 100
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """Names by moref (of networks by their key), and every VM's entry."""
+    """Names by moref (networks by key), and every VM's entry."""
 
     folders: Mapping[str, tuple[str, str | None]]
     hosts: Mapping[str, str]
@@ -36,7 +36,7 @@ class Inventory:
     entries: tuple[VmEntry, ...]
 
     def path(self, name: str, parent: str | None) -> str:
-        """The inventory path of something called `name` (as vCenter escapes it) in `parent`."""
+        """The inventory path of the object `name` (escaped as in vCenter) in `parent`."""
         parts = [name]
         while parent is not None and parent in self.folders and len(parts) < _DEEPEST_FOLDER:
             folder, parent = self.folders[parent]
@@ -45,7 +45,7 @@ class Inventory:
 
 
 def read_inventory(connection: Connection) -> Inventory:
-    """One property collector call (a page) over the whole inventory. Blocking."""
+    """Read the whole inventory, with one property collector call per page. Blocking."""
     folders: dict[str, tuple[str, str | None]] = {}
     hosts: dict[str, str] = {}
     networks: dict[str, str] = {}
@@ -67,7 +67,7 @@ def read_inventory(connection: Connection) -> Inventory:
 
 
 def parent_of(found: Found) -> str | None:
-    """The moref of the folder or vApp an object is in; VMs in a vApp may have no folder."""
+    """The moref of the object's folder, or of its vApp: VMs in a vApp may have no folder."""
     for path in ("parentVApp", "parentFolder", "parent"):
         parent = found.properties.get(path)
         if isinstance(parent, ManagedObject):
@@ -76,7 +76,7 @@ def parent_of(found: Found) -> str | None:
 
 
 def _network_key(found: Found) -> str:
-    """What a network adapter's backing calls the network; a port group's key is its moref."""
+    """The key by which an adapter's backing refers to the network, for a port group its moref."""
     summary = found.properties.get("summary")
     if isinstance(summary, vim.OpaqueNetwork.Summary):
         return summary.opaqueNetworkId

@@ -1,4 +1,4 @@
-"""Reading many properties of many objects with few calls: the property collector, paged."""
+"""Reads properties of many objects with few calls, by means of paged property collector calls."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,15 +12,15 @@ from services.vmware_agent.vcenter.vmomi import moref
 
 PropertyCollector = vmodl.query.PropertyCollector
 
-# Objects a page. A page of full VM configurations is some 10 MB of XML at this size.
+# Objects per page. A page of full VM configurations is then some 10 MB of XML.
 PAGE_OBJECTS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One object's properties as they were read; those without a value are absent.
+    """One object's properties; those without a value are absent.
 
-    `kind` is the object's pyVmomi class, so that several kinds can come from one call.
+    `kind` is the object's pyVmomi class, because one call may return several kinds.
     """
 
     moref: str
@@ -31,9 +31,10 @@ class Found:
 def read_objects(
     connection: Connection, objects: Sequence[ManagedObject], paths: Sequence[str]
 ) -> list[Found]:
-    """The properties `paths` of objects of one kind, in one call a page; what is gone is left out.
+    """The properties `paths` of objects of one kind, read with one call per page.
 
-    Raises NotAuthenticated like any other call, also when the answer only hints at it.
+    Objects that no longer exist are left out. Raises NotAuthenticated also if the session expired
+    between two pages, which vCenter does not report as a fault (see `_check_missing`).
     """
     remaining = list(objects)
     while remaining:
@@ -44,7 +45,7 @@ def read_objects(
         try:
             return list(_retrieve(connection, specification))
         except vmodl.fault.ManagedObjectNotFound as fault:
-            # One missing object fails the whole call.
+            # The call fails as a whole if one object is missing: repeat it without that object.
             gone = None if fault.obj is None else moref(fault.obj)
             kept = [one for one in remaining if moref(one) != gone]
             if len(kept) == len(remaining):
@@ -56,7 +57,7 @@ def read_objects(
 def read_everything(
     connection: Connection, paths: Mapping[type[ManagedObject], Sequence[str]]
 ) -> list[Found]:
-    """The properties of all objects of those kinds below the root folder, nested ones too."""
+    """The properties of all objects of these kinds below the root folder, at any depth."""
     content = connection.content
     if content.viewManager is None:
         raise vmodl.fault.NotSupported(msg="vCenter has no view manager")
@@ -80,7 +81,7 @@ def read_everything(
         )
         return list(_retrieve(connection, specification))
     finally:
-        # A view dies with its session; failing to destroy it must not hide why the read failed.
+        # The view ends with the session anyway; an error here must not replace the read's error.
         with contextlib.suppress(vmodl.MethodFault, OSError):
             view.DestroyView()
 
@@ -113,13 +114,13 @@ def _retrieve(
 
 
 def _check_missing(found: vmodl.query.PropertyCollector.ObjectContent) -> None:
-    """Raise the fault that means the answer as a whole is worthless.
+    """Raise NotAuthenticated if a property is missing for that reason.
 
-    After a session expired in the middle of paging, vCenter sends objects whose properties are all
-    missing, each with NotAuthenticated (seen by several backup products). A property that may not
-    be read (NoPermission) or does not apply is just absent.
+    If a session expires between two pages, vCenter sends objects whose properties are all missing,
+    each with NotAuthenticated (seen by several backup products). A property that may not be read
+    (NoPermission) or does not apply is absent without an error.
     """
     for missing in found.missingSet or []:
-        # NotAuthenticated is a NoPermission: only the exact class counts.
+        # NotAuthenticated is a subclass of NoPermission.
         if isinstance(missing.fault, vim.fault.NotAuthenticated):
             raise missing.fault

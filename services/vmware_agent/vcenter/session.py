@@ -1,8 +1,8 @@
-"""The session with vCenter: login, threads, expiry, and a pause after a refused password.
+"""The session with vCenter: login, threads, expiry, and a pause after a refused login.
 
-pyVmomi blocks, so every call runs in a small thread pool. The stub's connection pool is shared by
-those threads. Everything made in a session (stub, references, views) stays inside one call of
-`run`, because after an expiry the call is repeated with a new session.
+pyVmomi blocks, so every call runs in a small thread pool, whose threads share the stub's connection
+pool. Objects of a session (stub, references, views) must not leave one call of `run`, because
+after the session expires that call is repeated with a new one.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ REFUSED_LOGIN_PAUSE_SECONDS = 60.0
 KEEP_ALIVE_SECONDS = 300.0
 # QueryChangedDiskAreas of a large, fragmented disk takes minutes.
 _REQUEST_TIMEOUT_SECONDS = 300.0
-# A vCenter that is up completes a handshake in far less.
+# A vCenter that runs completes a handshake in far less.
 CONNECT_TIMEOUT_SECONDS = 15.0
 _LOGOUT_SECONDS = 3.0
 _THREADS = 8
@@ -46,7 +46,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where vCenter is, the account there, and which certificate is trusted."""
+    """vCenter's address, the account, and which certificate is trusted."""
 
     host: str
     user: str
@@ -62,7 +62,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Connection:
-    """One logged-in session, as a call of `Session.run` gets it."""
+    """One logged-in session, as `Session.run` passes it to a call."""
 
     stub: Stub
     content: vim.ServiceInstanceContent
@@ -70,7 +70,7 @@ class Connection:
 
 
 class Session:
-    """One login to one vCenter, made at the first call and made again when it expires."""
+    """A login to one vCenter, made at the first call and renewed when it expires."""
 
     def __init__(
         self,
@@ -91,20 +91,21 @@ class Session:
         self._refused: tuple[float, vmodl.MethodFault] | None = None
 
     async def run(self, action: str, call: Callable[[Connection], T], *, repeat: bool = True) -> T:
-        """Do `call` in a thread with a live session; translate what it raises.
+        """Run `call` in a thread with a valid session, and translate the errors it raises.
 
-        `action` names for error messages what is being done ("reading VM vm-7"). An expired session
-        is renewed once and the call repeated: vCenter refused it before doing anything. A broken
-        connection is tried once more only with `repeat`, which is for calls that change nothing.
-        A ServiceError raised by `call` passes unchanged.
+        `action` describes the call in error messages ("reading VM vm-7"). If the session has
+        expired, it is renewed once and the call repeated, which is safe because vCenter refused it.
+        If the connection breaks, the call is repeated once only with `repeat`, which is for calls
+        that change nothing. A ServiceError raised by `call` is not translated.
 
-        Raises VCenterUnreachable, VCenterUntrusted, VCenterLoginFailed and those of `translate`.
+        Raises VCenterUnreachable, VCenterUntrusted, VCenterLoginFailed and the errors of
+        `translate`.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self._call, action, call, repeat)
 
     async def keep_alive(self) -> None:
-        """Touch the session every few minutes, until cancelled."""
+        """Use the session every few minutes, until cancelled, so that it does not expire."""
         while True:
             await self._clock.sleep(KEEP_ALIVE_SECONDS)
             if self._connection is None:
@@ -122,9 +123,9 @@ class Session:
                 )
 
     async def close(self) -> None:
-        """Break off calls under way, log out and end the threads. No call may follow.
+        """Abort running calls, log out and end the threads. No call may follow.
 
-        A thread in a call that vCenter does not answer would hold up the process' end for minutes.
+        A call that vCenter does not answer would otherwise delay the process's end for minutes.
         """
         self._closing = True
         connection, self._connection = self._connection, None
@@ -156,10 +157,10 @@ class Session:
                 repeat = False
 
     def _live(self, stale: Connection | None) -> Connection:
-        """The session all threads share; a new one if there is none, or only the `stale` one.
+        """The session that all threads share; a new one if there is none or it is `stale`.
 
-        Threads that waited while one of them failed to log in share its error: each trying on its
-        own, one after the other, would take as many timeouts as there are threads.
+        If a thread's login fails, the threads that waited for it raise the same error: if each
+        tried by itself, one after another, the last would wait for all their timeouts.
         """
         attempts = self._attempts
         with self._lock:
@@ -181,7 +182,7 @@ class Session:
                 self._failed = error
                 raise
             if self._closing:
-                connection.stub.abort()  # The call it was made for fails, as those under way did.
+                connection.stub.abort()  # The call that needs it fails, like the running ones.
             else:
                 self._connection = connection
             return connection
@@ -240,7 +241,7 @@ class Session:
 
 
 def _log_out(connection: Connection) -> None:
-    # The session may have expired, and vCenter ends idle ones anyway.
+    # The session may have expired; vCenter also ends idle sessions by itself.
     with contextlib.suppress(vmodl.MethodFault, *CONNECTION_ERRORS):
         if connection.content.sessionManager is not None:
             connection.content.sessionManager.Logout()

@@ -1,4 +1,4 @@
-"""Following vCenter's tasks: one call a second reads all of them, however many there are."""
+"""Follows vCenter's tasks: one call per second reads all of them, whatever their number."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class _Waiter:
 
 
 class Tasks:
-    """Starts tasks and waits for their ends. Lives on one event loop."""
+    """Starts tasks and waits for them to end. For one event loop only."""
 
     def __init__(self, session: Session, clock: Clock) -> None:
         self._session = session
@@ -44,10 +44,10 @@ class Tasks:
     async def run(
         self, action: str, start: Callable[[Connection], vim.Task], timeout_seconds: float
     ) -> str:
-        """Start a task and wait for it; return the moref of its result, "" if that is no object.
+        """Start a task and wait for it; return the moref of its result, "" if it is not an object.
 
-        Raises VCenterTimeout when it has not ended in time (it continues in vCenter) and otherwise
-        what its fault translates to.
+        Raises VCenterTimeout if the task has not ended in time (it continues in vCenter), or the
+        error that its fault translates to.
         """
         deadline = Deadline(self._clock, timeout_seconds)
         started = await self._session.run(
@@ -56,7 +56,7 @@ class Tasks:
         return await self._wait(started, action, deadline)
 
     async def close(self) -> None:
-        """Stop following; whoever still waits is cancelled."""
+        """Stop following tasks and cancel all waits."""
         for waiter in self._waiters.values():
             waiter.ended.cancel()
         self._waiters.clear()
@@ -93,7 +93,7 @@ class Tasks:
                 )
             except (
                 Exception
-            ) as error:  # A defect: whoever waits raises it instead of waiting for ever.
+            ) as error:  # A bug: it is raised to the waiting callers, which would wait for ever.
                 self._fail_all(error)
                 return
             self._expire()
@@ -132,17 +132,19 @@ def _read_infos(connection: Connection, names: list[str]) -> dict[str, vim.TaskI
 
 def _settle(waiter: _Waiter, info: vim.TaskInfo | None) -> None:
     if info is None:
-        # vCenter forgets tasks ten minutes after their end, and all of them when it restarts.
+        # vCenter deletes tasks ten minutes after their end, and all tasks when it restarts.
         waiter.ended.set_exception(
             VCenterFault(
-                message=f"{waiter.action}: vCenter does not know the task any more",
+                message=f"{waiter.action}: vCenter no longer has the task",
                 retryable=True,
-                hint="repeat the call: it looks at what the task has done first",
+                hint="repeat the call: it first checks what the task has done",
             )
         )
     elif info.state == "error":
         if info.error is None:
-            error: ServiceError = VCenterFault(message=f"{waiter.action}: failed without a fault")
+            error: ServiceError = VCenterFault(
+                message=f"{waiter.action}: failed, no fault reported"
+            )
         else:
             error = translate(info.error, waiter.action)
             error.__cause__ = info.error

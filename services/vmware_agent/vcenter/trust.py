@@ -1,8 +1,8 @@
-"""Which certificate of vCenter is trusted: a CA bundle, a pinned leaf, the system's CAs, or any.
+"""How vCenter's certificate is verified: by a CA bundle, a thumbprint, the system's CAs, or not.
 
-pyVmomi's own `thumbprint` and `serverPemCert` are not used: its version probe verifies against the
-system's CAs regardless, so both fail on self-signed certificates, and with
-`disableSslCertValidation` a wrong thumbprint still connects.
+pyVmomi's own `thumbprint` and `serverPemCert` are not used. Its version probe ignores them and
+verifies against the system's CAs, so self-signed certificates fail; with
+`disableSslCertValidation` it connects even if the thumbprint differs.
 """
 
 import hashlib
@@ -19,9 +19,10 @@ _DIGESTS = {40: "sha1", 64: "sha256"}
 
 @dataclass(frozen=True)
 class Trust:
-    """Which certificate is trusted: that of `thumbprint` (SHA-1 or SHA-256, case and colons
-    ignored), else what `ca_file` (PEM) signed, else what the system's CAs did. `insecure` accepts
-    any.
+    """Which certificate is trusted.
+
+    It is the one with `thumbprint` (SHA-1 or SHA-256, case and colons ignored), else one signed by
+    a CA of `ca_file` (PEM), else one signed by the system's CAs. `insecure` accepts any.
     """
 
     thumbprint: str = ""
@@ -31,22 +32,22 @@ class Trust:
 
 @dataclass(frozen=True)
 class Trusted:
-    """The context every connection to vCenter uses, and the certificate it was built for."""
+    """The TLS context for all connections to vCenter, and the certificate it was made for."""
 
     context: ssl.SSLContext
     leaf_der: bytes
 
     @property
     def thumbprint_sha1(self) -> str:
-        """The certificate's SHA-1 fingerprint as VDDK wants it: upper case, with colons."""
+        """The certificate's SHA-1 fingerprint in VDDK's format: upper case, with colons."""
         return _colons(hashlib.sha1(self.leaf_der, usedforsecurity=False).hexdigest())
 
 
 def establish(host: str, port: int, trust: Trust, timeout_seconds: float) -> Trusted:
-    """Shake hands once, as `trust` demands. Blocking.
+    """Make one TLS handshake and verify the certificate according to `trust`. Blocking.
 
-    Raises VCenterUnreachable when there is no answer, VCenterUntrusted when the certificate is
-    not the trusted one or the configuration cannot be used.
+    Raises VCenterUnreachable without an answer, VCenterUntrusted if the certificate is not trusted
+    or the configuration cannot be used.
     """
     if trust.insecure:
         context = _unverified()
@@ -67,7 +68,7 @@ def _unverified() -> ssl.SSLContext:
 def _verified(ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError is one.
+    except OSError as error:  # Includes ssl.SSLError.
         raise VCenterUntrusted(
             message=f"vcenter.ca_file {ca_file} cannot be used: {error}",
             hint="vcenter.ca_file must be a readable file with PEM certificates",
@@ -90,8 +91,9 @@ def _pinned(host: str, port: int, thumbprint: str, timeout_seconds: float) -> Tr
             f"{_colons(found)}, not vcenter.thumbprint {_colons(wanted)}",
             metadata={"found": _colons(found), "wanted": _colons(wanted)},
         )
-    # The leaf itself becomes the anchor: a CA-signed leaf needs PARTIAL_CHAIN for that, and the
-    # pin proves more than the host's name, which self-signed certificates often lack.
+    # The leaf certificate becomes the trust anchor, which for one signed by a CA needs
+    # PARTIAL_CHAIN. The host name is not checked: the thumbprint is stronger evidence, and
+    # self-signed certificates often lack the name.
     context = ssl.create_default_context(cadata=ssl.DER_cert_to_PEM_cert(leaf))
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -99,17 +101,17 @@ def _pinned(host: str, port: int, thumbprint: str, timeout_seconds: float) -> Tr
 
 
 def _leaf(host: str, port: int, context: ssl.SSLContext, timeout_seconds: float) -> bytes:
-    """The DER of the certificate the server shows, as far as `context` verifies it."""
+    """The server's certificate in DER, after `context` has verified it as it is configured to."""
     try:
         with (
             socket.create_connection((host, port), timeout=timeout_seconds) as plain,
             context.wrap_socket(plain, server_hostname=host) as tls,
         ):
             leaf = tls.getpeercert(binary_form=True)
-    except OSError as error:  # ssl.SSLError, gaierror and timeouts are OSErrors.
+    except OSError as error:  # Includes ssl.SSLError, gaierror and timeouts.
         raise connection_failed(error, f"{host}:{port}") from error
     if leaf is None:
-        raise VCenterUnreachable(message=f"vCenter {host}:{port} shows no certificate")
+        raise VCenterUnreachable(message=f"vCenter {host}:{port} sent no certificate")
     return leaf
 
 

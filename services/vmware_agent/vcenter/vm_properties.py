@@ -1,4 +1,4 @@
-"""A VM's properties, as read from vCenter, as a `vm.Vm`."""
+"""Translates a VM's properties, as read from vCenter, to a `vm.Vm`."""
 
 import re
 from collections.abc import Iterable
@@ -42,12 +42,12 @@ VM_PATHS = (
     "snapshot",
 )
 
-# Without these a VM is inaccessible, orphaned, just being made, or hidden by permissions.
+# A VM without these is inaccessible, orphaned, being created, or hidden by permissions.
 READABLE = frozenset({"config.hardware", "runtime.powerState"})
 
 
 class VmProperties:
-    """The properties `VM_PATHS` of one VM of which `READABLE` ones are there."""
+    """The properties `VM_PATHS` of one VM; the `READABLE` ones are present."""
 
     def __init__(self, found: Found) -> None:
         self._found = found
@@ -59,7 +59,7 @@ class VmProperties:
         self._hardware = hardware
 
     def known_to(self, inventory: Inventory) -> bool:
-        """Whether `inventory` can name the VM's folder, host and networks."""
+        """Whether `inventory` has the names of the VM's folder, host and networks."""
         parent = parent_of(self._found)
         return (
             (parent is None or parent in inventory.folders)
@@ -68,7 +68,7 @@ class VmProperties:
         )
 
     def to_vm(self, inventory: Inventory) -> Vm:
-        """The VM as a value; `inventory` names its folder, host and networks."""
+        """The VM as a value, with the names of its folder, host and networks from `inventory`."""
         get = self._found.properties.get
         devices = list(self._hardware.device)
         boot = get("config.bootOptions")
@@ -114,7 +114,7 @@ class VmProperties:
 
 
 def _hardware_version(version: str) -> int:
-    """19 of "vmx-19"; 0 of what is no such version, which counts as too old."""
+    """19 for "vmx-19"; 0, which counts as too old, for any other text."""
     match = re.fullmatch(r"vmx-(\d+)", version)
     return int(match[1]) if match else 0
 

@@ -1,4 +1,4 @@
-"""The few untyped corners of pyVmomi, given types once."""
+"""Typed wrappers for the parts of pyVmomi that its type stubs lack."""
 
 import contextlib
 import http.client
@@ -23,7 +23,7 @@ def moref(managed_object: ManagedObject) -> str:
 
 
 class Stub(SoapStubAdapter):
-    """pyVmomi's stub, which also knows its connections while calls use them."""
+    """pyVmomi's stub that also keeps track of the connections that calls are using."""
 
     def __init__(self, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[no-untyped-call]
@@ -43,24 +43,24 @@ class Stub(SoapStubAdapter):
         self.DropConnections()  # type: ignore[no-untyped-call]
 
     def abort(self) -> None:
-        """Break all connections: calls under way fail with an OSError at once."""
+        """Shut down all connections, so that running calls fail with an OSError at once."""
         self.retire()
         with self._open_lock:
             connections = list(self._open)
         for connection in connections:
             if connection.sock is not None:
-                # The connection may be closing at this moment, which is what we want.
+                # The connection may be closed already.
                 with contextlib.suppress(OSError):
                     connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def virtual_machine(stub: SoapStubAdapter, vm: str) -> vim.VirtualMachine:
-    """A reference to a VM; whether it exists shows at the first call."""
+    """A reference to a VM. The first call on it fails if the VM does not exist."""
     return vim.VirtualMachine(vm, stub)
 
 
 def snapshot(stub: SoapStubAdapter, moref: str) -> vim.vm.Snapshot:
-    """A reference to a snapshot; whether it exists shows at the first call."""
+    """A reference to a snapshot. The first call on it fails if the snapshot does not exist."""
     return vim.vm.Snapshot(moref, stub)
 
 
@@ -70,12 +70,12 @@ def service_content(stub: SoapStubAdapter) -> vim.ServiceInstanceContent:
 
 
 def touch(stub: SoapStubAdapter) -> None:
-    """The cheapest call that needs a session. Blocking; raises NotAuthenticated without one."""
+    """A cheap call that keeps the session alive. Blocking; raises NotAuthenticated without one."""
     _service_instance(stub).CurrentTime()
 
 
 def task(stub: SoapStubAdapter, moref: str) -> vim.Task:
-    """A reference to a task; whether it exists shows at the first call."""
+    """A reference to a task. The first call on it fails if the task does not exist."""
     return vim.Task(moref, stub)
 
 
@@ -88,13 +88,13 @@ def connect_stub(
     request_timeout_seconds: float,
     pool_size: int,
 ) -> Stub:
-    """A stub, not yet logged in, for the newest API version both sides know. Blocking.
+    """A stub, not yet logged in, for the newest API version that both sides support. Blocking.
 
-    The stub's connection pool may be used from several threads. The timeouts bound each read and
-    write on a connection, of the version probe and of all other calls; pyVmomi's own probe has no
-    timeout and would hang on a vCenter that accepts connections only.
+    The stub's connection pool may be used from several threads. The timeouts apply to each read and
+    write on a connection, in the version probe and in all other calls. pyVmomi's own probe is not
+    used, because it has no timeout and would hang if vCenter accepts connections without answering.
 
-    Raises what http.client and ssl raise, and VCenterFault if that is no vSphere server.
+    Raises the errors of http.client and ssl, and VCenterFault if the host is no vSphere server.
     """
     version = _newest_version(_served_versions(host, port, context, connect_timeout_seconds), host)
     return Stub(
@@ -105,8 +105,8 @@ def connect_stub(
         sslContext=context,
         httpConnectionTimeout=request_timeout_seconds,
         poolSize=pool_size,
-        # vCenter's proxy drops idle connections after a few minutes; a request on a dropped one
-        # fails, so ours go first.
+        # Idle connections are closed before vCenter's proxy drops them, which it does after a few
+        # minutes: a request on a dropped connection would fail.
         connectionPoolTimeout=60,
     )
 
@@ -127,10 +127,11 @@ def _served_versions(
     if response.status != http.HTTPStatus.OK:
         raise _no_vsphere(host, f"{VERSIONS_PATH} answers {response.status}")
     try:
-        # Expat of a supported Python refuses entity bombs, and the peer is authenticated.
+        # Safe: the expat of supported Pythons refuses entity expansion attacks, and the peer is
+        # authenticated.
         root = ElementTree.fromstring(body)  # noqa: S314
     except ElementTree.ParseError as error:
-        raise _no_vsphere(host, f"{VERSIONS_PATH} is no XML") from error
+        raise _no_vsphere(host, f"{VERSIONS_PATH} is not XML") from error
     return frozenset(
         (version.text or "").strip()
         for namespace in root.iter("namespace")

@@ -1,4 +1,4 @@
-"""The three agents in memory, put together; what must never happen is kept in `World.broken`."""
+"""The three agents in memory; rules that a call breaks are listed in `World.broken`."""
 
 import copy
 from collections.abc import Sequence

@@ -31,7 +31,7 @@ class MemoryTargetVm:
 
 @dataclass
 class MemoryJob:
-    """A job: what it does when its polls have run out."""
+    """A job, and the effect it has after its last poll."""
 
     kind: str
     effect: Callable[[], str]
@@ -40,7 +40,7 @@ class MemoryJob:
 
 
 class MemoryCloudstack:
-    """Implements `ports.CloudstackPort`. A job takes `polls` looks."""
+    """Implements `ports.CloudstackPort`. A job ends after `polls` calls of get_job."""
 
     def __init__(self, world: World, storage: MemoryStorage) -> None:
         self._world = world
@@ -49,7 +49,7 @@ class MemoryCloudstack:
         self.vms: dict[str, MemoryTargetVm] = {}
         self.volumes: dict[str, str] = {}
         self.jobs: dict[str, MemoryJob] = {}
-        # With what the next jobs of a kind fail.
+        # The failures of the next jobs of a kind.
         self.failures: dict[str, list[Job]] = {}
         self._numbers = 0
 

@@ -205,7 +205,7 @@ class Rig:
         return view.id
 
     def restart(self) -> None:
-        """The process died: a new one continues with what is in the database."""
+        """Start a new orchestrator on the database, as after a crash of the process."""
         self.store.close()
         self._start()
         for tick in self.controls.recover():
@@ -240,7 +240,7 @@ class Rig:
         return True
 
     def run(self, until: Callable[[MigrationView], bool], migration_id: str = "") -> MigrationView:
-        """Run ticks until a migration's snapshot fits. Crashes are survived by restarts."""
+        """Run ticks until a migration's snapshot meets `until`; restart after a crash."""
         for _ in range(_TICK_LIMIT):
             view = self.view(migration_id)
             if until(view):
@@ -313,7 +313,7 @@ class Rig:
             raise Crash(f"at point {self.points}")
 
     def _check_debts(self, name: str, args: tuple[Any, ...]) -> None:
-        """What a call makes is a debt before the call."""
+        """Check that the debt of a thing is recorded before the call that makes it."""
         match name:
             case "vmware.create_snapshot":
                 kind, thing = DebtKind.SNAPSHOT, args[1]

@@ -1,4 +1,4 @@
-"""An orchestrator as its clients see it: gRPC over a unix socket, its agents in memory."""
+"""An orchestrator that serves gRPC on a unix socket, with agents in memory."""
 
 import asyncio
 import time
@@ -84,7 +84,7 @@ class Client:
 async def orchestrator(
     directory: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Client]:
-    """The process' own composition, with agents in memory."""
+    """The orchestrator as its process composes it, with agents in memory."""
     for name in ("vmware", "disk", "cloudstack"):
         agent = getattr(memory.agents, name)
         monkeypatch.setattr(server, f"{name.capitalize()}Agent", lambda _, agent=agent: agent)

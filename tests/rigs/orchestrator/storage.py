@@ -22,7 +22,7 @@ from tests.rigs.orchestrator.world import BLOCK, Blocks, World, failure
 
 @dataclass
 class MemoryTransfer:
-    """A transfer and the blocks it still has to go through."""
+    """A transfer and the blocks that are still pending."""
 
     order: TransferOrder
     state: WorkState = WorkState.QUEUED
@@ -62,7 +62,7 @@ class MemoryImage:
 
 
 class MemoryStorage:
-    """Implements `ports.DiskPort`. Each look at a transfer moves it `pace` blocks on."""
+    """Implements `ports.DiskPort`. Each get_transfer advances the transfer by `pace` blocks."""
 
     def __init__(self, world: World, vcenter: MemoryVcenter, pace: int = 7) -> None:
         self._world = world
@@ -78,13 +78,13 @@ class MemoryStorage:
         # Pools by who mounted them.
         self.mounted: set[str] = set()
         self.mounted_by_others: set[str] = set()
-        # Set from another thread in tests with real time: transfers stand still.
+        # If set, from another thread in tests with real time, transfers make no progress.
         self.held = False
-        # What is written in a repair reads back wrong.
+        # If set, blocks that a repair writes are read back with other content.
         self.forgets = False
 
     def check(self) -> None:
-        """It answers."""
+        """Always succeeds."""
 
     def ensure_pool(self, pool: Pool) -> ReachedPool:
         if pool.id not in self.mounted_by_others:
@@ -191,7 +191,7 @@ class MemoryStorage:
     def prune_records(
         self, images_in_use: Sequence[str], ranges_in_use: Sequence[str], ended_before: datetime
     ) -> None:
-        """Forget at once whatever may ever go, so that a test sees what is missed."""
+        """Remove all records not in use, whatever their age, so that tests find what is missing."""
         newest: dict[str, int] = {}
         for each in self.transfers.values():
             path = each.order.target_path

@@ -50,7 +50,7 @@ class MemoryDisk:
 
 @dataclass(frozen=True)
 class FrozenDisk:
-    """A disk as a snapshot has it."""
+    """A disk at the time of a snapshot."""
 
     blocks: Blocks
     generations: dict[int, int]
@@ -131,7 +131,7 @@ class MemoryVcenter:
                     disk.write(self._random.randrange(disk.block_count), value)
 
     def read(self, moref: str, snapshot: str, key: int) -> Blocks:
-        """What the data path reads. Raises SOURCE_GONE when the snapshot is no more."""
+        """The blocks that the data path reads. Raises SOURCE_GONE if the snapshot was removed."""
         frozen = self.vms[moref].snapshots.get(snapshot)
         if frozen is None:
             raise failure("SOURCE_GONE")
@@ -147,12 +147,12 @@ class MemoryVcenter:
             raise failure("VDDK_LOGIN")
 
     def reset_tracking(self, moref: str) -> None:
-        """What a storage migration does: tracking begins anew under another uuid."""
+        """Reset tracking to a new uuid, as a storage migration does."""
         for disk in self.vms[moref].disks:
             disk.tracking = f"52 {self._number()}"
 
     def lose_snapshots(self, moref: str) -> None:
-        """Somebody deletes all snapshots of a machine."""
+        """Delete all snapshots of a machine, as another client of vCenter may do."""
         self.vms[moref].snapshots.clear()
         self.vms[moref].snapshot_names.clear()
 

@@ -55,7 +55,7 @@ class World:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def rule(self, holds: bool, text: str) -> None:
-        """Note a rule that does not hold."""
+        """Record `text` as broken unless the rule holds."""
         if not holds:
             self.broken.append(text)
 
@@ -65,7 +65,7 @@ class World:
 
 
 class Recorded:
-    """An agent whose every call is recorded, can be made to fail, and is a point to crash at."""
+    """Wraps an agent: its calls are recorded, can be made to fail, and are crash points."""
 
     def __init__(self, name: str, agent: object, world: World) -> None:
         self._name, self._agent, self._world = name, agent, world

@@ -129,7 +129,7 @@ class CloudstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPlacements(self, request, context):
-        """Lists what a machine can be placed on: zones, clusters, storage pools,
+        """Lists placements: zones, clusters, storage pools,
         networks, offerings, OS types.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -137,7 +137,7 @@ class CloudstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveStoragePool(self, request, context):
-        """Names what a storage host has to mount to write into a pool.
+        """Describes a pool as a storage host mounts it to write images.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -164,7 +164,7 @@ class DiskServiceServicer:
     """
 
     def GetCapabilities(self, request, context):
-        """Reports what this host can do.
+        """Reports the host's capabilities.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,7 +185,7 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleasePool(self, request, context):
-        """Forgets a pool; it is unmounted only if this agent mounted it.
+        """Releases a pool; it is unmounted only if this agent mounted it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,7 +249,7 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelTransfer(self, request, context):
-        """Stops a transfer for good; what is on the target stays recorded.
+        """Ends a transfer, which cannot be resumed; the chunk map keeps what is copied.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -271,8 +271,8 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseTransfer(self, request, context):
-        """Pauses a running transfer; its connections stay open. One that has ended
-        stays as it is.
+        """Pauses a running transfer; its connections stay open. A transfer that has
+        ended is not changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -286,7 +286,7 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTransfer(self, request, context):
-        """Forgets an ended transfer and its checkpoint.
+        """Removes the record and the checkpoint of a transfer that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -314,7 +314,7 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelConversion(self, request, context):
-        """Stops a conversion; the image stays as it was before.
+        """Stops a conversion; the image is not changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -328,8 +328,8 @@ class DiskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PruneRecords(self, request, context):
-        """Forgets what ended some time ago: transfers, range sets, chunk maps,
-        conversions with their logs. Images themselves are never touched.
+        """Removes records of work that ended before a given time: transfers, range
+        sets, chunk maps, conversions with their logs. Images are never removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

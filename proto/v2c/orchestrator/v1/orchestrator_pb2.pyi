@@ -64,7 +64,7 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     """Finished."""
 
 class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
-    """Stage is where in its course a migration is; a failed one keeps its stage."""
+    """Stage is the step a migration has reached; a failed one keeps its stage."""
 
 STAGE_UNSPECIFIED: Stage.ValueType  # 0
 """Not known."""
@@ -111,9 +111,9 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     STATE_UNSPECIFIED: _State.ValueType  # 0
     """Not known."""
     STATE_QUEUED: _State.ValueType  # 1
-    """Waiting for a slot among the running ones."""
+    """Waiting for a slot."""
     STATE_RUNNING: _State.ValueType  # 2
-    """At work."""
+    """A tick runs."""
     STATE_WAITING: _State.ValueType  # 3
     """Waiting for time to pass or for an operator."""
     STATE_PAUSED: _State.ValueType  # 4
@@ -133,9 +133,9 @@ class State(_State, metaclass=_StateEnumTypeWrapper):
 STATE_UNSPECIFIED: State.ValueType  # 0
 """Not known."""
 STATE_QUEUED: State.ValueType  # 1
-"""Waiting for a slot among the running ones."""
+"""Waiting for a slot."""
 STATE_RUNNING: State.ValueType  # 2
-"""At work."""
+"""A tick runs."""
 STATE_WAITING: State.ValueType  # 3
 """Waiting for time to pass or for an operator."""
 STATE_PAUSED: State.ValueType  # 4
@@ -164,7 +164,7 @@ class _ShutdownActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Shutdo
     """The operator shuts it down; wait until it is off."""
 
 class ShutdownAction(_ShutdownAction, metaclass=_ShutdownActionEnumTypeWrapper):
-    """ShutdownAction is an operator's answer."""
+    """ShutdownAction is an operator's decision."""
 
 SHUTDOWN_ACTION_UNSPECIFIED: ShutdownAction.ValueType  # 0
 """Refused."""
@@ -220,7 +220,7 @@ Global___PlacementKind: _TypeAlias = PlacementKind  # noqa: Y015
 
 @_typing.final
 class Problem(_message.Message):
-    """Problem is one thing wrong with a spec."""
+    """Problem is one mistake in a spec."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -266,7 +266,7 @@ Global___Problem: _TypeAlias = Problem  # noqa: Y015
 
 @_typing.final
 class Error(_message.Message):
-    """Error is why a migration failed, in the terms of docs/errors.md."""
+    """Error is why a migration failed; docs/reference/errors.md lists the reasons."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -299,11 +299,11 @@ class Error(_message.Message):
     reason: _builtins.str
     """UPPER_SNAKE reason."""
     message: _builtins.str
-    """One paragraph for a person."""
+    """One paragraph for operators."""
     hint: _builtins.str
     """What to do next."""
     retryable: _builtins.bool
-    """True when it is tried again by itself."""
+    """True when the stage is retried automatically."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Details."""
@@ -332,7 +332,7 @@ Global___Error: _TypeAlias = Error  # noqa: Y015
 
 @_typing.final
 class Migration(_message.Message):
-    """Migration is one machine on its way."""
+    """Migration is one machine's migration."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -370,17 +370,17 @@ class Migration(_message.Message):
     vm_moref: _builtins.str
     """Source machine's moref; empty before it is found."""
     stage: Global___Stage.ValueType
-    """Where in its course it is."""
+    """The stage it has reached."""
     next_stage: Global___Stage.ValueType
-    """Stage that follows when all goes well."""
+    """The stage that usually follows."""
     state: Global___State.ValueType
     """What it is doing there."""
     activity: _builtins.str
-    """What it is doing, for a person: "waiting 210 s for delta pass 4"."""
+    """Activity, a line for operators: "waiting 210 s for delta pass 4"."""
     finalize_requested: _builtins.bool
-    """True once finalize was asked for."""
+    """True once finalize was requested."""
     finalize_now_requested: _builtins.bool
-    """True once finalize now was asked for."""
+    """True once finalize now was requested."""
     overall_progress: _builtins.float
     """Progress of the whole migration, 0 to 100."""
     transfer_rate_bytes_per_second: _builtins.int
@@ -395,7 +395,7 @@ class Migration(_message.Message):
     """Number of debts."""
     @_builtins.property
     def error(self) -> Global___Error:
-        """Why it failed; the last error also while it is retried."""
+        """Why it failed, or why its stage is being retried."""
 
     @_builtins.property
     def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskProgress]:
@@ -427,7 +427,7 @@ class Migration(_message.Message):
 
     @_builtins.property
     def debts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Debt]:
-        """What is still to be undone, or handed over, oldest first."""
+        """Its debts, oldest first."""
 
     def __init__(
         self,
@@ -468,8 +468,8 @@ Global___Migration: _TypeAlias = Migration  # noqa: Y015
 
 @_typing.final
 class Debt(_message.Message):
-    """Debt is something made for a migration that is still to be undone, or to be
-    handed over to CloudStack. A migration that copies has one for each image.
+    """Debt is something made for a migration that must still be undone, or handed
+    over to CloudStack. A migration that copies has one debt for each image.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -486,14 +486,12 @@ class Debt(_message.Message):
     CloudStack's id of the pool that was mounted there.
     """
     attempts: _builtins.int
-    """How often removing it has failed; it is tried again."""
+    """How often settling it has failed; it is retried."""
     last_error: _builtins.str
-    """Why it failed the last time; empty before."""
+    """The message of the last failure; empty if there was none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was recorded, just before the thing was made: its age counts from
-        here.
-        """
+        """When the debt was added, which is just before the thing was made."""
 
     def __init__(
         self,
@@ -544,7 +542,7 @@ class DiskProgress(_message.Message):
     percent: _builtins.float
     """Progress of the present pass, 0 to 100."""
     done_bytes: _builtins.int
-    """Bytes gone through in the present pass."""
+    """Bytes processed in the present pass."""
     total_bytes: _builtins.int
     """Bytes of the present pass."""
     rate_bytes_per_second: _builtins.int
@@ -604,10 +602,10 @@ class Pass(_message.Message):
     written_bytes: _builtins.int
     """Bytes of data written to the target."""
     changed_bytes: _builtins.int
-    """Bytes vCenter called changed; the whole disk for a full pass."""
+    """Bytes that vCenter reported as changed; the whole disk for a full pass."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When its snapshot was asked for."""
+        """When its snapshot was requested."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -668,7 +666,7 @@ Global___StageTime: _TypeAlias = StageTime  # noqa: Y015
 
 @_typing.final
 class Downtime(_message.Message):
-    """Downtime is how long the machine was, or has been, away."""
+    """Downtime is how long the machine was, or has been, unavailable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -700,11 +698,11 @@ class Downtime(_message.Message):
     """Seconds in all so far."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the source was found to be off, or asked to go off."""
+        """When the source was asked to shut down, or was found to be off."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When the target ran, or was left stopped on request."""
+        """When the target ran, or was ready to be started."""
 
     @_builtins.property
     def part_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
@@ -765,18 +763,18 @@ class Event(_message.Message):
     sequence: _builtins.int
     """Number in order."""
     migration_id: _builtins.str
-    """Migration; empty for what concerns all."""
+    """Migration; empty for events that concern all migrations."""
     vm_name: _builtins.str
     """Machine's name."""
     action: _builtins.str
     """What happened, for example "stage.entered" or "operator.finalize"."""
     message: _builtins.str
-    """One sentence for a person."""
+    """One sentence for operators."""
     actor: _builtins.str
-    """Who: "orchestrator", or the caller as authenticated."""
+    """Who did it: "orchestrator", or the authenticated caller."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """When it happened."""
 
     @_builtins.property
     def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -805,8 +803,8 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 @_typing.final
 class Selector(_message.Message):
     """Selector names a migration: its id, a moref, or a name that only one
-    machine has. What fits several is AMBIGUOUS_MIGRATION, with
-    AmbiguousMigrationDetails among the status's details.
+    machine has. If it matches several migrations, the call fails with
+    AMBIGUOUS_MIGRATION and AmbiguousMigrationDetails in the status's details.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -822,8 +820,8 @@ class Selector(_message.Message):
     vm_name: _builtins.str
     """Source machine's name."""
     any: _builtins.str
-    """A migration's id, or a machine's moref or name, whichever it is. Used when
-    the other fields are empty.
+    """A migration's id, or a machine's moref or name. Used if the other fields
+    are empty.
     """
     def __init__(
         self,
@@ -843,7 +841,7 @@ Global___Selector: _TypeAlias = Selector  # noqa: Y015
 
 @_typing.final
 class Candidate(_message.Message):
-    """Candidate is a migration that an ambiguous selector may mean."""
+    """Candidate is a migration that matches an ambiguous selector."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -859,7 +857,7 @@ class Candidate(_message.Message):
     vm_moref: _builtins.str
     """Source machine's moref; empty before it is found."""
     stage: Global___Stage.ValueType
-    """Where in its course it is."""
+    """The stage it has reached."""
     state: Global___State.ValueType
     """What it is doing there."""
     def __init__(
@@ -889,12 +887,12 @@ class AmbiguousMigrationDetails(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     MORE_COUNT_FIELD_NUMBER: _builtins.int
     selector: _builtins.str
-    """The id, moref or name that was asked for."""
+    """The id, moref or name in the request."""
     more_count: _builtins.int
-    """How many more there are."""
+    """How many more match."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """What it may mean, oldest first; as many as fit into a status."""
+        """The migrations that match, oldest first; as many as fit into a status."""
 
     def __init__(
         self,
@@ -951,7 +949,7 @@ class PlannedVm(_message.Message):
     vm_moref: _builtins.str
     """Moref; empty when the spec has none."""
     migration_id: _builtins.str
-    """Id of the migration that exists for it; empty when none does."""
+    """Id of the machine's migration; empty if there is none."""
     def __init__(
         self,
         *,
@@ -969,7 +967,7 @@ Global___PlannedVm: _TypeAlias = PlannedVm  # noqa: Y015
 
 @_typing.final
 class CheckSpecResponse(_message.Message):
-    """CheckSpecResponse is what is planned, or what is wrong."""
+    """CheckSpecResponse has the machines, or the mistakes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1029,9 +1027,9 @@ Global___SubmitSpecRequest: _TypeAlias = SubmitSpecRequest  # noqa: Y015
 
 @_typing.final
 class SubmitSpecResponse(_message.Message):
-    """SubmitSpecResponse lists the migrations, in the order of the spec. A spec
-    with mistakes is SPEC_INVALID, with SpecInvalidDetails among the status's
-    details.
+    """SubmitSpecResponse lists the migrations, in the order of the spec. For a spec
+    with mistakes the call fails with SPEC_INVALID and SpecInvalidDetails in the
+    status's details.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1044,7 +1042,7 @@ class SubmitSpecResponse(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
-        """What was accepted but looks wrong."""
+        """Warnings: fields that were accepted but may be mistakes."""
 
     def __init__(
         self,
@@ -1069,7 +1067,7 @@ class SpecInvalidDetails(_message.Message):
     PROBLEMS_FIELD_NUMBER: _builtins.int
     MORE_COUNT_FIELD_NUMBER: _builtins.int
     more_count: _builtins.int
-    """How many more there are; CheckSpec lists them all."""
+    """How many more mistakes there are; CheckSpec lists them all."""
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
         """What is wrong, in the order found; as many as fit into a status."""
@@ -1097,10 +1095,10 @@ class StartMigrationsRequest(_message.Message):
     SELECTORS_FIELD_NUMBER: _builtins.int
     PARALLEL_VMS_FIELD_NUMBER: _builtins.int
     parallel_vms: _builtins.int
-    """How many machines are worked on at once from now on; 0 leaves it."""
+    """Number of slots for full copies from now on; 0 for no change."""
     @_builtins.property
     def selectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Selector]:
-        """Which; empty for all that were never started."""
+        """Which; empty for all that are in the state queued."""
 
     def __init__(
         self,
@@ -1298,17 +1296,18 @@ Global___WatchMigrationsResponse: _TypeAlias = WatchMigrationsResponse  # noqa: 
 
 @_typing.final
 class FinalizeMigrationRequest(_message.Message):
-    """FinalizeMigrationRequest asks for cutover."""
+    """FinalizeMigrationRequest requests the cutover."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SELECTOR_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
     now: _builtins.bool
-    """False: cutover follows the next delta pass that begins after it was asked,
-    so that the final pass, which is downtime, is small. True: cutover follows
-    the pass at work, or comes at once between two delta passes; the full copy
-    is always finished. True after false counts, false after true does not.
+    """False: the cutover follows the first delta pass that begins after this
+    request, so that the final pass, which is downtime, is short. True: the
+    cutover follows the running pass, or between two delta passes begins at
+    once; the full copy is always finished. A request with true overrides an
+    earlier one with false, but not the reverse.
     """
     @_builtins.property
     def selector(self) -> Global___Selector:
@@ -1354,14 +1353,14 @@ Global___FinalizeMigrationResponse: _TypeAlias = FinalizeMigrationResponse  # no
 
 @_typing.final
 class DecideShutdownRequest(_message.Message):
-    """DecideShutdownRequest is an operator's answer."""
+    """DecideShutdownRequest is an operator's decision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SELECTOR_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     action: Global___ShutdownAction.ValueType
-    """What to do."""
+    """The decision."""
     @_builtins.property
     def selector(self) -> Global___Selector:
         """Which."""
@@ -1686,7 +1685,7 @@ class ListEventsResponse(_message.Message):
     MIGRATION_ID_FIELD_NUMBER: _builtins.int
     VM_NAME_FIELD_NUMBER: _builtins.int
     migration_id: _builtins.str
-    """The migration that the selector means; empty without a selector."""
+    """The migration that matches the selector; empty without a selector."""
     vm_name: _builtins.str
     """The name of that migration's machine."""
     @_builtins.property
@@ -1799,7 +1798,7 @@ class StateTableRow(_message.Message):
     on_retry: _builtins.str
     """What retry does there."""
     on_rollback: _builtins.str
-    """What rollback or cancel undoes there."""
+    """How rollback or cancel undoes the stage."""
     @_builtins.property
     def next_stages(self) -> _containers.RepeatedScalarFieldContainer[Global___Stage.ValueType]:
         """Stages that may follow."""
@@ -1933,7 +1932,7 @@ class SourceDisk(_message.Message):
     CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     unit: _builtins.int
-    """The number specs use."""
+    """The disk's number in specs."""
     key: _builtins.int
     """vCenter's device key."""
     label: _builtins.str
@@ -2057,7 +2056,7 @@ Global___ListSourceVmsResponse: _TypeAlias = ListSourceVmsResponse  # noqa: Y015
 
 @_typing.final
 class TargetPlacement(_message.Message):
-    """TargetPlacement is one thing a machine can be placed on."""
+    """TargetPlacement is a zone, cluster, pool, network, offering or OS type."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2096,7 +2095,7 @@ class TargetPlacement(_message.Message):
     """Cluster."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What CloudStack lists of it, by its own names."""
+        """CloudStack's own fields."""
 
     def __init__(
         self,

@@ -132,16 +132,16 @@ class OrchestratorServiceServicer:
     """
 
     def CheckSpec(self, request, context):
-        """Checks a spec and lists what it would do, without keeping anything.
+        """Checks a spec and lists the machines it names, without storing anything.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitSpec(self, request, context):
-        """Creates a migration for every machine of a spec. One that exists for the
-        same machine is returned, with the spec's settings adopted where its
-        stage still allows that.
+        """Creates a migration for every machine of a spec. If a machine has a
+        migration, that one is returned; it adopts the spec's settings if its stage
+        still allows that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,32 +169,33 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchMigrations(self, request, context):
-        """Streams whole snapshots: first of every migration asked for, then of each
-        one that changes, at least once a second while it copies.
+        """Streams whole snapshots: first of every requested migration, then of each
+        migration that changes, at least once a second while it copies.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinalizeMigration(self, request, context):
-        """Asks for cutover. Accepted in the stages from init to delta, also of a
-        migration that is not started, paused or failed: it counts once that one
-        continues. From awaiting_shutdown_action on, and once it has ended, it is
-        refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
+        """Requests the cutover. Accepted in the stages from init to delta, also for a
+        migration that is not started, paused or failed: the request then takes
+        effect when the migration continues. From awaiting_shutdown_action on, and
+        after the migration has ended, it is refused with CONTROL_NOT_ALLOWED. The
+        request can be repeated, but not withdrawn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DecideShutdown(self, request, context):
-        """Answers a migration in awaiting_shutdown_action.
+        """Decides how a machine in awaiting_shutdown_action is shut down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseMigration(self, request, context):
-        """Stops a migration at the next safe point and keeps it there.
+        """Stops a migration at the next safe point, until it is resumed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,7 +209,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelMigration(self, request, context):
-        """Ends a migration before cutover and cleans up both sides.
+        """Ends a migration before the import and undoes what it made on both sides.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,7 +258,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTargetPlacements(self, request, context):
-        """Lists what machines can be placed on at the target.
+        """Lists the target's placements: zones, clusters, pools and so on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,11 +36,11 @@ class OrchestratorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrchestratorServiceAsyncStub: ...
     CheckSpec: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CheckSpecRequest, _orchestrator_pb2.CheckSpecResponse]
-    """Checks a spec and lists what it would do, without keeping anything."""
+    """Checks a spec and lists the machines it names, without storing anything."""
     SubmitSpec: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]
-    """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned, with the spec's settings adopted where its
-    stage still allows that.
+    """Creates a migration for every machine of a spec. If a machine has a
+    migration, that one is returned; it adopts the spec's settings if its stage
+    still allows that.
     """
     StartMigrations: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]
     """Puts migrations into the queue."""
@@ -49,23 +49,24 @@ class OrchestratorServiceStub:
     ListMigrations: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListMigrationsRequest, _orchestrator_pb2.ListMigrationsResponse]
     """Lists migrations, oldest first."""
     WatchMigrations: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.WatchMigrationsRequest, _orchestrator_pb2.WatchMigrationsResponse]
-    """Streams whole snapshots: first of every migration asked for, then of each
-    one that changes, at least once a second while it copies.
+    """Streams whole snapshots: first of every requested migration, then of each
+    migration that changes, at least once a second while it copies.
     """
     FinalizeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]
-    """Asks for cutover. Accepted in the stages from init to delta, also of a
-    migration that is not started, paused or failed: it counts once that one
-    continues. From awaiting_shutdown_action on, and once it has ended, it is
-    refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
+    """Requests the cutover. Accepted in the stages from init to delta, also for a
+    migration that is not started, paused or failed: the request then takes
+    effect when the migration continues. From awaiting_shutdown_action on, and
+    after the migration has ended, it is refused with CONTROL_NOT_ALLOWED. The
+    request can be repeated, but not withdrawn.
     """
     DecideShutdown: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]
-    """Answers a migration in awaiting_shutdown_action."""
+    """Decides how a machine in awaiting_shutdown_action is shut down."""
     PauseMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]
-    """Stops a migration at the next safe point and keeps it there."""
+    """Stops a migration at the next safe point, until it is resumed."""
     ResumeMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]
     """Continues a paused migration."""
     CancelMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]
-    """Ends a migration before cutover and cleans up both sides."""
+    """Ends a migration before the import and undoes what it made on both sides."""
     RetryMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]
     """Continues a failed migration at its stage."""
     RollbackMigration: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RollbackMigrationRequest, _orchestrator_pb2.RollbackMigrationResponse]
@@ -79,7 +80,7 @@ class OrchestratorServiceStub:
     ListSourceVms: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListSourceVmsRequest, _orchestrator_pb2.ListSourceVmsResponse]
     """Lists the source's virtual machines."""
     ListTargetPlacements: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListTargetPlacementsRequest, _orchestrator_pb2.ListTargetPlacementsResponse]
-    """Lists what machines can be placed on at the target."""
+    """Lists the target's placements: zones, clusters, pools and so on."""
 
 @_typing.type_check_only
 class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
@@ -87,11 +88,11 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckSpec: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CheckSpecRequest, _orchestrator_pb2.CheckSpecResponse]  # type: ignore[assignment]
-    """Checks a spec and lists what it would do, without keeping anything."""
+    """Checks a spec and lists the machines it names, without storing anything."""
     SubmitSpec: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitSpecRequest, _orchestrator_pb2.SubmitSpecResponse]  # type: ignore[assignment]
-    """Creates a migration for every machine of a spec. One that exists for the
-    same machine is returned, with the spec's settings adopted where its
-    stage still allows that.
+    """Creates a migration for every machine of a spec. If a machine has a
+    migration, that one is returned; it adopts the spec's settings if its stage
+    still allows that.
     """
     StartMigrations: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.StartMigrationsRequest, _orchestrator_pb2.StartMigrationsResponse]  # type: ignore[assignment]
     """Puts migrations into the queue."""
@@ -100,23 +101,24 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     ListMigrations: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListMigrationsRequest, _orchestrator_pb2.ListMigrationsResponse]  # type: ignore[assignment]
     """Lists migrations, oldest first."""
     WatchMigrations: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.WatchMigrationsRequest, _orchestrator_pb2.WatchMigrationsResponse]  # type: ignore[assignment]
-    """Streams whole snapshots: first of every migration asked for, then of each
-    one that changes, at least once a second while it copies.
+    """Streams whole snapshots: first of every requested migration, then of each
+    migration that changes, at least once a second while it copies.
     """
     FinalizeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.FinalizeMigrationRequest, _orchestrator_pb2.FinalizeMigrationResponse]  # type: ignore[assignment]
-    """Asks for cutover. Accepted in the stages from init to delta, also of a
-    migration that is not started, paused or failed: it counts once that one
-    continues. From awaiting_shutdown_action on, and once it has ended, it is
-    refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
+    """Requests the cutover. Accepted in the stages from init to delta, also for a
+    migration that is not started, paused or failed: the request then takes
+    effect when the migration continues. From awaiting_shutdown_action on, and
+    after the migration has ended, it is refused with CONTROL_NOT_ALLOWED. The
+    request can be repeated, but not withdrawn.
     """
     DecideShutdown: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DecideShutdownRequest, _orchestrator_pb2.DecideShutdownResponse]  # type: ignore[assignment]
-    """Answers a migration in awaiting_shutdown_action."""
+    """Decides how a machine in awaiting_shutdown_action is shut down."""
     PauseMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.PauseMigrationRequest, _orchestrator_pb2.PauseMigrationResponse]  # type: ignore[assignment]
-    """Stops a migration at the next safe point and keeps it there."""
+    """Stops a migration at the next safe point, until it is resumed."""
     ResumeMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeMigrationRequest, _orchestrator_pb2.ResumeMigrationResponse]  # type: ignore[assignment]
     """Continues a paused migration."""
     CancelMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelMigrationRequest, _orchestrator_pb2.CancelMigrationResponse]  # type: ignore[assignment]
-    """Ends a migration before cutover and cleans up both sides."""
+    """Ends a migration before the import and undoes what it made on both sides."""
     RetryMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RetryMigrationRequest, _orchestrator_pb2.RetryMigrationResponse]  # type: ignore[assignment]
     """Continues a failed migration at its stage."""
     RollbackMigration: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RollbackMigrationRequest, _orchestrator_pb2.RollbackMigrationResponse]  # type: ignore[assignment]
@@ -130,7 +132,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     ListSourceVms: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListSourceVmsRequest, _orchestrator_pb2.ListSourceVmsResponse]  # type: ignore[assignment]
     """Lists the source's virtual machines."""
     ListTargetPlacements: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListTargetPlacementsRequest, _orchestrator_pb2.ListTargetPlacementsResponse]  # type: ignore[assignment]
-    """Lists what machines can be placed on at the target."""
+    """Lists the target's placements: zones, clusters, pools and so on."""
 
 class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     """OrchestratorService owns the state machine."""
@@ -141,7 +143,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.CheckSpecRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.CheckSpecResponse, _abc.Awaitable[_orchestrator_pb2.CheckSpecResponse]]:
-        """Checks a spec and lists what it would do, without keeping anything."""
+        """Checks a spec and lists the machines it names, without storing anything."""
 
     @_abc_1.abstractmethod
     def SubmitSpec(
@@ -149,9 +151,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.SubmitSpecRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.SubmitSpecResponse, _abc.Awaitable[_orchestrator_pb2.SubmitSpecResponse]]:
-        """Creates a migration for every machine of a spec. One that exists for the
-        same machine is returned, with the spec's settings adopted where its
-        stage still allows that.
+        """Creates a migration for every machine of a spec. If a machine has a
+        migration, that one is returned; it adopts the spec's settings if its stage
+        still allows that.
         """
 
     @_abc_1.abstractmethod
@@ -184,8 +186,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.WatchMigrationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_orchestrator_pb2.WatchMigrationsResponse], _abc.AsyncIterator[_orchestrator_pb2.WatchMigrationsResponse]]:
-        """Streams whole snapshots: first of every migration asked for, then of each
-        one that changes, at least once a second while it copies.
+        """Streams whole snapshots: first of every requested migration, then of each
+        migration that changes, at least once a second while it copies.
         """
 
     @_abc_1.abstractmethod
@@ -194,10 +196,11 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.FinalizeMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.FinalizeMigrationResponse, _abc.Awaitable[_orchestrator_pb2.FinalizeMigrationResponse]]:
-        """Asks for cutover. Accepted in the stages from init to delta, also of a
-        migration that is not started, paused or failed: it counts once that one
-        continues. From awaiting_shutdown_action on, and once it has ended, it is
-        refused with CONTROL_NOT_ALLOWED. It can be repeated, but not withdrawn.
+        """Requests the cutover. Accepted in the stages from init to delta, also for a
+        migration that is not started, paused or failed: the request then takes
+        effect when the migration continues. From awaiting_shutdown_action on, and
+        after the migration has ended, it is refused with CONTROL_NOT_ALLOWED. The
+        request can be repeated, but not withdrawn.
         """
 
     @_abc_1.abstractmethod
@@ -206,7 +209,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.DecideShutdownRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.DecideShutdownResponse, _abc.Awaitable[_orchestrator_pb2.DecideShutdownResponse]]:
-        """Answers a migration in awaiting_shutdown_action."""
+        """Decides how a machine in awaiting_shutdown_action is shut down."""
 
     @_abc_1.abstractmethod
     def PauseMigration(
@@ -214,7 +217,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.PauseMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.PauseMigrationResponse, _abc.Awaitable[_orchestrator_pb2.PauseMigrationResponse]]:
-        """Stops a migration at the next safe point and keeps it there."""
+        """Stops a migration at the next safe point, until it is resumed."""
 
     @_abc_1.abstractmethod
     def ResumeMigration(
@@ -230,7 +233,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.CancelMigrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.CancelMigrationResponse, _abc.Awaitable[_orchestrator_pb2.CancelMigrationResponse]]:
-        """Ends a migration before cutover and cleans up both sides."""
+        """Ends a migration before the import and undoes what it made on both sides."""
 
     @_abc_1.abstractmethod
     def RetryMigration(
@@ -286,6 +289,6 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.ListTargetPlacementsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.ListTargetPlacementsResponse, _abc.Awaitable[_orchestrator_pb2.ListTargetPlacementsResponse]]:
-        """Lists what machines can be placed on at the target."""
+        """Lists the target's placements: zones, clusters, pools and so on."""
 
 def add_OrchestratorServiceServicer_to_server(servicer: OrchestratorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,8 +3,8 @@
 isort:skip_file
 The source side: one vCenter, its inventory, changed block tracking,
 snapshots and power. Every call is idempotent; every unary call needs a
-deadline; every error carries a google.rpc.ErrorInfo whose reason is listed
-in docs/errors.md.
+deadline; every error has a google.rpc.ErrorInfo whose reason is listed in
+docs/reference/errors.md.
 """
 
 from collections import abc as _abc
@@ -92,7 +92,7 @@ class _QuiesceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quiesce.Value
     """Never quiesce."""
 
 class Quiesce(_Quiesce, metaclass=_QuiesceEnumTypeWrapper):
-    """Quiesce says whether the guest's file systems are frozen for a snapshot."""
+    """Quiesce is whether the guest's file systems are frozen for a snapshot."""
 
 QUIESCE_UNSPECIFIED: Quiesce.ValueType  # 0
 """The same as QUIESCE_AUTO."""
@@ -113,9 +113,9 @@ class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.Val
     SEVERITY_UNSPECIFIED: _Severity.ValueType  # 0
     """Not ranked."""
     SEVERITY_INFO: _Severity.ValueType  # 1
-    """Worth knowing."""
+    """For information."""
     SEVERITY_WARNING: _Severity.ValueType  # 2
-    """The migration works, but worse than it could."""
+    """The migration works, but with a drawback."""
     SEVERITY_ERROR: _Severity.ValueType  # 3
     """The migration cannot work until this is corrected."""
 
@@ -125,16 +125,16 @@ class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
 SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
 """Not ranked."""
 SEVERITY_INFO: Severity.ValueType  # 1
-"""Worth knowing."""
+"""For information."""
 SEVERITY_WARNING: Severity.ValueType  # 2
-"""The migration works, but worse than it could."""
+"""The migration works, but with a drawback."""
 SEVERITY_ERROR: Severity.ValueType  # 3
 """The migration cannot work until this is corrected."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
 @_typing.final
 class Vm(_message.Message):
-    """Vm is one virtual machine as vCenter has it."""
+    """Vm is one virtual machine in vCenter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -161,7 +161,7 @@ class Vm(_message.Message):
     moref: _builtins.str
     """Managed object reference, for example "vm-42"."""
     instance_uuid: _builtins.str
-    """vCenter's instance UUID, stable over re-registration."""
+    """vCenter's instance UUID, which re-registration does not change."""
     name: _builtins.str
     """Name with vCenter's escapes (%2f, %5c, %25) resolved."""
     path: _builtins.str
@@ -173,7 +173,7 @@ class Vm(_message.Message):
     guest_id: _builtins.str
     """VMware's guest id, for example "debian12_64Guest"."""
     guest_full_name: _builtins.str
-    """The guest's full name as Tools or the configuration give it."""
+    """The guest's full name, from Tools or the configuration."""
     firmware: Global___Firmware.ValueType
     """Firmware."""
     secure_boot: _builtins.bool
@@ -189,7 +189,7 @@ class Vm(_message.Message):
     change_tracking_supported: _builtins.bool
     """True when the platform can track changed blocks for it."""
     consolidation_needed: _builtins.bool
-    """True when vCenter wants disks consolidated."""
+    """True when vCenter asks for the disks to be consolidated."""
     host: _builtins.str
     """Name of the ESXi host it runs on."""
     snapshot_count: _builtins.int
@@ -271,14 +271,14 @@ class Disk(_message.Message):
     change_tracking_enabled: _builtins.bool
     """True when changed block tracking is on for this disk."""
     unsupported_reason: _builtins.str
-    """Why no snapshot covers this disk (independent, physical RDM, shared
-    bus); empty when one does.
+    """Why snapshots do not cover this disk (independent, physical RDM, shared
+    bus); empty if they do.
     """
     slot: _builtins.str
     """Controller and unit number as VMware writes them, for example "scsi1:0"."""
     used_bytes: _builtins.int
-    """Bytes a thin disk's files take on the datastore, reported by GetVm only; 0
-    when not known, as for thick disks.
+    """Bytes that a thin disk's files occupy on the datastore, reported by GetVm
+    only; 0 if not known, as for thick disks.
     """
     def __init__(
         self,
@@ -351,7 +351,7 @@ Global___Nic: _TypeAlias = Nic  # noqa: Y015
 
 @_typing.final
 class Snapshot(_message.Message):
-    """Snapshot is one snapshot with what a data path needs to read it."""
+    """Snapshot is one snapshot and its disks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -393,7 +393,7 @@ Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
 
 @_typing.final
 class SnapshotDisk(_message.Message):
-    """SnapshotDisk is one disk as a snapshot froze it."""
+    """SnapshotDisk is one disk at the time of a snapshot."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -404,7 +404,7 @@ class SnapshotDisk(_message.Message):
     key: _builtins.int
     """vCenter's device key."""
     path: _builtins.str
-    """Backing file to open read-only through the snapshot."""
+    """Backing file, which is opened read-only through the snapshot."""
     change_id: _builtins.str
     """Opaque change id; empty when the disk is not tracked."""
     capacity_bytes: _builtins.int
@@ -464,11 +464,11 @@ class Finding(_message.Message):
     name: _builtins.str
     """UPPER_SNAKE name, for example "DISK_INDEPENDENT"."""
     severity: Global___Severity.ValueType
-    """How bad it is."""
+    """How serious it is."""
     message: _builtins.str
-    """One sentence for a person."""
+    """One sentence for operators."""
     hint: _builtins.str
-    """What to do about it."""
+    """Hint: the next step."""
     def __init__(
         self,
         *,
@@ -522,8 +522,8 @@ class GetEndpointResponse(_message.Message):
     instance_uuid: _builtins.str
     """vCenter's instance UUID."""
     thumbprint_sha1: _builtins.str
-    """SHA-1 thumbprint of its certificate, upper case with colons, as VDDK
-    wants it.
+    """SHA-1 thumbprint of its certificate in VDDK's format: upper case with
+    colons.
     """
     def __init__(
         self,
@@ -544,7 +544,7 @@ Global___GetEndpointResponse: _TypeAlias = GetEndpointResponse  # noqa: Y015
 
 @_typing.final
 class ListVmsRequest(_message.Message):
-    """ListVmsRequest asks for one page."""
+    """ListVmsRequest requests one page."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -606,8 +606,8 @@ Global___ListVmsResponse: _TypeAlias = ListVmsResponse  # noqa: Y015
 
 @_typing.final
 class GetVmRequest(_message.Message):
-    """GetVmRequest names one machine; a moref or an instance UUID wins over the
-    name, and a name given with a moref must fit it.
+    """GetVmRequest names one machine. It is looked up by moref or instance UUID if
+    one is given, else by name; a name given with a moref must be that machine's.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -684,14 +684,14 @@ Global___CheckVmRequest: _TypeAlias = CheckVmRequest  # noqa: Y015
 
 @_typing.final
 class CheckVmResponse(_message.Message):
-    """CheckVmResponse lists findings, worst first."""
+    """CheckVmResponse lists findings, the most serious first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FINDINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
-        """Findings; empty when nothing is in the way."""
+        """Findings; empty if there are none."""
 
     def __init__(
         self,
@@ -826,7 +826,7 @@ class RemoveSnapshotRequest(_message.Message):
     vm_moref: _builtins.str
     """Managed object reference of the machine."""
     snapshot_moref: _builtins.str
-    """Managed object reference of the snapshot; wins over the name."""
+    """Managed object reference of the snapshot; if given, the name is ignored."""
     name: _builtins.str
     """The name it was created with."""
     def __init__(
@@ -852,7 +852,7 @@ class RemoveSnapshotResponse(_message.Message):
 
     REMOVED_FIELD_NUMBER: _builtins.int
     removed: _builtins.bool
-    """True when it existed and is now gone."""
+    """True when it existed and was removed."""
     def __init__(
         self,
         *,
@@ -1006,7 +1006,7 @@ Global___GetPowerRequest: _TypeAlias = GetPowerRequest  # noqa: Y015
 
 @_typing.final
 class GetPowerResponse(_message.Message):
-    """GetPowerResponse is the state now."""
+    """GetPowerResponse is the present state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

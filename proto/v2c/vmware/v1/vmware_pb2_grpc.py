@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class VmwareServiceStub:
-    """VmwareService owns the vCenter session. It knows nothing of CloudStack or
-    QCOW2, and keeps no state of its own: what it creates in vCenter is found
-    again by the name the caller chose.
+    """VmwareService owns the vCenter session. It does not use CloudStack or QCOW2,
+    and keeps no state of its own: snapshots that it creates in vCenter are found
+    again by the name that the caller chose.
     """
 
     def __init__(self, channel):
@@ -105,9 +105,9 @@ class VmwareServiceStub:
 
 
 class VmwareServiceServicer:
-    """VmwareService owns the vCenter session. It knows nothing of CloudStack or
-    QCOW2, and keeps no state of its own: what it creates in vCenter is found
-    again by the name the caller chose.
+    """VmwareService owns the vCenter session. It does not use CloudStack or QCOW2,
+    and keeps no state of its own: snapshots that it creates in vCenter are found
+    again by the name that the caller chose.
     """
 
     def GetEndpoint(self, request, context):
@@ -118,7 +118,7 @@ class VmwareServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVms(self, request, context):
-        """Lists virtual machines, a page at a time, ordered by inventory path.
+        """Lists virtual machines, page by page, ordered by inventory path.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +133,7 @@ class VmwareServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckVm(self, request, context):
-        """Names what would keep a virtual machine from being migrated warm.
+        """Lists findings that prevent or affect a machine's warm migration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +155,7 @@ class VmwareServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveSnapshot(self, request, context):
-        """Removes a snapshot; one that is already gone is no error.
+        """Removes a snapshot; it is no error if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,7 +171,7 @@ class VmwareServiceServicer:
     def StreamChangedAreas(self, request, context):
         """Streams the areas of one disk that changed between a change id and a
         snapshot: in order, without overlap, checked to cover the whole disk.
-        CBT_RESET when vCenter no longer knows them.
+        Fails with CBT_RESET if vCenter no longer knows them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,22 +185,22 @@ class VmwareServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShutdownGuest(self, request, context):
-        """Asks the guest to shut down; returns at once, poll GetPower.
-        TOOLS_NOT_RUNNING when VMware Tools do not run in it.
+        """Asks the guest to shut down and returns at once; poll GetPower. Fails with
+        TOOLS_NOT_RUNNING if VMware Tools do not run in the guest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PowerOff(self, request, context):
-        """Switches the machine off at once, without its guest.
+        """Powers the machine off at once, without asking its guest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PowerOn(self, request, context):
-        """Switches the machine on.
+        """Powers the machine on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -283,9 +283,9 @@ def add_VmwareServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VmwareService:
-    """VmwareService owns the vCenter session. It knows nothing of CloudStack or
-    QCOW2, and keeps no state of its own: what it creates in vCenter is found
-    again by the name the caller chose.
+    """VmwareService owns the vCenter session. It does not use CloudStack or QCOW2,
+    and keeps no state of its own: snapshots that it creates in vCenter are found
+    again by the name that the caller chose.
     """
 
     @staticmethod

@@ -3,8 +3,8 @@
 isort:skip_file
 The source side: one vCenter, its inventory, changed block tracking,
 snapshots and power. Every call is idempotent; every unary call needs a
-deadline; every error carries a google.rpc.ErrorInfo whose reason is listed
-in docs/errors.md.
+deadline; every error has a google.rpc.ErrorInfo whose reason is listed in
+docs/reference/errors.md.
 """
 
 from collections import abc as _abc
@@ -31,9 +31,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class VmwareServiceStub:
-    """VmwareService owns the vCenter session. It knows nothing of CloudStack or
-    QCOW2, and keeps no state of its own: what it creates in vCenter is found
-    again by the name the caller chose.
+    """VmwareService owns the vCenter session. It does not use CloudStack or QCOW2,
+    and keeps no state of its own: snapshots that it creates in vCenter are found
+    again by the name that the caller chose.
     """
 
     @_typing.overload
@@ -43,13 +43,13 @@ class VmwareServiceStub:
     GetEndpoint: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.GetEndpointRequest, _vmware_pb2.GetEndpointResponse]
     """Identifies the vCenter this agent talks to, after logging in."""
     ListVms: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.ListVmsRequest, _vmware_pb2.ListVmsResponse]
-    """Lists virtual machines, a page at a time, ordered by inventory path."""
+    """Lists virtual machines, page by page, ordered by inventory path."""
     GetVm: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.GetVmRequest, _vmware_pb2.GetVmResponse]
     """Finds exactly one virtual machine by moref, instance UUID or name.
     AMBIGUOUS_VM_NAME lists the candidates; VM_NOT_FOUND the nearest names.
     """
     CheckVm: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.CheckVmRequest, _vmware_pb2.CheckVmResponse]
-    """Names what would keep a virtual machine from being migrated warm."""
+    """Lists findings that prevent or affect a machine's warm migration."""
     EnableChangeTracking: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.EnableChangeTrackingRequest, _vmware_pb2.EnableChangeTrackingResponse]
     """Switches changed block tracking on for the machine and for each disk."""
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.CreateSnapshotRequest, _vmware_pb2.CreateSnapshotResponse]
@@ -57,43 +57,43 @@ class VmwareServiceStub:
     already has it.
     """
     RemoveSnapshot: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.RemoveSnapshotRequest, _vmware_pb2.RemoveSnapshotResponse]
-    """Removes a snapshot; one that is already gone is no error."""
+    """Removes a snapshot; it is no error if there is none."""
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.ListSnapshotsRequest, _vmware_pb2.ListSnapshotsResponse]
     """Lists a machine's snapshots, or only those this product created."""
     StreamChangedAreas: _grpc.UnaryStreamMultiCallable[_vmware_pb2.StreamChangedAreasRequest, _vmware_pb2.StreamChangedAreasResponse]
     """Streams the areas of one disk that changed between a change id and a
     snapshot: in order, without overlap, checked to cover the whole disk.
-    CBT_RESET when vCenter no longer knows them.
+    Fails with CBT_RESET if vCenter no longer knows them.
     """
     GetPower: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.GetPowerRequest, _vmware_pb2.GetPowerResponse]
     """Reads the power state and whether VMware Tools run."""
     ShutdownGuest: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.ShutdownGuestRequest, _vmware_pb2.ShutdownGuestResponse]
-    """Asks the guest to shut down; returns at once, poll GetPower.
-    TOOLS_NOT_RUNNING when VMware Tools do not run in it.
+    """Asks the guest to shut down and returns at once; poll GetPower. Fails with
+    TOOLS_NOT_RUNNING if VMware Tools do not run in the guest.
     """
     PowerOff: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.PowerOffRequest, _vmware_pb2.PowerOffResponse]
-    """Switches the machine off at once, without its guest."""
+    """Powers the machine off at once, without asking its guest."""
     PowerOn: _grpc.UnaryUnaryMultiCallable[_vmware_pb2.PowerOnRequest, _vmware_pb2.PowerOnResponse]
-    """Switches the machine on."""
+    """Powers the machine on."""
 
 @_typing.type_check_only
 class VmwareServiceAsyncStub(VmwareServiceStub):
-    """VmwareService owns the vCenter session. It knows nothing of CloudStack or
-    QCOW2, and keeps no state of its own: what it creates in vCenter is found
-    again by the name the caller chose.
+    """VmwareService owns the vCenter session. It does not use CloudStack or QCOW2,
+    and keeps no state of its own: snapshots that it creates in vCenter are found
+    again by the name that the caller chose.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_vmware_pb2.GetEndpointRequest, _vmware_pb2.GetEndpointResponse]  # type: ignore[assignment]
     """Identifies the vCenter this agent talks to, after logging in."""
     ListVms: _aio.UnaryUnaryMultiCallable[_vmware_pb2.ListVmsRequest, _vmware_pb2.ListVmsResponse]  # type: ignore[assignment]
-    """Lists virtual machines, a page at a time, ordered by inventory path."""
+    """Lists virtual machines, page by page, ordered by inventory path."""
     GetVm: _aio.UnaryUnaryMultiCallable[_vmware_pb2.GetVmRequest, _vmware_pb2.GetVmResponse]  # type: ignore[assignment]
     """Finds exactly one virtual machine by moref, instance UUID or name.
     AMBIGUOUS_VM_NAME lists the candidates; VM_NOT_FOUND the nearest names.
     """
     CheckVm: _aio.UnaryUnaryMultiCallable[_vmware_pb2.CheckVmRequest, _vmware_pb2.CheckVmResponse]  # type: ignore[assignment]
-    """Names what would keep a virtual machine from being migrated warm."""
+    """Lists findings that prevent or affect a machine's warm migration."""
     EnableChangeTracking: _aio.UnaryUnaryMultiCallable[_vmware_pb2.EnableChangeTrackingRequest, _vmware_pb2.EnableChangeTrackingResponse]  # type: ignore[assignment]
     """Switches changed block tracking on for the machine and for each disk."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_vmware_pb2.CreateSnapshotRequest, _vmware_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
@@ -101,29 +101,29 @@ class VmwareServiceAsyncStub(VmwareServiceStub):
     already has it.
     """
     RemoveSnapshot: _aio.UnaryUnaryMultiCallable[_vmware_pb2.RemoveSnapshotRequest, _vmware_pb2.RemoveSnapshotResponse]  # type: ignore[assignment]
-    """Removes a snapshot; one that is already gone is no error."""
+    """Removes a snapshot; it is no error if there is none."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_vmware_pb2.ListSnapshotsRequest, _vmware_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
     """Lists a machine's snapshots, or only those this product created."""
     StreamChangedAreas: _aio.UnaryStreamMultiCallable[_vmware_pb2.StreamChangedAreasRequest, _vmware_pb2.StreamChangedAreasResponse]  # type: ignore[assignment]
     """Streams the areas of one disk that changed between a change id and a
     snapshot: in order, without overlap, checked to cover the whole disk.
-    CBT_RESET when vCenter no longer knows them.
+    Fails with CBT_RESET if vCenter no longer knows them.
     """
     GetPower: _aio.UnaryUnaryMultiCallable[_vmware_pb2.GetPowerRequest, _vmware_pb2.GetPowerResponse]  # type: ignore[assignment]
     """Reads the power state and whether VMware Tools run."""
     ShutdownGuest: _aio.UnaryUnaryMultiCallable[_vmware_pb2.ShutdownGuestRequest, _vmware_pb2.ShutdownGuestResponse]  # type: ignore[assignment]
-    """Asks the guest to shut down; returns at once, poll GetPower.
-    TOOLS_NOT_RUNNING when VMware Tools do not run in it.
+    """Asks the guest to shut down and returns at once; poll GetPower. Fails with
+    TOOLS_NOT_RUNNING if VMware Tools do not run in the guest.
     """
     PowerOff: _aio.UnaryUnaryMultiCallable[_vmware_pb2.PowerOffRequest, _vmware_pb2.PowerOffResponse]  # type: ignore[assignment]
-    """Switches the machine off at once, without its guest."""
+    """Powers the machine off at once, without asking its guest."""
     PowerOn: _aio.UnaryUnaryMultiCallable[_vmware_pb2.PowerOnRequest, _vmware_pb2.PowerOnResponse]  # type: ignore[assignment]
-    """Switches the machine on."""
+    """Powers the machine on."""
 
 class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
-    """VmwareService owns the vCenter session. It knows nothing of CloudStack or
-    QCOW2, and keeps no state of its own: what it creates in vCenter is found
-    again by the name the caller chose.
+    """VmwareService owns the vCenter session. It does not use CloudStack or QCOW2,
+    and keeps no state of its own: snapshots that it creates in vCenter are found
+    again by the name that the caller chose.
     """
 
     @_abc_1.abstractmethod
@@ -140,7 +140,7 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vmware_pb2.ListVmsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vmware_pb2.ListVmsResponse, _abc.Awaitable[_vmware_pb2.ListVmsResponse]]:
-        """Lists virtual machines, a page at a time, ordered by inventory path."""
+        """Lists virtual machines, page by page, ordered by inventory path."""
 
     @_abc_1.abstractmethod
     def GetVm(
@@ -158,7 +158,7 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vmware_pb2.CheckVmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vmware_pb2.CheckVmResponse, _abc.Awaitable[_vmware_pb2.CheckVmResponse]]:
-        """Names what would keep a virtual machine from being migrated warm."""
+        """Lists findings that prevent or affect a machine's warm migration."""
 
     @_abc_1.abstractmethod
     def EnableChangeTracking(
@@ -184,7 +184,7 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vmware_pb2.RemoveSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vmware_pb2.RemoveSnapshotResponse, _abc.Awaitable[_vmware_pb2.RemoveSnapshotResponse]]:
-        """Removes a snapshot; one that is already gone is no error."""
+        """Removes a snapshot; it is no error if there is none."""
 
     @_abc_1.abstractmethod
     def ListSnapshots(
@@ -202,7 +202,7 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_vmware_pb2.StreamChangedAreasResponse], _abc.AsyncIterator[_vmware_pb2.StreamChangedAreasResponse]]:
         """Streams the areas of one disk that changed between a change id and a
         snapshot: in order, without overlap, checked to cover the whole disk.
-        CBT_RESET when vCenter no longer knows them.
+        Fails with CBT_RESET if vCenter no longer knows them.
         """
 
     @_abc_1.abstractmethod
@@ -219,8 +219,8 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vmware_pb2.ShutdownGuestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vmware_pb2.ShutdownGuestResponse, _abc.Awaitable[_vmware_pb2.ShutdownGuestResponse]]:
-        """Asks the guest to shut down; returns at once, poll GetPower.
-        TOOLS_NOT_RUNNING when VMware Tools do not run in it.
+        """Asks the guest to shut down and returns at once; poll GetPower. Fails with
+        TOOLS_NOT_RUNNING if VMware Tools do not run in the guest.
         """
 
     @_abc_1.abstractmethod
@@ -229,7 +229,7 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vmware_pb2.PowerOffRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vmware_pb2.PowerOffResponse, _abc.Awaitable[_vmware_pb2.PowerOffResponse]]:
-        """Switches the machine off at once, without its guest."""
+        """Powers the machine off at once, without asking its guest."""
 
     @_abc_1.abstractmethod
     def PowerOn(
@@ -237,6 +237,6 @@ class VmwareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vmware_pb2.PowerOnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vmware_pb2.PowerOnResponse, _abc.Awaitable[_vmware_pb2.PowerOnResponse]]:
-        """Switches the machine on."""
+        """Powers the machine on."""
 
 def add_VmwareServiceServicer_to_server(servicer: VmwareServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
