@@ -22,15 +22,16 @@ from cli.interrupts import Interrupted, interruptible
 from cli.options import JsonOption
 from services.disk_agent.chunk_map.chunk_map import ChunkMap
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import (
+from services.disk_agent.host.commands import HostCommands
+from services.disk_agent.storage.images import Images
+from services.disk_agent.transfer_failures import (
     HostFailed,
     MapUnusable,
     TransferFailure,
 )
-from services.disk_agent.host.commands import HostCommands
-from services.disk_agent.storage.images import Images
 from services.disk_agent.transfers.supervisor import ProcessLauncher, kill_processes_below
-from services.disk_agent.worker.order import Mode, TransferOrder, VddkSpec
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import TransferOrder, VddkSpec
 from services.disk_agent.worker.range_sets import RangeSets
 from services.kit.failure import Failure, ReportedError
 

@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 
 from services.disk_agent.conversions.acceleration import KvmProbe
-from services.disk_agent.errors import ToolMissing
-from services.disk_agent.failures import SourceUnusable
 from services.disk_agent.host.commands import HostCommands
+from services.disk_agent.host.errors import ToolMissing
+from services.disk_agent.transfer_failures import SourceUnusable
 from services.disk_agent.worker import nbdkit
 
 _PROBE_SECONDS = 20.0

@@ -15,7 +15,7 @@ from services.orchestrator.adapters.cloudstack import CloudstackAgent
 from services.orchestrator.adapters.disk import DiskAgent
 from services.orchestrator.adapters.vmware import VmwareAgent
 from services.orchestrator.controls.controls import Controls
-from services.orchestrator.controls.markers import MarkerWatch
+from services.orchestrator.controls.marker_watch import MarkerWatch
 from services.orchestrator.controls.submission import Submission
 from services.orchestrator.controls.watch import Watch
 from services.orchestrator.database.store import Store

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.worker.modes import Mode
 from services.disk_agent.worker.range_sets import RangeSets
 from tests.bench.bench_disk import assert_equal, create_image
 from tests.bench.engine_worker import Copied, start_worker

@@ -12,7 +12,8 @@ from typing import Any
 
 from services.disk_agent.chunk_map.digests import XXH3_128
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder, WorkerOrder
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import NbdSpec, TransferOrder, WorkerOrder
 from services.kit.processes.control import group_is_alive
 from tests.bench.processes import BenchFailed, Processes
 

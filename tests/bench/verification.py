@@ -1,6 +1,6 @@
 """Reading an image back against its map, next to merely reading it."""
 
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.worker.modes import Mode
 from tests.bench.bench_disk import create_image
 from tests.bench.engine_worker import Copied, start_worker
 from tests.bench.processes import BenchFailed, Cost, Processes

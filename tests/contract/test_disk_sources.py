@@ -19,7 +19,8 @@ from lab.esxi.process import EsxiProcess, start_esxi
 from services.disk_agent import capabilities
 from services.disk_agent.conversions.acceleration import KvmProbe
 from services.disk_agent.engine.endpoint import Endpoint
-from services.disk_agent.failures import (
+from services.disk_agent.host.commands import HostCommands
+from services.disk_agent.transfer_failures import (
     NbdkitFilterMissing,
     NbdkitMissing,
     NbdkitPluginMissing,
@@ -27,7 +28,6 @@ from services.disk_agent.failures import (
     SourceLost,
     SourceUnusable,
 )
-from services.disk_agent.host.commands import HostCommands
 from services.disk_agent.worker import nbdkit
 from services.disk_agent.worker.order import NbdSpec, SourceSpec, VddkSpec
 from services.disk_agent.worker.password import Password

@@ -9,19 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.errors import (
+from services.disk_agent.conversions.errors import (
     ConversionBusy,
     ConversionEnded,
     ConversionExists,
     ConversionInvalid,
     ConversionNotFound,
-    ImageLocked,
-    ImageNotFound,
-    PoolNotFound,
-    StaleEpoch,
 )
 from services.disk_agent.host.commands import Completed, HostCommands
+from services.disk_agent.resources.errors import StaleEpoch
 from services.disk_agent.resources.record import State
+from services.disk_agent.storage.errors import ImageLocked, ImageNotFound, PoolNotFound
 from tests.rigs.disk.conversion import (
     CONVERTS,
     Rig,

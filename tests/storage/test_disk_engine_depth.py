@@ -6,7 +6,7 @@ import pytest
 
 from services.disk_agent.engine.core import Engine, Slot, Tuning
 from services.disk_agent.engine.depth import Depth
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.worker.modes import Mode
 from tests.rigs.disk.transfer import CHUNK, Rig, serving
 
 

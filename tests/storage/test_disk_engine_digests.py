@@ -9,8 +9,8 @@ from services.disk_agent.chunk_map.chunk_map import ChunkMap
 from services.disk_agent.chunk_map.digests import BLAKE3, DIGEST_BYTES, XXH3_128
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.failures import ContentMismatch, TransferCancelled
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.transfer_failures import ContentMismatch, TransferCancelled
+from services.disk_agent.worker.modes import Mode
 from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, overwrite
 
 DISK = "AAAA----BBBBC0-D" * 4

@@ -12,7 +12,7 @@ from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import total_bytes
-from services.disk_agent.failures import (
+from services.disk_agent.transfer_failures import (
     MapUnusable,
     SourceFailed,
     SourceLost,
@@ -21,7 +21,7 @@ from services.disk_agent.failures import (
     TransferCancelled,
 )
 from services.disk_agent.worker import qemu_nbd
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.worker.modes import Mode
 from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, is_root, overwrite
 
 DISK = "AAAA----BBBBC0-D" * 8

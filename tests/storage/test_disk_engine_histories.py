@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import TransferCancelled
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.transfer_failures import TransferCancelled
+from services.disk_agent.worker.modes import Mode
 from tests.rigs.disk.transfer import Rig, overwrite
 
 BLOCKS = 40

@@ -8,13 +8,13 @@ import pytest
 
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.failures import (
+from services.disk_agent.transfer_failures import (
     ContentMismatch,
     MapUnusable,
     SourceFailed,
     TransferCancelled,
 )
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.worker.modes import Mode
 from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, overwrite, serving
 
 LETTERS = "AAAA" * 6 + "-" * 8 + "00AA"

@@ -17,8 +17,8 @@ import pytest
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import TargetFailed
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.transfer_failures import TargetFailed
+from services.disk_agent.worker.modes import Mode
 from tests.rigs.disk.transfer import Rig, is_root, overwrite
 
 # Neighbours differ, so that a block at a wrong offset is noticed.

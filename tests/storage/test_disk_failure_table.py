@@ -20,14 +20,14 @@ import pytest
 
 from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.failures import (
+from services.disk_agent.transfer_failures import (
     SourceFailed,
     SourceLost,
     TargetFailed,
     TransferCancelled,
     TransferFailure,
 )
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.worker.modes import Mode
 from tests.rigs.disk.transfer import BLOCK, Rig, is_root, overwrite
 
 DISK = "AAAA----BBBBC0-DEEEEFFFF" * 8

@@ -14,14 +14,14 @@ from services.disk_agent.engine.control import Control
 from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import (
+from services.disk_agent.transfer_failures import (
     ContentMismatch,
     MapUnusable,
     TargetFailed,
     TargetUnusable,
     TransferCancelled,
 )
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.worker.modes import Mode
 from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, create_image, overwrite
 
 DISK = "AB--CD--" * 16

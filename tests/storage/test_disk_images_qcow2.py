@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.errors import (
+from services.disk_agent.host.commands import HostCommands
+from services.disk_agent.storage.errors import (
     ImageExists,
     ImageInvalid,
     ImageLocked,
@@ -21,7 +22,6 @@ from services.disk_agent.errors import (
     PoolNotFound,
     PoolReadOnly,
 )
-from services.disk_agent.host.commands import HostCommands
 from services.disk_agent.storage.images import Images
 from services.disk_agent.storage.pool import PoolMount, PoolType
 from services.disk_agent.storage.pools import Pools

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.failures import TargetUnusable, TransferCancelled
+from services.disk_agent.transfer_failures import TargetUnusable, TransferCancelled
 from services.disk_agent.worker.metadata_repair import repair
 from services.disk_agent.worker.qemu_nbd import TargetServer
 from tests.rigs.disk.transfer import BLOCK, create_image

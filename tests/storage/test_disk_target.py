@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.disk_agent.engine.endpoint import Endpoint, Side
-from services.disk_agent.failures import TargetUnusable
+from services.disk_agent.transfer_failures import TargetUnusable
 from services.disk_agent.worker.qemu_nbd import TargetServer
 from tests.rigs.disk.transfer import BLOCK, create_image
 

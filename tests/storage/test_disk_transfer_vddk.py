@@ -15,7 +15,8 @@ import pytest
 from lab.esxi.client import DiskFault
 from lab.esxi.process import EsxiProcess, start_esxi
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.worker.order import Mode, TransferOrder, VddkSpec, WorkerOrder
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import TransferOrder, VddkSpec, WorkerOrder
 from services.disk_agent.worker.range_sets import RangeSets
 from tests.rigs.disk.transfer import BLOCK, assert_identical, create_image, write_disk
 from tests.rigs.lab.esxi import PASSWORD, build_vddk

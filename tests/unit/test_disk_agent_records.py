@@ -5,12 +5,13 @@ from pathlib import Path
 
 from services.disk_agent.conversions.conversion import Conversion, ConversionRequest
 from services.disk_agent.conversions.store import ConversionStore
-from services.disk_agent.failures import TargetFull
 from services.disk_agent.resources.record import State
 from services.disk_agent.servicers.messages import conversion_to_proto, transfer_to_proto
+from services.disk_agent.transfer_failures import TargetFull
 from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.transfer import Transfer
-from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import NbdSpec, TransferOrder
 from services.kit.failure import Code, Failure
 
 ORDER = TransferOrder("a", Mode.FULL, NbdSpec("nbd:"), "/pool/a.qcow2", 1 << 20, "vm-1", "s", 0)

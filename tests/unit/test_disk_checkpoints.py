@@ -9,7 +9,7 @@ import pytest
 from services.disk_agent.chunk_map.chunk_map import NO_DIGEST, ChunkMap, Kind, PassKey
 from services.disk_agent.engine.checkpoints import Checkpoints
 from services.disk_agent.engine.progress import Meter
-from services.disk_agent.failures import SourceFailed, TargetFailed
+from services.disk_agent.transfer_failures import SourceFailed, TargetFailed
 
 MIB = 1 << 20
 

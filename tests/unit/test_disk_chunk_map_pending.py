@@ -12,7 +12,7 @@ from services.disk_agent.chunk_map.file import (
     recorded_chunk_bytes,
     write_header,
 )
-from services.disk_agent.failures import MapUnusable
+from services.disk_agent.transfer_failures import MapUnusable
 
 _CHUNK = 4096
 _CHUNKS = 5 * RECORDS_PER_PAGE

@@ -19,8 +19,8 @@ from services.disk_agent.conversions.virt_v2v import (
     domain_xml,
     find_virt_v2v,
 )
-from services.disk_agent.errors import ToolMissing, ToolTimeout
 from services.disk_agent.host.commands import Completed
+from services.disk_agent.host.errors import ToolMissing, ToolTimeout
 
 # As virt-v2v 2.0 to 2.4 and libguestfs print them.
 MESSAGES = {

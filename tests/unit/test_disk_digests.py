@@ -12,7 +12,7 @@ from services.config.config_model import Disk
 from services.disk_agent.chunk_map.chunk_map import ChunkMap, Header, Kind, PassKey
 from services.disk_agent.chunk_map.digests import ALGORITHMS, BLAKE3, DIGEST_BYTES, XXH3_128
 from services.disk_agent.chunk_map.file import write_header
-from services.disk_agent.failures import MapUnusable
+from services.disk_agent.transfer_failures import MapUnusable
 
 MIB = 1 << 20
 # The digests of no bytes, from `xxhsum -H2` and `b3sum --length 16`: they must not change, because

@@ -20,11 +20,12 @@ from services.disk_agent.engine.ranges import (
     total_bytes,
     united,
 )
-from services.disk_agent.failures import MapUnusable
 from services.disk_agent.resources.record import State
+from services.disk_agent.transfer_failures import MapUnusable
 from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.transfer import Transfer
-from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import NbdSpec, TransferOrder
 from services.disk_agent.worker.range_sets import (
     RangeSets,
     RangesMissing,

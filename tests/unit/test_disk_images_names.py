@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.errors import PoolInvalid
+from services.disk_agent.storage.errors import PoolInvalid
 from services.disk_agent.storage.image_names import is_image_name
 from services.disk_agent.storage.mount_table import mount_at, parse_mountinfo
 from services.disk_agent.storage.pool import (

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.disk_agent.errors import (
+from services.disk_agent.host.commands import Completed
+from services.disk_agent.storage.errors import (
     PoolBusy,
     PoolExists,
     PoolMissing,
@@ -13,7 +14,6 @@ from services.disk_agent.errors import (
     PoolNotFound,
     PoolPathTaken,
 )
-from services.disk_agent.host.commands import Completed
 from services.disk_agent.storage.mount_table import Mount
 from services.disk_agent.storage.pool import PoolMount, PoolType
 from services.disk_agent.storage.pools import Pools

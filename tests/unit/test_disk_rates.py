@@ -16,7 +16,8 @@ from services.disk_agent.transfers.rates import RateShares, RateWindow
 from services.disk_agent.transfers.registry import Transfers
 from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import Event
-from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import NbdSpec, TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
 
 WEEKDAYS = frozenset(range(5))

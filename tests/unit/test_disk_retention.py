@@ -23,7 +23,8 @@ from services.disk_agent.transfers.registry import Transfers
 from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import WorkerLauncher
 from services.disk_agent.transfers.transfer import Transfer
-from services.disk_agent.worker.order import Mode, TransferOrder
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
 
 DAY = 86400.0

@@ -11,16 +11,17 @@ import pytest
 
 from services.config import Secret
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.failures import SourceFailed
 from services.disk_agent.resources.record import State
 from services.disk_agent.servicers.transfers import TransferDefaults, TransferServicer
+from services.disk_agent.transfer_failures import SourceFailed
 from services.disk_agent.transfers.errors import TransferRunning
 from services.disk_agent.transfers.rates import RateShares
 from services.disk_agent.transfers.registry import Transfers
 from services.disk_agent.transfers.store import TransferStore
 from services.disk_agent.transfers.supervisor import Event
 from services.disk_agent.transfers.transfer import Transfer
-from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import NbdSpec, TransferOrder
 from services.disk_agent.worker.range_sets import RangeSets
 from v2c.disk.v1 import disk_pb2 as pb
 

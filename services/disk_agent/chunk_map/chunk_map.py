@@ -39,7 +39,7 @@ from services.disk_agent.chunk_map.file import (
     write_header,
 )
 from services.disk_agent.chunk_map.pages import MapPages
-from services.disk_agent.failures import MapUnusable
+from services.disk_agent.transfer_failures import MapUnusable
 
 __all__ = ["NO_DIGEST", "ChunkMap", "Header", "Kind", "PassKey", "Record"]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import xxhash
 
 from services.disk_agent.chunk_map.digests import DIGEST_BYTES, XXH3_128
-from services.disk_agent.failures import MapUnusable
+from services.disk_agent.transfer_failures import MapUnusable
 
 PAGE_BYTES = 4096
 CHECKSUM_BYTES = 16

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import structlog
 
-from services.disk_agent.errors import StateDamaged, ToolMissing, ToolTimeout
 from services.disk_agent.host.commands import Commands
+from services.disk_agent.host.errors import StateDamaged, ToolMissing, ToolTimeout
 from services.disk_agent.host.state_file import read_state, write_state
 
 _BOOT_SECONDS = 8.0

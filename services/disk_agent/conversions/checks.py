@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.disk_agent.conversions.conversion import ConversionRequest
-from services.disk_agent.errors import ConversionInvalid
+from services.disk_agent.conversions.errors import ConversionInvalid
 from services.disk_agent.resources.record import is_resource_id
 from services.disk_agent.storage.images import Image
 

@@ -3,8 +3,8 @@
 import re
 from typing import ClassVar
 
-from services.disk_agent.errors import ImageLocked
 from services.disk_agent.host.qemu_lock import LOCK_MESSAGE
+from services.disk_agent.storage.errors import ImageLocked
 from services.kit.failure import Code, ServiceError
 
 

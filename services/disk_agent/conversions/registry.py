@@ -15,6 +15,12 @@ import structlog
 
 from services.disk_agent.conversions.checks import ImageInspector, check_images, check_request
 from services.disk_agent.conversions.conversion import Conversion, ConversionRequest, Converted
+from services.disk_agent.conversions.errors import (
+    ConversionBusy,
+    ConversionEnded,
+    ConversionExists,
+    ConversionNotFound,
+)
 from services.disk_agent.conversions.failures import (
     CommitInterrupted,
     ConversionCancelled,
@@ -24,12 +30,6 @@ from services.disk_agent.conversions.failures import (
 from services.disk_agent.conversions.messages import Reported
 from services.disk_agent.conversions.run import ConversionRun
 from services.disk_agent.conversions.store import ConversionStore
-from services.disk_agent.errors import (
-    ConversionBusy,
-    ConversionEnded,
-    ConversionExists,
-    ConversionNotFound,
-)
 from services.disk_agent.resources.record import Fences, State
 from services.disk_agent.resources.registry import Entry, Registry, to_the_end
 from services.kit.failure import Failure, ServiceError

@@ -33,8 +33,9 @@ from services.disk_agent.conversions.messages import (
 )
 from services.disk_agent.conversions.store import ConversionStore
 from services.disk_agent.conversions.virt_v2v import VirtV2v, conversion_environment, domain_xml
-from services.disk_agent.errors import PoolFull, ToolTimeout
 from services.disk_agent.host.commands import Commands, tool_failed
+from services.disk_agent.host.errors import ToolTimeout
+from services.disk_agent.storage.errors import PoolFull
 from services.kit.processes.service import exits_within
 
 _CREATE_SECONDS = 60.0

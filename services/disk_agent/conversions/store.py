@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from services.disk_agent.conversions.conversion import Conversion, ConversionRequest, Converted
-from services.disk_agent.errors import StateDamaged
+from services.disk_agent.host.errors import StateDamaged
 from services.disk_agent.host.state_file import read_state, write_state
 from services.disk_agent.resources.record import State
 from services.kit.failure import Failure

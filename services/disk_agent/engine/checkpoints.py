@@ -10,7 +10,7 @@ from services.disk_agent.chunk_map.chunk_map import ChunkMap, Kind
 from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.plan import ChunkTask, Task
 from services.disk_agent.engine.progress import Meter
-from services.disk_agent.failures import TargetFailed, TargetFull, TransferFailure
+from services.disk_agent.transfer_failures import TargetFailed, TargetFull, TransferFailure
 
 # Dirty pages of the map are kept in memory until a checkpoint; this is 16 MiB of them.
 _DIRTY_PAGES = 4096

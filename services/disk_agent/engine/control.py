@@ -3,7 +3,7 @@
 import select
 
 from services.disk_agent.engine.limit import RateLimit
-from services.disk_agent.failures import TransferFailure
+from services.disk_agent.transfer_failures import TransferFailure
 
 
 class Control:

@@ -22,7 +22,7 @@ from services.disk_agent.engine.plan import ChunkTask, Task
 from services.disk_agent.engine.poll import PollLoop
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import TransferFailure
+from services.disk_agent.transfer_failures import TransferFailure
 
 
 @dataclass(frozen=True)

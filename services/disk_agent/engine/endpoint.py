@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import nbd
 
-from services.disk_agent.failures import (
+from services.disk_agent.transfer_failures import (
     SourceFailed,
     SourceLost,
     SourceUnusable,

@@ -13,7 +13,7 @@ from services.disk_agent.engine.endpoint import Endpoint, Extent
 from services.disk_agent.engine.plan import ChunkTask, Planner, Task, ZeroTask
 from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import ContentMismatch
+from services.disk_agent.transfer_failures import ContentMismatch
 
 # Further mismatches are counted and not listed: a reader learns nothing from them.
 _LISTED = 16

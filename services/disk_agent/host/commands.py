@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.disk_agent.errors import ToolFailed, ToolMissing, ToolTimeout
+from services.disk_agent.host.errors import ToolFailed, ToolMissing, ToolTimeout
 
 _PACKAGES = {
     "mount": "mount",

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from services.disk_agent.errors import StateDamaged
+from services.disk_agent.host.errors import StateDamaged
 
 
 def write_state(path: Path, content: object) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from services.disk_agent.errors import StaleEpoch
+from services.disk_agent.resources.errors import StaleEpoch
 from services.disk_agent.resources.record import Fences, RecordStore, RecordT, State
 from services.kit.failure import Failure, ServiceError
 

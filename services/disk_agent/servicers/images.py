@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from services.disk_agent.conversions.registry import Conversions
-from services.disk_agent.errors import PoolInvalid
+from services.disk_agent.storage.errors import PoolInvalid
 from services.disk_agent.storage.images import Image, Images
 from services.disk_agent.storage.pool import Pool, PoolMount, PoolType
 from services.disk_agent.storage.pools import Pools

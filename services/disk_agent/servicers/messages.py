@@ -6,7 +6,7 @@ from services.disk_agent.conversions.conversion import Conversion
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.resources.record import State
 from services.disk_agent.transfers.transfer import Transfer
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.worker.modes import Mode
 from services.kit.failure import Failure
 from v2c.disk.v1 import disk_pb2 as pb
 

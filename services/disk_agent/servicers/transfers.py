@@ -14,7 +14,8 @@ from services.disk_agent.engine.ranges import Range
 from services.disk_agent.servicers.messages import MODES, transfer_to_proto
 from services.disk_agent.transfers.errors import InvalidTransfer, TargetConverted
 from services.disk_agent.transfers.registry import Transfers
-from services.disk_agent.worker.order import Mode, NbdSpec, SourceSpec, TransferOrder, VddkSpec
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import NbdSpec, SourceSpec, TransferOrder, VddkSpec
 from services.disk_agent.worker.range_sets import RangeSets
 from v2c.disk.v1 import disk_pb2 as pb
 from v2c.disk.v1 import disk_pb2_grpc

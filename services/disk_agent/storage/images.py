@@ -15,7 +15,10 @@ from typing import Any, Protocol
 
 import structlog
 
-from services.disk_agent.errors import (
+from services.disk_agent.host.commands import Commands, Completed, tool_failed
+from services.disk_agent.host.qemu_lock import reports_lock
+from services.disk_agent.host.state_file import read_state, write_state
+from services.disk_agent.storage.errors import (
     ImageExists,
     ImageInvalid,
     ImageLocked,
@@ -24,9 +27,6 @@ from services.disk_agent.errors import (
     ImageUnusable,
     PoolFull,
 )
-from services.disk_agent.host.commands import Commands, Completed, tool_failed
-from services.disk_agent.host.qemu_lock import reports_lock
-from services.disk_agent.host.state_file import read_state, write_state
 from services.disk_agent.storage.image_names import is_image_name
 
 _SECTOR_BYTES = 512

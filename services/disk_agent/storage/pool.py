@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from services.disk_agent.errors import PoolInvalid
+from services.disk_agent.storage.errors import PoolInvalid
 
 # On Ubuntu NFSv4 mounts have lost locks, and QCOW2 flushes failed with EIO; NFSv3 has no such
 # state. hard: a copy waits for a server that does not answer, instead of losing writes.

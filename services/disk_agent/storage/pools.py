@@ -13,7 +13,10 @@ from typing import Any
 
 import structlog
 
-from services.disk_agent.errors import (
+from services.disk_agent.host.commands import Commands
+from services.disk_agent.host.errors import ToolTimeout
+from services.disk_agent.host.state_file import read_state, write_state
+from services.disk_agent.storage.errors import (
     PoolBusy,
     PoolExists,
     PoolMissing,
@@ -21,10 +24,7 @@ from services.disk_agent.errors import (
     PoolNotFound,
     PoolPathTaken,
     PoolReadOnly,
-    ToolTimeout,
 )
-from services.disk_agent.host.commands import Commands
-from services.disk_agent.host.state_file import read_state, write_state
 from services.disk_agent.storage.mount_table import Mount, mount_at, parse_mountinfo
 from services.disk_agent.storage.pool import Pool, PoolMount, PoolType, checked
 

@@ -14,9 +14,9 @@ import structlog
 
 from services.config import Secret
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.failures import AgentRestarted, WorkerDied
 from services.disk_agent.resources.record import State
 from services.disk_agent.resources.registry import Registry, to_the_end
+from services.disk_agent.transfer_failures import AgentRestarted, WorkerDied
 from services.disk_agent.transfers.checks import check, identity
 from services.disk_agent.transfers.errors import (
     TargetBusy,

@@ -17,7 +17,7 @@ import structlog
 
 from services.config import Secret
 from services.disk_agent.chunk_map.digests import XXH3_128
-from services.disk_agent.failures import HostFailed, WorkerDied
+from services.disk_agent.transfer_failures import HostFailed, WorkerDied
 from services.disk_agent.worker.order import TransferOrder, WorkerOrder
 from services.kit.processes.control import find_processes, group_is_alive
 from services.kit.processes.service import exits_within

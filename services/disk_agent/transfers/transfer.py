@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from services.disk_agent.engine.progress import Progress
-from services.disk_agent.failures import TransferCancelled
 from services.disk_agent.resources.record import State, next_revision
+from services.disk_agent.transfer_failures import TransferCancelled
 from services.disk_agent.worker.order import TransferOrder
 from services.kit.failure import Failure
 

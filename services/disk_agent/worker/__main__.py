@@ -29,7 +29,7 @@ from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import (
+from services.disk_agent.transfer_failures import (
     AgentStopped,
     HostFailed,
     SourceFailed,

@@ -18,7 +18,7 @@ from services.disk_agent.engine.progress import Meter
 from services.disk_agent.engine.ranges import Range, chunk_runs, total_bytes, united
 from services.disk_agent.engine.repairing import Repair
 from services.disk_agent.engine.verifying import Mismatches, VerifyFull, VerifyTarget
-from services.disk_agent.failures import (
+from services.disk_agent.transfer_failures import (
     DiskShrank,
     MapUnusable,
     SourceSizeMismatch,
@@ -33,7 +33,8 @@ from services.disk_agent.worker.image_check import (
     compared,
     image_file,
 )
-from services.disk_agent.worker.order import Mode, TransferOrder
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import TransferOrder
 
 # QCOW2 counts in sectors, so an image may be larger than the disk by less than one.
 _SECTOR_BYTES = 512

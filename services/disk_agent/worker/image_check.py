@@ -13,7 +13,7 @@ import nbd
 from services.disk_agent.chunk_map.chunk_map import ChunkMap, Kind
 from services.disk_agent.engine.endpoint import Endpoint
 from services.disk_agent.engine.extents import is_blank
-from services.disk_agent.failures import TargetLostData, TargetReplaced
+from services.disk_agent.transfer_failures import TargetLostData, TargetReplaced
 
 # How many chunks are read back.
 _SAMPLES = 8

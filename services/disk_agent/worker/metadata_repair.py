@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from services.disk_agent.failures import TargetCorrupt, TargetUnchecked
 from services.disk_agent.host.qemu_lock import reports_lock
+from services.disk_agent.transfer_failures import TargetCorrupt, TargetUnchecked
 from services.kit.processes.control import die_with_parent
 
 # qemu-img(1), check: 0 is a consistent image, 1 a check that could not be done.

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.disk_agent.errors import ToolMissing, ToolTimeout
-from services.disk_agent.failures import (
+from services.disk_agent.host.commands import Completed, HostCommands
+from services.disk_agent.host.errors import ToolMissing, ToolTimeout
+from services.disk_agent.host.process import NbdServer, ServerEnded
+from services.disk_agent.transfer_failures import (
     NbdkitFilterMissing,
     NbdkitMissing,
     NbdkitPluginMissing,
@@ -22,8 +24,6 @@ from services.disk_agent.failures import (
     VddkNotConfigured,
     VddkNotFound,
 )
-from services.disk_agent.host.commands import Completed, HostCommands
-from services.disk_agent.host.process import NbdServer, ServerEnded
 from services.disk_agent.vddk.abi import LARGEST_READ_BYTES
 from services.disk_agent.vddk.error_line import reported_error
 from services.disk_agent.worker.order import VddkSpec

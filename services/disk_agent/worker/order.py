@@ -6,31 +6,10 @@ orders are stored on disk.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any, Self
 
 from services.disk_agent.chunk_map.digests import XXH3_128
-
-
-class Mode(StrEnum):
-    """What a transfer does."""
-
-    FULL = "full"
-    RANGES = "ranges"
-    RESYNC = "resync"
-    VERIFY_TARGET = "verify-target"
-    VERIFY_FULL = "verify-full"
-    REPAIR = "repair"
-
-    @property
-    def copies(self) -> bool:
-        """Whether the mode is a pass that copies; the map is bound to such a pass."""
-        return self in (Mode.FULL, Mode.RANGES, Mode.RESYNC)
-
-    @property
-    def writes(self) -> bool:
-        """Whether the target is changed."""
-        return self.copies or self is Mode.REPAIR
+from services.disk_agent.worker.modes import Mode
 
 
 @dataclass(frozen=True)

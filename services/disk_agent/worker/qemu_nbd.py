@@ -9,15 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.disk_agent.failures import (
+from services.disk_agent.host.process import NbdServer, ServerEnded
+from services.disk_agent.host.qemu_lock import reports_lock
+from services.disk_agent.transfer_failures import (
     TargetFailed,
     TargetFull,
     TargetLocked,
     TargetMissing,
     TargetUnusable,
 )
-from services.disk_agent.host.process import NbdServer, ServerEnded
-from services.disk_agent.host.qemu_lock import reports_lock
 from services.disk_agent.worker.metadata_repair import forget_cached, repair
 
 _START_SECONDS = 20.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from services.disk_agent.engine.ranges import Range, RangeError, checked_ranges, total_bytes
-from services.disk_agent.failures import TransferFailure
+from services.disk_agent.transfer_failures import TransferFailure
 from services.kit.failure import Code
 
 _PAIR = struct.Struct("<QQ")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.disk_agent.engine.endpoint import Endpoint, Side
-from services.disk_agent.failures import SourceFailed, SourceUnusable
+from services.disk_agent.transfer_failures import SourceFailed, SourceUnusable
 from services.disk_agent.worker import nbdkit
 from services.disk_agent.worker.order import NbdSpec, SourceSpec, VddkSpec
 from services.disk_agent.worker.password import Password

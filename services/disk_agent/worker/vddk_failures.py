@@ -7,7 +7,7 @@ text only. Texts hold names that people chose, so names are removed before a tex
 import re
 from collections.abc import Iterable
 
-from services.disk_agent.failures import SourceUnusable
+from services.disk_agent.transfer_failures import SourceUnusable
 from services.disk_agent.worker.order import VddkSpec
 
 

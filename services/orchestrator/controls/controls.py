@@ -88,7 +88,7 @@ class Controls:
             self._undo(migration, Control.ROLLBACK)
 
     def act_on(self, migration_id: str, request: str, actor: str) -> None:
-        """Act on a marker file's request (see `runtime_dir.MARKERS`)."""
+        """Act on a marker file's request (see `markers.MARKERS`)."""
         match request:
             case "finalize":
                 self.finalize(migration_id, actor, now=False)

@@ -1,7 +1,7 @@
-"""A machine's runtime directory: state.json, spec.yaml, marker files.
+"""A machine's runtime directory: state.json and spec.yaml.
 
-The database is the truth; state.json is an export for scripts. Marker files are an operator's
-requests: they are read when found and removed once they are recorded.
+The database is the truth; state.json is an export for scripts. An operator's marker files lie in
+the same directory, see `orchestrator.markers`.
 """
 
 import json
@@ -12,15 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MARKERS", "RuntimeDir", "directory_name"]
+__all__ = ["RuntimeDir", "directory_name"]
 
-# File name -> the request it stands for.
-MARKERS = {
-    "FINALIZE": "finalize",
-    "FINALIZE_NOW": "finalize_now",
-    "SHUTDOWN_FORCE": "shutdown_force",
-    "SHUTDOWN_MANUAL": "shutdown_manual",
-}
 # A file name may have 255 bytes on every Linux file system; the moref and state.json's
 # temporary name need some of them.
 _NAME_BYTES = 180
@@ -52,16 +45,6 @@ class RuntimeDir:
     def write_spec(self, text: str) -> None:
         """Rewrite spec.yaml atomically."""
         self._write("spec.yaml", text)
-
-    def requests(self) -> tuple[str, ...]:
-        """The requests whose marker files are in the directory."""
-        return tuple(request for name, request in MARKERS.items() if (self.path / name).exists())
-
-    def clear(self, request: str) -> None:
-        """Remove a request's marker file once the request is recorded."""
-        for name, candidate in MARKERS.items():
-            if candidate == request:
-                (self.path / name).unlink(missing_ok=True)
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.new"

@@ -8,6 +8,7 @@ from services.orchestrator.database import tables
 from services.orchestrator.database.runtime_dir import RuntimeDir, directory_name
 from services.orchestrator.database.store import add_event
 from services.orchestrator.errors import MigrationExists, SpecMismatch, VmNotMigratable
+from services.orchestrator.markers import remove_marker, requests_in
 from services.orchestrator.ports.vmware import Severity, SourceDisk, SourceVm
 from services.orchestrator.stages import TERMINAL, Stage, State
 from services.orchestrator.tick import Advance, Outcome, Tick, Wait
@@ -88,8 +89,8 @@ def find_vm(tick: Tick) -> Outcome:
     directory.create()
     if not tick.loaded.runtime_dir:
         # Marker files of an earlier migration of this machine are not requests to this one.
-        for request in directory.requests():
-            directory.clear(request)
+        for request in requests_in(directory.path):
+            remove_marker(directory.path, request)
     directory.write_spec(tick.loaded.spec)
     with tick.change() as (session, migration):
         migration.vm_moref = found.moref

@@ -21,9 +21,10 @@ from services.disk_agent.engine.endpoint import Endpoint, Side
 from services.disk_agent.engine.limit import RateLimit
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import SourceLost
+from services.disk_agent.transfer_failures import SourceLost
 from services.disk_agent.worker.disk_pass import DiskPass, Surroundings
-from services.disk_agent.worker.order import Mode, NbdSpec, TransferOrder
+from services.disk_agent.worker.modes import Mode
+from services.disk_agent.worker.order import NbdSpec, TransferOrder
 from services.disk_agent.worker.qemu_nbd import TargetServer
 
 BLOCK = 64 << 10

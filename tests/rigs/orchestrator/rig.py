@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from services.config import parse_config
 from services.orchestrator.controls.controls import Controls
-from services.orchestrator.controls.markers import MarkerWatch
+from services.orchestrator.controls.marker_watch import MarkerWatch
 from services.orchestrator.controls.submission import Submission
 from services.orchestrator.database import tables
 from services.orchestrator.database.store import Store

@@ -1,35 +1,6 @@
-"""The disk agent's errors: of calls about pools, images and conversions.
-
-The failures of a running conversion are in `conversions.failures`, errors about transfers in
-`transfers.errors` and `failures`. `metadata` holds the values that a program needs, as text.
-"""
+"""Refused calls about pools and images."""
 
 from services.kit.failure import Code, ServiceError
-
-
-class ToolMissing(ServiceError):
-    """A program this agent needs is not installed. ``tool`` names it."""
-
-    code = Code.FAILED_PRECONDITION
-    reason = "TOOL_MISSING"
-    hint = "install the program on the disk agent's host"
-
-
-class ToolFailed(ServiceError):
-    """A program failed unexpectedly: ``tool`` is its name, ``detail`` its message."""
-
-    code = Code.INTERNAL
-    reason = "TOOL_FAILED"
-    hint = "look at the program's message, and at the storage below the pool"
-
-
-class ToolTimeout(ServiceError):
-    """A program did not end in time, usually because the storage does not answer."""
-
-    code = Code.DEADLINE_EXCEEDED
-    reason = "TOOL_TIMEOUT"
-    retryable = True
-    hint = "check that the storage below the pool answers (NFS server, network), then retry"
 
 
 class PoolInvalid(ServiceError):
@@ -158,60 +129,3 @@ class ImageShrinkRefused(ServiceError):
     code = Code.FAILED_PRECONDITION
     reason = "IMAGE_SHRINK_REFUSED"
     hint = "a disk is never made smaller: create a new image instead"
-
-
-class ConversionInvalid(ServiceError):
-    """The request is not valid. ``field`` names the wrong fields."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "CONVERSION_INVALID"
-    hint = "correct what the message names, then start it again"
-
-
-class ConversionNotFound(ServiceError):
-    """No conversion has this id."""
-
-    code = Code.NOT_FOUND
-    reason = "CONVERSION_NOT_FOUND"
-    hint = "start it; conversions that ended may have been deleted"
-
-
-class ConversionExists(ServiceError):
-    """The id is taken by a conversion with other parameters."""
-
-    code = Code.ALREADY_EXISTS
-    reason = "CONVERSION_EXISTS"
-    hint = "choose another id, or start it with the parameters it was first started with"
-
-
-class ConversionEnded(ServiceError):
-    """A cancelled conversion is not started again."""
-
-    code = Code.FAILED_PRECONDITION
-    reason = "CONVERSION_ENDED"
-    hint = "choose another id: a cancelled conversion left the image as it was"
-
-
-class ConversionBusy(ServiceError):
-    """Another conversion is running on one of the images, or has to finish its commit."""
-
-    code = Code.ABORTED
-    reason = "CONVERSION_BUSY"
-    retryable = True
-    hint = "wait for the other conversion; if its commit was interrupted, start it again"
-
-
-class StateDamaged(ServiceError):
-    """The content of a state file of this agent is not valid. ``path`` names it."""
-
-    code = Code.DATA_LOSS
-    reason = "STATE_DAMAGED"
-    hint = "look at the file; move it away to continue without it"
-
-
-class StaleEpoch(ServiceError):
-    """The command's epoch is older than the image's fence: a newer attempt uses the image."""
-
-    code = Code.FAILED_PRECONDITION
-    reason = "STALE_EPOCH"
-    hint = "a newer attempt or another orchestrator continues this migration; let this one end"

@@ -9,14 +9,14 @@ import pytest
 
 from services.disk_agent.engine.core import Tuning
 from services.disk_agent.engine.ranges import Range
-from services.disk_agent.failures import (
+from services.disk_agent.transfer_failures import (
     ContentMismatch,
     MapUnusable,
     SourceUnusable,
     TargetUnusable,
     TransferFailure,
 )
-from services.disk_agent.worker.order import Mode
+from services.disk_agent.worker.modes import Mode
 from tests.rigs.disk.transfer import BLOCK, CHUNK, Rig, create_image, overwrite, serving, write_disk
 
 # Data, zeroes and holes, alone and mixed within chunks of four blocks.

@@ -7,8 +7,8 @@ import structlog
 
 from services.kit.failure import ServiceError
 from services.orchestrator.controls.controls import Controls
-from services.orchestrator.database.runtime_dir import RuntimeDir
 from services.orchestrator.database.store import Store
+from services.orchestrator.markers import remove_marker, requests_in
 
 __all__ = ["MarkerWatch"]
 
@@ -39,8 +39,8 @@ class MarkerWatch:
     def look(self) -> None:
         """Poll once the directory of every migration that has not ended."""
         for migration_id, path in self._store.runtime_dirs():
-            directory = RuntimeDir(Path(path))
-            for request in directory.requests():
+            directory = Path(path)
+            for request in requests_in(directory):
                 try:
                     self._controls.act_on(migration_id, request, f"marker file in {path}")
                 except ServiceError as exc:
@@ -50,7 +50,7 @@ class MarkerWatch:
                         request=request,
                         migration_id=migration_id,
                     )
-                directory.clear(request)
+                remove_marker(directory, request)
 
     def _run(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
