@@ -12,7 +12,7 @@ class Mount:
     """One mount: where, what of which type, with which options.
 
     ``root`` is the directory of the file system that is shown there; it is not ``/`` for bind
-    mounts of a part.
+    mounts of a part. ``id`` and ``device`` (``major:minor``) are the kernel's while it exists.
     """
 
     path: Path
@@ -20,6 +20,8 @@ class Mount:
     fstype: str
     root: str
     options: tuple[str, ...]
+    id: int
+    device: str
 
     @property
     def read_only(self) -> bool:
@@ -47,6 +49,8 @@ def parse_mountinfo(text: str) -> list[Mount]:
                 fstype=tail[0],
                 root=_unescape(fields[3]),
                 options=options,
+                id=int(fields[0]),
+                device=fields[2],
             )
         )
     return mounts

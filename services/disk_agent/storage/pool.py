@@ -43,15 +43,32 @@ class PoolMount:
 
 
 @dataclass(frozen=True)
+class OwnMount:
+    """The very mount that this agent made: of this boot, with the kernel's id and device.
+
+    The same export at the same path is somebody else's mount after a reboot, or after an unmount.
+    """
+
+    boot_id: str
+    mount_id: int
+    device: str
+
+
+@dataclass(frozen=True)
 class Pool:
     """A pool that is reachable. ``path`` may differ from the one asked for, when the export was
-    already mounted elsewhere on this host."""
+    already mounted elsewhere on this host. ``own`` is None for a mount of anybody else."""
 
     mount: PoolMount
     path: Path
-    mounted_by_agent: bool
+    own: OwnMount | None
     size_bytes: int
     free_bytes: int
+
+    @property
+    def mounted_by_agent(self) -> bool:
+        """Whether this agent made the mount that is there."""
+        return self.own is not None
 
 
 def checked(wanted: PoolMount) -> PoolMount:
