@@ -235,7 +235,9 @@ async def test_an_interrupted_commit_is_finished_and_not_converted_again(rig: Ri
     assert failed.failure is not None
     assert failed.failure.reason == "COMMIT_INTERRUPTED"
     assert failed.failure.retryable
-    # A half-written image is nothing for deltas, nor for anybody else's conversion.
+    # A half-written image is nothing for deltas, nor for anybody else's conversion, and its pool
+    # stays mounted.
+    assert agent.at_work_in(image.parent) == "conversion vm-1:conversion"
     assert await agent.converted(image) is not None
     with pytest.raises(ConversionBusy):
         await agent.start(request(image, id="other"))
