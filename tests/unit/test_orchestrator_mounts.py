@@ -11,6 +11,7 @@ from services.orchestrator.ports.disk import Pool, ReachedPool
 from services.orchestrator.stages import Stage, State
 from services.orchestrator.tick import Advance, NextTick, Outcome
 from services.orchestrator.ticker import Ticker
+from services.orchestrator.work import pools
 from tests.rigs.orchestrator.agents import Crash, failure, machine
 from tests.rigs.orchestrator.rig import Rig, new_rig, spec_text
 
@@ -293,3 +294,16 @@ def test_a_migration_that_has_not_ended_keeps_its_debt_while_it_is_switched_off(
         _switch_off(rig)
         rig.tidy()
         assert _mounts(rig) == ["pool-1"]
+
+
+def test_a_migration_that_waits_for_an_unmount_can_be_cancelled() -> None:
+    with new_rig(unmount=True) as rig:
+        rig.add()
+        id_ = rig.submit_spec(spec_text())
+        rig.to_stage(Stage.PREPARING_TARGET_STORAGE)
+        rig.signals.on_wait = lambda: rig.controls.cancel(id_, "tester")
+        # As while housekeeping releases the pool and its server does not answer.
+        with pools._lock("pool-1"):
+            rig.to_state(State.CANCELLED)
+        assert rig.world.count("disk.ensure_pool") == 0
+        assert rig.view().debts == ()

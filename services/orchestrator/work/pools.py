@@ -7,6 +7,8 @@ of anybody else stay.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -25,6 +27,8 @@ __all__ = ["drop_mounts", "reach_pool", "settle_mounts"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
+# How soon a tick that waits for a pool notices a pause, a cancel or the end of the process.
+_LOCK_SECONDS = 1.0
 # By pool: one migration must not count on a mount that another is just about to release. A
 # database has one orchestrator, whose ticks are threads.
 _locks: dict[str, threading.Lock] = {}
@@ -34,7 +38,7 @@ def reach_pool(tick: Tick, pool: Pool) -> str:
     """Make the pool reachable; its directory on the storage host."""
     if not tick.config.storage.unmount_when_done:
         return tick.agents.disk.ensure_pool(pool).directory
-    with _lock(pool.id):
+    with _held(tick, pool.id):
         with tick.change() as (session, migration):
             add_debt(session, tick.store.clock, migration, DebtKind.MOUNT, pool.id)
         reached = tick.agents.disk.ensure_pool(pool)
@@ -66,6 +70,21 @@ def drop_mounts(store: Store) -> None:
 
 def _lock(pool_id: str) -> threading.Lock:
     return _locks.setdefault(pool_id, threading.Lock())
+
+
+@contextmanager
+def _held(tick: Tick, pool_id: str) -> Iterator[None]:
+    """The pool's lock. Raises Interrupted when the wait for it is not wanted any more.
+
+    An NFS server that is away may keep whoever has the lock for minutes.
+    """
+    lock = _lock(pool_id)
+    while not lock.acquire(timeout=_LOCK_SECONDS):
+        tick.pause(0)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _mounts_of_ended(store: Store, pool_id: str = "") -> list[tables.Debt]:
