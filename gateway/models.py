@@ -219,7 +219,9 @@ class Debt(BaseModel):
     """Something made for a migration, still to be removed or handed over to CloudStack."""
 
     kind: str = Field(description="`snapshot`, `image` or `mount`.")
-    name: str = Field(description="The snapshot's name, or the image's path on the storage host.")
+    name: str = Field(
+        description="The snapshot's name, the image's path on the storage host, or the pool's id."
+    )
     create_time: datetime | None = Field(description="Its age counts from here.")
     attempts: int = Field(description="How often removing it has failed; it is repeated.")
     last_error: str | None = Field(description="Why the last attempt failed.")

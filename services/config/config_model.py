@@ -194,7 +194,8 @@ class Gateway(Section):
 class Storage(Section):
     """The storage pools on the disk agent's host."""
 
-    # Off: a mount that stays does no harm, and the next machine finds it.
+    # Off: a mount that stays does no harm, and the next machine finds it. On a KVM host, where
+    # CloudStack uses the same path, the disk agent keeps it in any case.
     unmount_when_done: Boolean = False
 
 

@@ -70,6 +70,7 @@ class _Orchestrator:
             agents.disk,
             self._engine.forget_finished,
             timedelta(days=config.migration.retention_days),
+            unmount_when_done=config.storage.unmount_when_done,
         )
         self.servicer = OrchestratorServicer(
             self._store, self._controls, submission, Watch(self._store), agents

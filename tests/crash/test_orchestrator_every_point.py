@@ -23,6 +23,7 @@ def _migrate(rig: Rig, crash_at: int) -> None:
         except Crash:
             rig.restart()
     rig.to_state(State.DONE)
+    rig.tidy()
     rig.check_done(vm)
 
 

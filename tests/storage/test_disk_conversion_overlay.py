@@ -233,7 +233,9 @@ async def test_an_interrupted_commit_is_finished_and_not_converted_again(rig: Ri
     assert failed.failure is not None
     assert failed.failure.reason == "COMMIT_INTERRUPTED"
     assert failed.failure.retryable
-    # A half-written image is refused to delta passes and to other conversions.
+    # A half-written image is refused to delta passes and to other conversions, and its pool stays
+    # mounted.
+    assert agent.at_work_in(image.parent) == "conversion vm-1:conversion"
     assert await agent.converted(image) is not None
     with pytest.raises(ConversionBusy):
         await agent.start(request(image, id="other"))

@@ -201,3 +201,19 @@ def test_a_fence_is_never_lowered(tmp_path: Path) -> None:
     fences.raise_fence("/pool/a.qcow2", 5)
     fences.raise_fence("/pool/a.qcow2", 4)
     assert fences.fence("/pool/a.qcow2") == 5
+
+
+async def test_a_conversion_is_at_work_in_its_images_directory_until_it_ends(
+    tmp_path: Path,
+) -> None:
+    agent = Agent(tmp_path)
+    agent.may_end.clear()
+    await agent.conversions.start(agent.request)
+    assert agent.conversions.at_work_in(tmp_path) == "conversion c"
+    assert agent.conversions.at_work_in(tmp_path / "other") == ""
+    agent.may_end.set()
+    async with asyncio.timeout(5):
+        async for conversion in agent.conversions.watch("c"):
+            if conversion.state is State.SUCCEEDED:
+                break
+    assert agent.conversions.at_work_in(tmp_path) == ""

@@ -81,6 +81,7 @@ def test_mountinfo_is_read_with_its_escapes_and_the_newest_mount_counts() -> Non
     first, newest = mount_at(mounts, Path("/mnt/a b")), mount_at(mounts, Path("/mnt/b"))
     assert first is not None
     assert (first.source, first.fstype, first.read_only) == ("filer:/x 1", "nfs4", False)
+    assert (first.id, first.device) == (36, "98:0")
     assert newest is not None
     assert (newest.source, newest.read_only) == ("filer:/y", True)
     assert mount_at(mounts, Path("/mnt")) is None

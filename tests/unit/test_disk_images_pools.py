@@ -1,11 +1,13 @@
 """Pools against a mount table in memory: which commands run, and which do not."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from services.disk_agent.host.commands import Completed
+from services.disk_agent.host.hypervisor import hypervisor_sign
 from services.disk_agent.storage.errors import (
     PoolBusy,
     PoolExists,
@@ -26,6 +28,13 @@ class MountTable:
         self.mounts: list[Mount] = []
         self.commands: list[Sequence[str]] = []
         self.refusal = ""
+        self.boot_id = "boot-1"
+        self.hypervisor = ""
+        self.last_id = 30
+
+    def reboot(self) -> None:
+        """Mount ids begin anew."""
+        self.mounts, self.boot_id, self.last_id = [], self.boot_id + "1", 30
 
     def run(self, command: Sequence[str], *, timeout_seconds: float) -> Completed:
         self.commands.append(command)
@@ -38,7 +47,10 @@ class MountTable:
         return Completed(0)
 
     def add(self, source: str, path: Path, fstype: str = "nfs4", options: str = "rw") -> None:
-        self.mounts.append(Mount(path, source, fstype, "/", tuple(options.split(","))))
+        self.last_id += 1
+        self.mounts.append(
+            Mount(path, source, fstype, "/", tuple(options.split(",")), self.last_id, "0:57")
+        )
 
 
 @pytest.fixture
@@ -50,7 +62,12 @@ def table() -> MountTable:
 def start(table: MountTable, tmp_path: Path) -> Callable[[], Pools]:
     """A function that starts an agent's Pools; each call uses the same state folder."""
     return lambda: Pools(
-        table, tmp_path / "state", nfs_options="rw,hard", mounts=lambda: list(table.mounts)
+        table,
+        tmp_path / "state",
+        nfs_options="rw,hard",
+        mounts=lambda: list(table.mounts),
+        boot_id=lambda: table.boot_id,
+        hypervisor=lambda: table.hypervisor,
     )
 
 
@@ -196,3 +213,120 @@ def test_only_files_in_a_pools_root_belong_to_it(
             pools.root_of(path)
     with pytest.raises(PoolNotFound):
         pools.get("other")
+
+
+def umounts(table: MountTable) -> list[Sequence[str]]:
+    return [command for command in table.commands if command[0] == "umount"]
+
+
+@pytest.mark.parametrize("ensured_again", [True, False])
+def test_after_a_reboot_the_same_export_at_the_same_path_is_somebody_elses(
+    start: Callable[[], Pools], table: MountTable, tmp_path: Path, ensured_again: bool
+) -> None:
+    start().ensure(nfs(tmp_path / "p1"))
+    table.reboot()
+    table.add("filer:/export/p1", tmp_path / "p1")
+    pools = start()
+    if ensured_again:
+        assert not pools.ensure(nfs(tmp_path / "p1")).mounted_by_agent
+    assert not pools.get("p1").mounted_by_agent
+    pools.release("p1")
+    assert umounts(table) == []
+    assert len(table.mounts) == 1
+
+
+@pytest.mark.parametrize("ensured_again", [True, False])
+def test_a_mount_that_replaced_the_agents_own_is_somebody_elses(
+    start: Callable[[], Pools], table: MountTable, tmp_path: Path, ensured_again: bool
+) -> None:
+    pools = start()
+    assert pools.ensure(nfs(tmp_path / "p1")).mounted_by_agent
+    table.mounts.clear()
+    table.add("filer:/export/p1", tmp_path / "p1")
+    if ensured_again:
+        assert not pools.ensure(nfs(tmp_path / "p1")).mounted_by_agent
+    pools.release("p1")
+    assert umounts(table) == []
+
+
+def test_a_mount_on_top_of_the_agents_own_is_not_unmounted(
+    start: Callable[[], Pools], table: MountTable, tmp_path: Path
+) -> None:
+    pools = start()
+    pools.ensure(nfs(tmp_path / "p1"))
+    table.add("filer:/export/p1", tmp_path / "p1")
+    pools.release("p1")
+    assert umounts(table) == []
+
+
+def test_a_mount_that_an_earlier_version_recorded_is_not_unmounted(
+    start: Callable[[], Pools], table: MountTable, tmp_path: Path
+) -> None:
+    start().ensure(nfs(tmp_path / "p1"))
+    file = tmp_path / "state" / "pools.json"
+    entries = json.loads(file.read_text())
+    for entry in entries:
+        assert entry.pop("own_mount")["boot_id"] == "boot-1"
+        assert entry["mounted_by_agent"] is True
+    file.write_text(json.dumps(entries))
+    pools = start()
+    assert not pools.get("p1").mounted_by_agent
+    assert not pools.ensure(nfs(tmp_path / "p1")).mounted_by_agent
+    pools.release("p1")
+    assert umounts(table) == []
+
+
+def test_a_pool_that_has_ended_to_be_the_agents_own_passes_nothing_on(
+    start: Callable[[], Pools], table: MountTable, tmp_path: Path
+) -> None:
+    start().ensure(nfs(tmp_path / "p1"))
+    table.reboot()
+    pools = start()
+    assert pools.ensure(nfs(tmp_path / "p1", id="p2")).mounted_by_agent
+    pools.release("p1")
+    assert pools.get("p2").mounted_by_agent
+    pools.release("p2")
+    assert table.mounts == []
+
+
+def test_a_host_that_runs_virtual_machines_keeps_its_mounts(
+    start: Callable[[], Pools], table: MountTable, tmp_path: Path
+) -> None:
+    pools = start()
+    pools.ensure(nfs(tmp_path / "p1"))
+    # libvirt was started after the mount was made.
+    table.hypervisor = "/run/libvirt"
+    pools.release("p1")
+    assert umounts(table) == []
+    assert pools.list() == []
+    assert not pools.ensure(nfs(tmp_path / "p1")).mounted_by_agent
+
+
+@pytest.mark.parametrize("sign", ["run/libvirt", "etc/cloudstack/agent/agent.properties"])
+def test_libvirt_or_cloudstacks_agent_show_a_host_that_runs_machines(
+    tmp_path: Path, sign: str
+) -> None:
+    assert hypervisor_sign(tmp_path) == ""
+    (tmp_path / sign).mkdir(parents=True)
+    assert hypervisor_sign(tmp_path) == f"/{sign}"
+
+
+def test_nothing_is_unmounted_while_the_agent_works_there(
+    start: Callable[[], Pools], table: MountTable, tmp_path: Path
+) -> None:
+    pools = start()
+    pools.ensure(nfs(tmp_path / "p1"))
+    with pools.using(tmp_path / "p1"), pytest.raises(PoolBusy, match="a call is at work"):
+        pools.release("p1")
+    asked: list[Path] = []
+
+    def at_work(directory: Path) -> str:
+        asked.append(directory)
+        return "transfer t-1"
+
+    with pytest.raises(PoolBusy, match="transfer t-1 is at work"):
+        pools.release("p1", at_work)
+    assert (asked, umounts(table)) == ([tmp_path / "p1"], [])
+    assert pools.get("p1").mounted_by_agent
+    pools.release("p1")
+    assert table.mounts == []

@@ -12,7 +12,9 @@ import pytest
 from services.config import Secret
 from services.disk_agent.engine.progress import Progress
 from services.disk_agent.resources.record import State
+from services.disk_agent.servicer import DiskServicer
 from services.disk_agent.servicers.transfers import TransferDefaults, TransferServicer
+from services.disk_agent.storage.errors import PoolBusy
 from services.disk_agent.transfer_failures import SourceFailed
 from services.disk_agent.transfers.errors import TransferRunning
 from services.disk_agent.transfers.rates import RateShares
@@ -243,3 +245,42 @@ def test_a_password_in_a_call_is_not_resolved_as_a_reference() -> None:
 def test_counters_of_another_version_are_left_out() -> None:
     wire = {**Progress(total_bytes=5).to_wire(), "counted_later": 1.5}
     assert Progress.from_wire(wire) == Progress(total_bytes=5)
+
+
+class Mounted:
+    """A pool that would be unmounted, if what works there allows it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def release(self, pool_id: str, at_work: Callable[[Path], str]) -> None:
+        if busy := at_work(self.directory):
+            raise PoolBusy(message=f"{pool_id}: {busy}")
+
+
+class NoConversions:
+    def at_work_in(self, directory: Path) -> str:
+        return ""
+
+
+async def test_a_pool_is_not_released_from_a_transfers_start_to_its_end(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    servicer: Any = DiskServicer.__new__(DiskServicer)
+    servicer._transfers, servicer._conversions = agent.transfers, NoConversions()
+    request = pb.ReleasePoolRequest(id="p1")
+    agent.launching.clear()
+    await agent.transfers.start(ORDER)
+    for directory, busy in (("/pool", True), ("/pool2", False)):
+        servicer._pools = Mounted(Path(directory))
+        if busy:
+            # It is queued and has not opened its image yet.
+            with pytest.raises(PoolBusy, match="p1: transfer a"):
+                await servicer.ReleasePool(request, None)
+        else:
+            await servicer.ReleasePool(request, None)
+    agent.launching.set()
+    await agent.until(State.RUNNING)
+    agent.workers[-1].fail()
+    await agent.until(State.FAILED)
+    servicer._pools = Mounted(Path("/pool"))
+    await servicer.ReleasePool(request, None)

@@ -27,9 +27,17 @@ class Ticks:
         return 0
 
 
-def housekeeping(rig: Rig, ticks: Ticks | None = None) -> Housekeeping:
+def housekeeping(
+    rig: Rig, ticks: Ticks | None = None, *, unmount_when_done: bool = False
+) -> Housekeeping:
     forget = (ticks or Ticks()).forget
-    return Housekeeping(rig.store, rig.memory.agents.disk, forget, _RETENTION)
+    return Housekeeping(
+        rig.store,
+        rig.memory.agents.disk,
+        forget,
+        _RETENTION,
+        unmount_when_done=unmount_when_done,
+    )
 
 
 def asked(rig: Rig) -> list[tuple[set[str], set[str], datetime]]:
@@ -149,3 +157,59 @@ def test_it_tidies_as_soon_as_it_is_started_and_survives_a_failure() -> None:
         thread.start()
         assert ticks.asked.wait(5)
         thread.stop()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_it_looks_for_mounts_once_when_a_migration_has_ended(
+    monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    looked: list[bool] = []
+    looks = threading.Semaphore(0)
+    tidy_mounts = Housekeeping.tidy_mounts
+
+    def counted(keeper: Housekeeping, *, again: bool) -> None:
+        tidy_mounts(keeper, again=again)
+        looked.append(again)
+        looks.release()
+
+    monkeypatch.setattr(Housekeeping, "tidy_mounts", counted)
+    with new_rig(verify=False, unmount=True) as rig:
+        rig.add()
+        rig.submit_spec(spec_text())
+        thread = housekeeping(rig, unmount_when_done=True)
+        thread.start()
+        assert looks.acquire(timeout=5)
+        rig.to_waiting_delta()
+        if busy:
+            rig.world.faults["disk.release_pool"] = [failure("POOL_BUSY")]
+        rig.finish()
+        assert looks.acquire(timeout=5)
+        # A release that failed, and is recorded with the migration, is not tried at once again.
+        assert not busy or not looks.acquire(timeout=0.2)
+        thread.stop()
+        assert looked[:2] == [True, False]
+        assert rig.world.count("disk.release_pool") == 1
+        assert rig.storage.mounted == ({"pool-1"} if busy else set())
+
+
+def test_a_stop_right_after_the_end_of_a_migration_still_releases_its_pool() -> None:
+    with new_rig(verify=False, unmount=True) as rig:
+        rig.add()
+        rig.submit_spec(spec_text())
+        rig.to_waiting_delta()
+        at_work, may_continue = threading.Event(), threading.Event()
+
+        def hold(name: str, args: tuple[Any, ...]) -> None:
+            if name == "disk.prune_records":
+                at_work.set()
+                may_continue.wait(5)
+
+        rig.world.before.append(hold)
+        thread = housekeeping(rig, unmount_when_done=True)
+        thread.start()
+        assert at_work.wait(5)
+        rig.finish()
+        assert rig.storage.mounted == {"pool-1"}
+        threading.Timer(0.2, may_continue.set).start()
+        thread.stop()
+        assert rig.storage.mounted == set()

@@ -52,8 +52,26 @@ def test_names_differ_by_machine_unit_and_migration() -> None:
     assert len(names) == 8
 
 
+def test_the_longest_moref_still_has_a_name_that_is_one() -> None:
+    moref = "vm-" + "4" * 125
+    for vm_name in ("n" * 300, "日本", "-" * 60 + "x"):
+        name = image_name(vm_name, moref, 59, _ID)
+        assert name.endswith(f"_{moref}_disk59_01234567.qcow2")
+        assert is_image_name(name)
+
+
 @pytest.mark.parametrize(
-    ("moref", "unit", "id_"), [("", 0, _ID), ("///", 0, _ID), ("vm-1", -1, _ID), ("vm-1", 0, "")]
+    ("moref", "unit", "id_"),
+    [
+        ("", 0, _ID),
+        ("///", 0, _ID),
+        ("vm-1", -1, _ID),
+        ("vm-1", 0, ""),
+        ("vm-" + "4" * 126, 0, _ID),
+        ("vm-" + "4" * 300, 0, _ID),
+        # One character of which four become letters a file name takes: 512.
+        ("\N{SQUARE KCAL}" * 128, 0, _ID),
+    ],
 )
 def test_no_name_without_what_makes_it_unique(moref: str, unit: int, id_: str) -> None:
     with pytest.raises(ValueError, match="no image name"):

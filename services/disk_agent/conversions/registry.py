@@ -188,6 +188,18 @@ class Conversions:
                 return Converted(conversion.id, conversion.create_time)
         return await asyncio.to_thread(self._store.converted, image)
 
+    def at_work_in(self, directory: Path) -> str:
+        """What is at work on an image below a directory, or nothing; from any thread.
+
+        A commit that was interrupted counts: the image is not whole before it is finished.
+        """
+        for entry in self._registry.entries():
+            images = entry.record.request.image_paths
+            at_work = entry.task is not None or entry.record.committing
+            if at_work and any(image.is_relative_to(directory) for image in images):
+                return f"conversion {entry.record.id}"
+        return ""
+
     async def forget_image(self, image: Path) -> None:
         """Forget that an image, which is being deleted, was converted or half-committed."""
         for entry in self._registry.entries():

@@ -51,8 +51,11 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
         self, request: pb.ReleasePoolRequest, context: Context
     ) -> pb.ReleasePoolResponse:
         """Unmount a pool if this agent mounted it, and forget it."""
-        await asyncio.to_thread(self._pools.release, request.id)
+        await asyncio.to_thread(self._pools.release, request.id, self._at_work)
         return pb.ReleasePoolResponse()
+
+    def _at_work(self, directory: Path) -> str:
+        return self._transfers.at_work_in(directory) or self._conversions.at_work_in(directory)
 
     async def CreateImage(
         self, request: pb.CreateImageRequest, context: Context
@@ -62,10 +65,11 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
         return pb.CreateImageResponse(image=_image(image), existed=existed)
 
     def _create(self, request: pb.CreateImageRequest) -> tuple[Image, bool]:
-        pool = self._pools.get(request.pool_id)
-        return self._images.create(
-            pool.path, request.name, request.size_bytes, request.expected_bytes
-        )
+        directory = self._pools.get(request.pool_id).path
+        with self._pools.using(directory):
+            return self._images.create(
+                directory, request.name, request.size_bytes, request.expected_bytes
+            )
 
     async def GetImage(self, request: pb.GetImageRequest, context: Context) -> pb.GetImageResponse:
         """Return what an image's header and lock show."""
@@ -76,18 +80,26 @@ class ImageServicer(disk_pb2_grpc.DiskServiceServicer):
         self, request: pb.ResizeImageRequest, context: Context
     ) -> pb.ResizeImageResponse:
         """Grow an image."""
-        image = await asyncio.to_thread(self._images.resize, Path(request.path), request.size_bytes)
+        image = await asyncio.to_thread(self._resize, Path(request.path), request.size_bytes)
         return pb.ResizeImageResponse(image=_image(image))
+
+    def _resize(self, path: Path, size_bytes: int) -> Image:
+        with self._pools.using(path.parent):
+            return self._images.resize(path, size_bytes)
 
     async def DeleteImage(
         self, request: pb.DeleteImageRequest, context: Context
     ) -> pb.DeleteImageResponse:
         """Delete an image, its chunk map and the record of its conversion."""
         self._transfers.check_idle(request.path)
-        deleted = await asyncio.to_thread(self._images.delete, Path(request.path))
+        deleted = await asyncio.to_thread(self._delete, Path(request.path))
         await self._transfers.forget_image(request.path)
         await self._conversions.forget_image(Path(request.path))
         return pb.DeleteImageResponse(deleted=deleted)
+
+    def _delete(self, path: Path) -> bool:
+        with self._pools.using(path.parent):
+            return self._images.delete(path)
 
 
 def _mount(pool: pb.Pool) -> PoolMount:

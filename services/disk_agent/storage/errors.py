@@ -61,7 +61,7 @@ class PoolMountFailed(ServiceError):
 
 
 class PoolBusy(ServiceError):
-    """The pool cannot be unmounted while files on it are open."""
+    """The pool cannot be unmounted while files on it are open or work on it is queued."""
 
     code = Code.FAILED_PRECONDITION
     reason = "POOL_BUSY"

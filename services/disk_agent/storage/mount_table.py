@@ -13,6 +13,7 @@ class Mount:
 
     ``root`` is the directory of the file system that is mounted; for a bind mount of a part it is
     not ``/``.
+    ``id`` and ``device`` (``major:minor``) are the kernel's while the mount exists.
     """
 
     path: Path
@@ -20,6 +21,8 @@ class Mount:
     fstype: str
     root: str
     options: tuple[str, ...]
+    id: int
+    device: str
 
     @property
     def read_only(self) -> bool:
@@ -47,6 +50,8 @@ def parse_mountinfo(text: str) -> list[Mount]:
                 fstype=tail[0],
                 root=_unescape(fields[3]),
                 options=options,
+                id=int(fields[0]),
+                device=fields[2],
             )
         )
     return mounts

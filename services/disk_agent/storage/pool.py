@@ -43,16 +43,33 @@ class PoolMount:
 
 
 @dataclass(frozen=True)
+class OwnMount:
+    """The very mount that this agent made: of this boot, with the kernel's id and device.
+
+    The same export at the same path is somebody else's mount after a reboot, or after an unmount.
+    """
+
+    boot_id: str
+    mount_id: int
+    device: str
+
+
+@dataclass(frozen=True)
 class Pool:
     """A pool that is reachable. ``path`` differs from the requested path if the export was already
-    mounted at another path of this host.
+    mounted at another path of this host. ``own`` is None if this agent did not make the mount.
     """
 
     mount: PoolMount
     path: Path
-    mounted_by_agent: bool
+    own: OwnMount | None
     size_bytes: int
     free_bytes: int
+
+    @property
+    def mounted_by_agent(self) -> bool:
+        """Whether this agent made the mount that is there."""
+        return self.own is not None
 
 
 def checked(wanted: PoolMount) -> PoolMount:

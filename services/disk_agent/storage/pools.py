@@ -1,13 +1,17 @@
 """Primary storage pools on this host: mounted where needed, and unmounted again.
 
-The agent unmounts only what it has mounted. Its pools and mounts are stored in a file, so that a
-restarted agent knows them.
+The agent unmounts only a mount that it made itself, only while it has no work in the pool, and
+never on a host with libvirt, where CloudStack uses the same path. Its pools and mounts are stored
+in a file, so that a restarted agent knows them.
 """
 
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import structlog
 
 from services.disk_agent.host.commands import Commands
 from services.disk_agent.host.errors import ToolTimeout
+from services.disk_agent.host.hypervisor import hypervisor_sign
 from services.disk_agent.host.state_file import read_state, write_state
 from services.disk_agent.storage.errors import (
     PoolBusy,
@@ -26,7 +31,7 @@ from services.disk_agent.storage.errors import (
     PoolReadOnly,
 )
 from services.disk_agent.storage.mount_table import Mount, mount_at, parse_mountinfo
-from services.disk_agent.storage.pool import Pool, PoolMount, PoolType, checked
+from services.disk_agent.storage.pool import OwnMount, Pool, PoolMount, PoolType, checked
 
 _MOUNT_SECONDS = 60.0
 _UNMOUNT_SECONDS = 30.0
@@ -40,6 +45,15 @@ def read_mounts() -> list[Mount]:
     return parse_mountinfo(Path("/proc/self/mountinfo").read_text())
 
 
+def read_boot_id() -> str:
+    """What differs after each boot of the host."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _nothing_at_work(_directory: Path) -> str:
+    return ""
+
+
 class Pools:
     """The pools of this agent. Methods block, and may be called from several threads."""
 
@@ -50,13 +64,22 @@ class Pools:
         *,
         nfs_options: str,
         mounts: Callable[[], list[Mount]] = read_mounts,
+        boot_id: Callable[[], str] = read_boot_id,
+        hypervisor: Callable[[], str] = hypervisor_sign,
     ) -> None:
-        """``nfs_options`` are for pools without options (see `pool.default_nfs_options`)."""
+        """``nfs_options`` are for pools without options (see `pool.default_nfs_options`).
+
+        ``hypervisor`` names the evidence that virtual machines run on this host, "" for none.
+        """
         self._commands = commands
         self._state_file = state_dir / "pools.json"
         self._nfs_options = nfs_options
         self._mounts = mounts
+        self._boot_id = boot_id()
+        self._hypervisor = hypervisor
         self._lock = threading.Lock()
+        # By directory: how many calls work with images there at the moment.
+        self._uses: Counter[Path] = Counter()
         self._known = self._load()
 
     def ensure(self, wanted: PoolMount) -> Pool:
@@ -73,11 +96,15 @@ class Pools:
                     message=f"pool {wanted.id} is {known.mount.source} at {known.mount.path}, "
                     f"not {wanted.source} at {wanted.path}"
                 )
+            own: OwnMount | None = None
             if wanted.type is PoolType.NETWORK_FILESYSTEM:
                 path, mounted = self._ensure_mounted(wanted)
+                if mounted:
+                    own = self._identified(path)
+                elif known is not None and known.path == path:
+                    own = self._still_own(known)
             else:
                 path, mounted = wanted.path, False
-            mounted = mounted or (known is not None and known.mounted_by_agent)
             try:
                 _check_directory(path)
             except (PoolMissing, PoolReadOnly):
@@ -85,7 +112,7 @@ class Pools:
                 if mounted and known is None:
                     self._unmount(path)
                 raise
-            pool = _measured(wanted, path, mounted)
+            pool = _measured(wanted, path, own)
             self._known[wanted.id] = pool
             self._save()
         return pool
@@ -97,7 +124,7 @@ class Pools:
         if known is None:
             raise PoolNotFound(message=f"pool {pool_id!r} has not been made reachable here")
         self._check_mounted(known)
-        return _measured(known.mount, known.path, known.mounted_by_agent)
+        return _measured(known.mount, known.path, self._still_own(known))
 
     def list(self) -> list[Pool]:
         """The pools made reachable; one that is not mounted any more has 0 bytes."""
@@ -108,12 +135,27 @@ class Pools:
             try:
                 pools.append(self.get(pool.mount.id))
             except PoolMissing:
-                pools.append(Pool(pool.mount, pool.path, pool.mounted_by_agent, 0, 0))
+                pools.append(Pool(pool.mount, pool.path, None, 0, 0))
         return pools
 
-    def release(self, pool_id: str) -> None:
-        """Forget a pool, and unmount it if this agent mounted it and no other pool uses the mount.
+    @contextmanager
+    def using(self, directory: Path) -> Iterator[None]:
+        """Work with images in a directory: no pool there is unmounted meanwhile."""
+        with self._lock:
+            self._uses[directory] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._uses[directory] -= 1
+                if not self._uses[directory]:
+                    del self._uses[directory]
 
+    def release(self, pool_id: str, at_work: Callable[[Path], str] = _nothing_at_work) -> None:
+        """Forget a pool, and unmount it if this agent made its mount and no other pool is there.
+
+        ``at_work`` names what works in a directory. On a host that runs virtual machines the mount
+        stays: libvirt may have adopted it, and would write to the root disk after an unmount.
         An unknown pool is no error. Raises PoolBusy.
         """
         with self._lock:
@@ -125,13 +167,11 @@ class Pools:
                 for other in self._known.values()
                 if other.path == known.path and other.mount.id != pool_id
             ]
-            if known.mounted_by_agent and not shared and self._seen(known):
-                self._unmount(known.path)
+            if known.mounted_by_agent and not shared:
+                self._unmount_own(known, at_work)
             del self._known[pool_id]
-            for heir in shared[:1] if known.mounted_by_agent else []:
-                self._known[heir.mount.id] = Pool(
-                    heir.mount, heir.path, True, heir.size_bytes, heir.free_bytes
-                )
+            for heir in shared[:1] if self._still_own(known) is not None else []:
+                self._known[heir.mount.id] = replace(heir, own=known.own)
             self._save()
         _log.info("pool released", action="pool.released", pool=pool_id)
 
@@ -196,6 +236,34 @@ class Pools:
             options=options,
         )
 
+    def _unmount_own(self, pool: Pool, at_work: Callable[[Path], str]) -> None:
+        """Unmount what this agent mounted; a mount that may be anybody else's stays."""
+        path = pool.path
+        kept = self._hypervisor()
+        if not kept and self._still_own(pool) is None:
+            kept = "it is not the mount that this agent made"
+        if kept:
+            _log.info("the mount stays", action="pool.kept", path=str(path), why=kept)
+            return
+        busy = at_work(path) or ("a call" if self._uses[path] else "")
+        if busy:
+            raise PoolBusy(
+                message=f"{path} cannot be unmounted: {busy} is at work there",
+                metadata={"path": str(path)},
+            )
+        self._unmount(path)
+
+    def _identified(self, path: Path) -> OwnMount | None:
+        """The mount that is seen at a path now, by what no later mount there has too."""
+        there = mount_at(self._mounts(), path)
+        return None if there is None else OwnMount(self._boot_id, there.id, there.device)
+
+    def _still_own(self, pool: Pool) -> OwnMount | None:
+        """The mount that this agent made for a pool, if that very mount is what is there now."""
+        if pool.own is None or not self._seen(pool):
+            return None
+        return pool.own if pool.own == self._identified(pool.path) else None
+
     def _unmount(self, path: Path) -> None:
         done = self._commands.run(["umount", "--", str(path)], timeout_seconds=_UNMOUNT_SECONDS)
         if done.status != 0:
@@ -253,12 +321,12 @@ def _check_directory(path: Path) -> None:
         ) from error
 
 
-def _measured(mount: PoolMount, path: Path, mounted_by_agent: bool) -> Pool:
+def _measured(mount: PoolMount, path: Path, own: OwnMount | None) -> Pool:
     status = os.statvfs(path)
     return Pool(
         mount=mount,
         path=path,
-        mounted_by_agent=mounted_by_agent,
+        own=own,
         size_bytes=status.f_blocks * status.f_frsize,
         free_bytes=status.f_bavail * status.f_frsize,
     )
@@ -272,7 +340,9 @@ def _to_wire(pool: Pool) -> dict[str, object]:
         "wanted_path": str(pool.mount.path),
         "options": pool.mount.options,
         "path": str(pool.path),
+        # Read by versions that know no more than this.
         "mounted_by_agent": pool.mounted_by_agent,
+        "own_mount": asdict(pool.own) if pool.own is not None else None,
     }
 
 
@@ -284,4 +354,7 @@ def _from_wire(entry: Mapping[str, Any]) -> Pool:
         path=Path(entry["wanted_path"]),
         options=entry["options"],
     )
-    return Pool(mount, Path(entry["path"]), bool(entry["mounted_by_agent"]), 0, 0)
+    # Earlier versions wrote only that the mount was theirs, which a reboot makes untrue.
+    own = entry.get("own_mount")
+    made = OwnMount(own["boot_id"], own["mount_id"], own["device"]) if own else None
+    return Pool(mount, Path(entry["path"]), made, 0, 0)

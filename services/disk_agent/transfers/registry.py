@@ -241,6 +241,14 @@ class Transfers:
             if entry.task is not None and entry.record.order.target_path == target_path:
                 raise TransferRunning(f"transfer {entry.record.id} is running on {target_path}")
 
+    def at_work_in(self, directory: Path) -> str:
+        """What is at work on an image below a directory, or nothing; from any thread."""
+        for entry in self._registry.entries():
+            target = Path(entry.record.order.target_path)
+            if entry.task is not None and target.is_relative_to(directory):
+                return f"transfer {entry.record.id}"
+        return ""
+
     async def forget_image(self, target_path: str) -> None:
         """Remove the chunk map and the fence of an image that was deleted.
 

@@ -11,7 +11,6 @@ from services.orchestrator.stages import Stage
 from services.orchestrator.tick import Advance, Outcome, Tick
 from services.orchestrator.work.debts import drop_debts
 from services.orchestrator.work.jobs import run_job
-from services.orchestrator.work.pools import leave_pools
 from services.orchestrator.work.shutdown import require_off
 
 __all__ = ["import_data", "import_root"]
@@ -53,7 +52,6 @@ def import_data(tick: Tick) -> Outcome:
         migration.up_time = tick.store.clock()
         # The images are CloudStack's volumes now.
         drop_debts(migration, DebtKind.IMAGE)
-    leave_pools(tick)
     return Advance(Stage.DONE)
 
 

@@ -11,7 +11,6 @@ from services.orchestrator.tick import Finish, Outcome, Tick
 from services.orchestrator.work.debts import drop_debts, settle_images, settle_snapshots
 from services.orchestrator.work.jobs import run_job, settle_jobs
 from services.orchestrator.work.passes import open_pass
-from services.orchestrator.work.pools import leave_pools
 from services.orchestrator.work.transfers import stop_transfers
 from services.orchestrator.work.verification import verify_ids
 
@@ -41,7 +40,6 @@ def undo(tick: Tick) -> Outcome:
         tick.show("starting the source again")
         tick.agents.vmware.power_on(tick.loaded.vm_moref)
         tick.event("source.started", "the source runs again")
-    leave_pools(tick)
     if rollback:
         return Finish(State.ROLLED_BACK, "rolled back: the source is as it was")
     return Finish(State.CANCELLED, "cancelled by an operator")

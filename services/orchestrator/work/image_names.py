@@ -9,7 +9,9 @@ __all__ = ["image_name"]
 # CloudStack's table `volumes`; the difference is for suffixes that other tools add.
 _NAME_LIMIT = 200
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-# Enough of a migration's id to tell two migrations of one machine apart.
+# vCenter's are short; the database has no room for longer ones.
+_MOREF_LIMIT = 128
+# As much of a migration's id as keeps two migrations of one machine apart.
 _ID_DIGITS = 8
 
 
@@ -22,16 +24,18 @@ def image_name(vm_name: str, moref: str, unit: int, migration_id: str) -> str:
     Letters lose their accents; other characters outside a safe set become ``-``. vCenter writes a
     slash in a name as ``%2f``.
 
-    Raises ValueError without a moref or a migration, or with a negative unit.
+    Raises ValueError without a moref or a migration, with a negative unit, or with a moref that is
+    too long to be one.
     """
     machine, migration = _safe(moref), _safe(migration_id)[:_ID_DIGITS]
-    if not machine or not migration or unit < 0:
+    ending = f"_{machine}_disk{unit}_{migration}.qcow2"
+    room = _NAME_LIMIT - len(ending)
+    if not machine or not migration or unit < 0 or len(moref) > _MOREF_LIMIT or room < 1:
         raise ValueError(
             f"no image name for moref {moref!r}, unit {unit} and migration {migration_id!r}"
         )
-    ending = f"_{machine}_disk{unit}_{migration}.qcow2"
     stem = _safe(re.sub("%2f", "-", vm_name, flags=re.IGNORECASE)) or "vm"
-    return stem[: _NAME_LIMIT - len(ending)].rstrip(".-_") + ending
+    return stem[:room].rstrip(".-_") + ending
 
 
 def _safe(text: str) -> str:

@@ -23,6 +23,7 @@ from services.orchestrator.database.tables import DebtKind
 from services.orchestrator.database.views import EventView, MigrationView
 from services.orchestrator.handlers import HANDLERS
 from services.orchestrator.handlers.undo import undo
+from services.orchestrator.housekeeping import Housekeeping
 from services.orchestrator.ports.vmware import PowerState
 from services.orchestrator.signals import Signals
 from services.orchestrator.stages import Stage, State
@@ -274,6 +275,23 @@ class Rig:
         id_ = self.view(migration_id).id
         self.controls.finalize(id_, "tester", now=False)
         return self.to_state(State.DONE, id_)
+
+    def tidy(self, *, again: bool = True) -> None:
+        """What housekeeping does about mounts. Crashes are survived by restarts."""
+        while True:
+            keeper = Housekeeping(
+                self.store,
+                self.memory.agents.disk,
+                lambda _: 0,
+                timedelta(days=30),
+                unmount_when_done=self.config.storage.unmount_when_done,
+            )
+            try:
+                keeper.tidy_mounts(again=again)
+            except Crash:
+                self.restart()
+                continue
+            return
 
     def view(self, migration_id: str = "") -> MigrationView:
         """A migration's snapshot; without an id, of the only one."""
