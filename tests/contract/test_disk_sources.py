@@ -347,25 +347,6 @@ def test_a_missing_filter_names_its_package(vddk: Kind, monkeypatch: pytest.Monk
     assert "package" in caught.value.hint
 
 
-def test_large_reads_of_nbdkits_own_plugin_are_split(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Whether or not this host has the plugin."""
-    installed = nbdkit.Nbdkit("1.32", native_vddk=True, python_plugin=True)
-    spec = VddkSpec("vc", "u", "t", "/vddk", "vm-1", "snapshot-1", "[ds] a/a.vmdk")
-    paths = (tmp_path / "s", tmp_path / "p", 3)
-    monkeypatch.setattr(nbdkit, "has_filter", lambda name: True)
-    small = nbdkit.vddk_command(spec, installed, *paths, read_bytes=2 << 20)
-    assert "--filter=blocksize" not in small
-    large = nbdkit.vddk_command(spec, installed, *paths, read_bytes=4 << 20)
-    assert large.index("--filter=blocksize") + 1 == large.index("vddk")
-    assert f"maxdata={2 << 20}" in large
-    monkeypatch.setattr(nbdkit, "has_filter", lambda name: False)
-    with pytest.raises(NbdkitFilterMissing, match="blocksize") as caught:
-        nbdkit.vddk_command(spec, installed, *paths, read_bytes=4 << 20)
-    assert "package" in caught.value.hint
-
-
 def test_opening_again_and_again_leaves_nothing(kind: Kind, host: Host) -> None:
     before = {path.name for path in kind.folder.iterdir()}
     for _ in range(3):

@@ -44,8 +44,7 @@ class Tuning:
     retry_seconds: float = 0.25
 
 
-# How often the engine checks for due checkpoints, reports and repeated reads: for each request
-# would cost too much.
+# How often the engine checks for due checkpoints, reports and repeated reads.
 _CHORES_SECONDS = 0.002
 # A re-sync may write this many chunks beyond a checkpoint before the next one.
 _INTENT_CHUNKS = 8192
@@ -86,10 +85,7 @@ class Slot:
 
 
 class _Read:
-    """The token of a read in flight, with what is needed to repeat it.
-
-    The token of a write is its slot.
-    """
+    """The token of a read in flight, with what repeats it. The token of a write is its slot."""
 
     __slots__ = ("attempts", "endpoint", "memory", "offset_bytes", "slot")
 
