@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 # Tests wait more than they compute; a file stays on one worker, so that its lab is started once.
 # In the order of tests/conftest.py: by itself xdist puts files with one long test last.
-PYTEST := $(PYTHON) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(PYTHON) -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 # What `make coverage` runs. Python 3.11 has no sys.monitoring: measuring takes 75 % more processor
 # time (tests/unit: 203 s instead of 115 s), so that the other targets do not measure.
