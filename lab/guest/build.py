@@ -32,7 +32,7 @@ class Guest:
 
 
 def cache_directory() -> Path:
-    """The cache of built guests: the folder ``lab`` in ``$V2C_CACHE_DIR`` or ``~/.cache/v2c``."""
+    """The cache of builds: the folder ``lab`` in ``$V2C_CACHE_DIR`` or ``~/.cache/v2c``."""
     base = os.environ.get("V2C_CACHE_DIR") or os.path.expanduser("~/.cache/v2c")
     return Path(base) / "lab"
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from lab.guest.build import cache_directory
 
 _SOURCES = Path(__file__).with_name("src")
 _NAME = "libvixDiskLib.so"
@@ -78,17 +83,29 @@ def _is_current(library: Path) -> bool:
 
 
 def _compile(library: Path) -> None:
-    # Linked under another name first, so that a process cannot load half a library.
-    temporary = library.with_suffix(".new")
+    """Compile once per host: the cache's key is a digest of all inputs but the compiler."""
     command = [
         "gcc",
         *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"),
         *("-fPIC", "-fvisibility=hidden", "-shared", f"-Wl,-soname,{library.name}"),
-        *("-o", str(temporary)),
-        *sorted(str(source) for source in _SOURCES.glob("*.c")),
-        *("-lnbd", "-lpthread", "-ldl"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise VddkBuildError(done.stderr.strip())
+    inputs = hashlib.sha256(" ".join([platform.machine(), *command]).encode())
+    for source in sorted(_SOURCES.iterdir()):
+        inputs.update(source.name.encode() + source.read_bytes())
+    kept = cache_directory() / f"vddk-{inputs.hexdigest()[:16]}.so"
+    # Under another name first, so that a process cannot load half a library.
+    temporary = library.with_suffix(".new")
+    if kept.exists():
+        shutil.copyfile(kept, temporary)
+    else:
+        sources = sorted(str(source) for source in _SOURCES.glob("*.c"))
+        libraries = ("-lnbd", "-lpthread", "-ldl")
+        command += ["-o", str(temporary), *sources, *libraries]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise VddkBuildError(done.stderr.strip())
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        own = kept.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(temporary, own)
+        own.replace(kept)
     temporary.replace(library)
